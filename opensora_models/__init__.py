@@ -1,0 +1,1 @@
+"""The machine: networks, autoencoders, text rules and sampling maths. Imports nothing of nodes/."""

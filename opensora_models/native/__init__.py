@@ -1,0 +1,1 @@
+"""The only room that imports comfy: our machine dressed as ComfyUI's MODEL, VAE, CLIP and guiders."""

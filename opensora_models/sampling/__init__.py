@@ -1,0 +1,1 @@
+"""Rectified-flow sampling rules as pure functions on tensors and numbers."""

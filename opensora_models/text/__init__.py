@@ -1,0 +1,1 @@
+"""Open-Sora's prompt language: cleaning, score wording, segments."""
