@@ -150,7 +150,8 @@ def load_case(path: Path) -> Case:
     """Read one ``.safetensors`` case."""
     with safe_open(str(path), "pt") as file:
         info = json.loads(file.metadata()["case"])
-        return Case(path.stem, info, {key: file.get_tensor(key) for key in file.keys()})
+        keys = file.keys()  # not iterable itself
+        return Case(path.stem, info, {key: file.get_tensor(key) for key in keys})
 
 
 def case_files(folder: Path) -> list[Path]:
@@ -209,7 +210,7 @@ def _error_ratio(case: Case, name: str, got: Tensor, want: Tensor) -> float:
 def _run_table(path: Path) -> Iterator[Result]:
     data = json.loads(path.read_text(encoding="utf-8"))
     runners = _table_runners.get(path.stem, {})
-    for section, part in _sections(data):
+    for section, part in _sections(data, runners):
         name = f"{path.name}:{section}" if section else path.name
         run = runners.get(section)
         if run is None:
@@ -223,14 +224,13 @@ def _run_table(path: Path) -> Iterator[Result]:
         yield _compare_rows(name, rows)
 
 
-def _sections(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Walk down to the lists: each list of rows is one section, named by the keys that lead to it."""
-    if isinstance(data, list):
+def _sections(data: Any, known: Mapping[str, TableRunner], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk down to the registered parts and to lists of rows; each is one section, named by the keys to it."""
+    if prefix in known or (isinstance(data, list) and data and isinstance(data[0], dict)):
         yield prefix, data
-        return
-    for key, value in data.items():
-        if isinstance(value, (dict, list)):
-            yield from _sections(value, f"{prefix}/{key}" if prefix else key)
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield from _sections(value, known, f"{prefix}/{key}" if prefix else key)
 
 
 def _compare_rows(name: str, rows: list[Row]) -> Result:
