@@ -1,7 +1,76 @@
-"""Makes the pack importable as ``opensora`` for every test module."""
+"""Makes the pack importable as ``opensora``, and lends the tests a ComfyUI: in this process, or as a real server."""
 
 from __future__ import annotations
 
-from support.pack import load_pack
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.comfyui import Executor, comfyui_root, show_models, use_comfyui
+from support.pack import PACK_ROOT, load_pack
 
 load_pack()
+
+if TYPE_CHECKING:
+    from support.server import TestServer
+
+NO_COMFYUI = "no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH"
+
+
+@pytest.fixture(scope="session")
+def comfy() -> Path:
+    """ComfyUI importable in this process (CPU); gives its folder. Import comfy inside the test, never above it."""
+    if comfyui_root() is None:
+        pytest.skip(NO_COMFYUI)
+    return use_comfyui()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the tiny random files: ``diffusion_models/opensora-tiny-v1.2.safetensors`` and so on."""
+    folder = tmp_path_factory.mktemp("models")
+    subprocess.run([sys.executable, str(PACK_ROOT / "demo" / "random_weights.py"), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def executor(comfy: Path, tiny_models: Path) -> Iterator[Executor]:
+    """ComfyUI's executor in this process; it sees the pack's nodes and the tiny models."""
+    show_models(tiny_models)
+    executor = Executor()
+    yield executor
+    executor.close()
+
+
+@pytest.fixture(scope="session")
+def running_server(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[TestServer]:
+    """The one server of the session. Tests take ``server`` instead, which also checks the log after each of them."""
+    if comfyui_root() is None:
+        pytest.skip(NO_COMFYUI)
+    from support.server import TestServer
+
+    server = TestServer(tmp_path_factory.mktemp("comfyui"), tiny_models)
+    server.start()
+    try:
+        server.check_log()
+        yield server
+    finally:
+        code = server.stop()
+    assert code == 0, f"ComfyUI ended with exit code {code}\n{server.tail()}"
+
+
+@pytest.fixture
+def server(running_server: TestServer) -> Iterator[TestServer]:
+    """A real headless ComfyUI with the pack and the tiny models; a traceback in its log fails the test."""
+    running_server.forgive_log()
+    yield running_server
+    running_server.check_log()
+
+
+@pytest.fixture(scope="session")
+def object_info(running_server: TestServer) -> dict[str, Any]:
+    """What the server tells of all its nodes, asked once."""
+    return running_server.object_info()

@@ -1,0 +1,54 @@
+"""A real headless ComfyUI for tests: its log is part of every test's result."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from opensora.devtools.server import ComfyServer, Prompt, PromptFailed, PromptRefused, Run
+from support.comfyui import MODEL_FOLDERS, comfyui_root, on_gpu
+from support.pack import PACK_ROOT
+
+__all__ = ["PromptFailed", "PromptRefused", "Run", "TestServer"]
+
+# Lines that tell of an exception. ComfyUI only logs a pack it cannot import and starts all the same.
+TROUBLE = re.compile(r"^Traceback|IMPORT FAILED|Cannot import .*opensora|Error while calling comfy_entrypoint", re.M)
+
+
+class TestServer(ComfyServer):
+    """The server with the tests' settings and with failures that are meant to happen told apart from the rest."""
+
+    __test__ = False  # the name does not make it a test class
+
+    def __init__(self, base: Path, models: Path) -> None:
+        root = comfyui_root()
+        if root is None:
+            raise RuntimeError("no ComfyUI found: run `python dev.py test`, or set COMFYUI_PATH to a ComfyUI folder")
+        paths = base / "tiny_models.yaml"
+        paths.write_text(json.dumps({"tiny": {name: str(models / name) for name in MODEL_FOLDERS}}), encoding="utf-8")
+        arguments = ["--extra-model-paths-config", str(paths), *([] if on_gpu() else ["--cpu"])]
+        super().__init__(Path(sys.executable), root, base, PACK_ROOT, arguments=arguments)
+        self._checked = 0
+
+    def failure(self, prompt: Prompt) -> PromptFailed | PromptRefused:
+        """Run a prompt that must fail and give the failure; its traceback does not count as trouble."""
+        self.check_log()
+        try:
+            self.watch(prompt)
+        except (PromptFailed, PromptRefused) as error:
+            self.forgive_log()
+            return error
+        raise AssertionError("the prompt was expected to fail and ran")
+
+    def forgive_log(self) -> None:
+        """Take everything in the log so far as expected."""
+        self._checked = self.log_size()
+
+    def check_log(self) -> None:
+        """Raise AssertionError with the new part of the log if it tells of an exception."""
+        new = self.log(self._checked)
+        self.forgive_log()
+        if TROUBLE.search(new):
+            raise AssertionError(f"ComfyUI's log tells of an exception:\n{new[-8000:]}")
