@@ -93,7 +93,7 @@ def stdit3_shapes(
 
 
 def seeded(name: str, shape: Shape) -> torch.Tensor:
-    """One random float32 tensor that depends on its name only: matrices keep the size of their input, norms are near 1."""
+    """Random float32 tensor depending on its name only; matrices keep the size of their input, norms are near 1."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{SEED}.{name}".encode()))
     values = torch.randn(shape, generator=generator)
     if len(shape) > 1:
