@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from support.comfyui import Executor, comfyui_root, show_models, use_comfyui
 from support.pack import PACK_ROOT, load_pack
 

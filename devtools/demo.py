@@ -1,0 +1,121 @@
+"""``dev.py demo``: the tiny models, a headless ComfyUI, one workflow through the API, a video file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from .console import Problem, Progress, say
+from .places import BASE, HOME, REPOSITORY
+from .runtime import Runtime
+from .server import ComfyServer, Prompt, PromptFailed, PromptRefused
+
+DEMO = REPOSITORY / "demo"
+WORKFLOW = REPOSITORY / "workflows" / "api" / "text_to_video.json"
+MODEL_FOLDERS = ("diffusion_models", "vae", "text_encoders")
+VIDEO_ENDINGS = (".mp4", ".webm", ".mkv")
+
+
+def demo_models(runtime: Runtime) -> Path:
+    """A models folder for the demo: the trained tiny models the repository ships, else seeded random ones."""
+    if any(DEMO.glob("*/*.safetensors")):
+        return DEMO
+    script = DEMO / "random_weights.py"
+    fingerprint = hashlib.sha256(script.read_bytes()).hexdigest()[:8]
+    folder = HOME / f"random-models-{fingerprint}"
+    if not folder.is_dir():
+        say("Making the tiny random models")
+        part = folder.with_name("part-" + folder.name)
+        shutil.rmtree(part, ignore_errors=True)
+        done = subprocess.run([str(runtime.python), str(script), str(part)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Problem(f"{script} failed:\n{done.stderr[-3000:]}")
+        os.replace(part, folder)
+    return folder
+
+
+def model_paths_file(folders: dict[str, Path]) -> Path:
+    """Write ComfyUI's extra-model-paths file (JSON is YAML) for named models folders, and give its path."""
+    content = {
+        name: {kind.name: str(kind) for kind in sorted(folder.iterdir()) if kind.is_dir()}
+        for name, folder in folders.items()
+    }
+    file = BASE / "model_paths.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return file
+
+
+def make_server(runtime: Runtime, port: int | None = None, arguments: list[str] | None = None) -> ComfyServer:
+    """The server of ``serve`` and ``demo``: it lists the demo models and those of a ComfyUI named by the person."""
+    folders = {"demo": demo_models(runtime)}
+    if not runtime.own or runtime.root.parent != HOME:
+        folders["comfyui"] = runtime.root / "models"
+    folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
+    paths = ["--extra-model-paths-config", str(model_paths_file(folders))]
+    extra = [*paths, *runtime.device_arguments(), *(arguments or [])]
+    return ComfyServer(runtime.python, runtime.root, BASE, REPOSITORY, port=port, arguments=extra)
+
+
+def with_prompt(workflow: Prompt, text: str) -> Prompt:
+    """The workflow with its positive prompt replaced: the text found by walking back from an input ``positive``."""
+    changed = copy.deepcopy(workflow)
+    for node in workflow.values():
+        link = node["inputs"].get("positive")
+        while isinstance(link, list):
+            inputs = changed[link[0]]["inputs"]
+            for name in ("text", "prompt"):
+                if isinstance(inputs.get(name), str):
+                    inputs[name] = text
+                    return changed
+            links = [inputs.get(name) for name in ("positive", "conditioning", "text", "prompt")]
+            link = next((value for value in links if isinstance(value, list)), None)
+    raise Problem("The demo workflow has no positive prompt that could be replaced.")
+
+
+def run_demo(runtime: Runtime, text: str | None) -> None:
+    """Run the demo workflow and say where the video is."""
+    prompt: Prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    if text is not None:
+        prompt = with_prompt(prompt, text)
+    server = make_server(runtime)
+    say(f"Starting ComfyUI {runtime.version}")
+    with server:
+        say(f"ComfyUI is ready after {server.seconds_to_ready:.1f} s")
+        bar = _Bar(prompt)
+        try:
+            run = server.watch(prompt, bar.listen)
+        except PromptRefused as error:
+            raise Problem(f"ComfyUI refused the demo workflow: {error}") from None
+        except PromptFailed as error:
+            raise Problem(f"The demo workflow failed: {error}\nThe log is {server.log_path}") from None
+        bar.progress.finish()
+        files = [item for item in run.files() if item["filename"].endswith(VIDEO_ENDINGS)]
+    if not files:
+        raise Problem(f"The demo workflow gave no video; it gave {run.outputs}.")
+    for item in files:
+        path = BASE / item["type"] / item["subfolder"] / item["filename"]
+        say(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")
+
+
+class _Bar:
+    """Turns ComfyUI's progress events into one bar over all nodes of the prompt."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.progress = Progress("Running the demo workflow")
+        self._prompt = prompt
+
+    def listen(self, event: str, data: dict[str, Any]) -> None:
+        if event != "progress_state":
+            return
+        nodes = data["nodes"]
+        done = sum(node["value"] / node["max"] if node["max"] else 0.0 for node in nodes.values())
+        running = [key for key, node in nodes.items() if node["state"] == "running"]
+        titles = [self._prompt[key]["class_type"] for key in running if key in self._prompt]
+        self.progress.update(done, len(self._prompt), ", ".join(titles))
