@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from opensora.opensora_models.sampling.schedule import (
     shift_for,
     shift_time,

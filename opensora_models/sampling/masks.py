@@ -1,0 +1,186 @@
+"""Frame masks: which latent frames a step changes, and the mask strategy text of Open-Sora 1.2.
+
+A frame mask holds one edit ratio per latent frame: 1 = made freely, 0 = kept, 0.3 = stays the reference until the
+noise level has fallen to 0.3 and is remade from there. Source: upstream ``schedulers/rf/__init__.py`` and
+``utils/inference_utils.py`` of release 1.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+
+from .schedule import TRAIN_TIMESTEPS
+
+FREE = 1.0
+"""Edit ratio of a frame that is made from noise."""
+KEPT = 0.0
+"""Edit ratio of a frame that stays as it is."""
+
+GROUP_SEPARATOR = ";"
+FIELD_SEPARATOR = ","
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One group of a mask strategy: take frames of a reference, put them into the clip, allow so much editing.
+
+    Counts are latent frames; negative starts count from the end. ``loop`` is the segment of a long video the group
+    belongs to, ``reference`` the number of the reference, ``edit_ratio`` the mask value written.
+    """
+
+    loop: int = 0
+    reference: int = 0
+    reference_start: int = 0
+    target_start: int = 0
+    length: int = 1
+    edit_ratio: float = KEPT
+
+
+FIELD_NAMES = ("loop", "reference", "start in the reference", "start in the clip", "length", "edit ratio")
+
+
+def parse_strategy(text: str | None) -> list[Strategy]:
+    """Read ``"0;0,1,0,-1,1,0.3"``: groups joined by ``;``, up to six fields joined by ``,``, missing ones default."""
+    if not text:
+        return []
+    return [_parse_group(group) for group in text.split(GROUP_SEPARATOR)]
+
+
+def format_strategy(groups: Sequence[Strategy]) -> str:
+    """The text of a strategy, every field written out; :func:`parse_strategy` reads it back."""
+    return GROUP_SEPARATOR.join(FIELD_SEPARATOR.join(str(value) for value in astuple(group)) for group in groups)
+
+
+def _parse_group(group: str) -> Strategy:
+    fields = group.split(FIELD_SEPARATOR)
+    if len(fields) > len(FIELD_NAMES):
+        raise ValueError(
+            f"The mask strategy group {group!r} has {len(fields)} fields, at most {len(FIELD_NAMES)} are allowed: "
+            f"{', '.join(FIELD_NAMES)}."
+        )
+    kinds = (int, int, int, int, int, float)
+    values = [_parse_field(group, *item) for item in zip(fields, FIELD_NAMES, kinds, strict=False)]
+    parsed = Strategy(*values)
+    if not KEPT <= parsed.edit_ratio <= FREE:
+        nearest = min(max(parsed.edit_ratio, KEPT), FREE)
+        raise ValueError(
+            f"The edit ratio in the mask strategy group {group!r} must lie between 0 (keep) and 1 (free); "
+            f"the nearest good value is {nearest:g}."
+        )
+    return parsed
+
+
+def _parse_field(group: str, text: str, name: str, kind: type) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a number" if kind is float else "a whole number"
+        raise ValueError(f"The {name} in the mask strategy group {group!r} is {text!r}; it must be {wanted}.") from None
+
+
+def snap_to_group(start: int, length: int, align: int | None) -> int:
+    """The group boundary nearest to frame ``start`` of ``length`` frames (upstream ``find_nearest_point``).
+
+    Halves go down, and the last boundary always leaves one whole group behind it.
+    """
+    if not align:
+        return start
+    group, rest = divmod(start, align)
+    if rest > align / 2 and group < length // align - 1:
+        group += 1
+    return group * align
+
+
+@dataclass(frozen=True)
+class Span:
+    """Frames copied from a reference into the clip: ``length`` frames from ``source`` to ``target``."""
+
+    reference: int
+    source: int
+    target: int
+    length: int
+    edit_ratio: float
+
+
+def place(
+    groups: Sequence[Strategy], reference_lengths: Sequence[int], clip_length: int, loop: int, align: int | None
+) -> list[Span]:
+    """Turn strategy groups of one loop into frame spans inside the clip, in the order they are written.
+
+    Args:
+        groups: all groups; those of other loops are ignored.
+        reference_lengths: latent frames of every reference.
+        clip_length: latent frames of the clip.
+        align: snap both starts to this many latent frames (5 for release 1.2), None leaves them.
+
+    Raises:
+        ValueError: a reference number or a start outside what exists.
+    """
+    spans = []
+    for group in groups:
+        if group.loop != loop:
+            continue
+        if not 0 <= group.reference < len(reference_lengths):
+            raise ValueError(
+                f"The mask strategy asks for reference {group.reference}, but there are {len(reference_lengths)}; "
+                f"the nearest good number is {max(0, len(reference_lengths) - 1)}."
+            )
+        available = reference_lengths[group.reference]
+        source = _start(group.reference_start, available, align, "reference")
+        target = _start(group.target_start, clip_length, align, "clip")
+        length = min(group.length, clip_length - target, available - source)
+        if length < 1:
+            raise ValueError(
+                f"The mask strategy group for reference {group.reference} covers {length} frames; "
+                "the nearest good length is 1."
+            )
+        spans.append(Span(group.reference, source, target, length, group.edit_ratio))
+    return spans
+
+
+def _start(start: int, length: int, align: int | None, where: str) -> int:
+    if not -length <= start < length:
+        nearest = 0 if start < 0 else length - 1
+        raise ValueError(
+            f"Latent frame {start} lies outside the {where} of {length} latent frames; "
+            f"the nearest good value is {nearest}."
+        )
+    return snap_to_group(start % length, length, align)
+
+
+def overlapping(spans: Sequence[Span]) -> list[int]:
+    """Target frames that more than one span writes; the later span wins there."""
+    seen: set[int] = set()
+    twice: set[int] = set()
+    for span in spans:
+        frames = set(range(span.target, span.target + span.length))
+        twice |= seen & frames
+        seen |= frames
+    return sorted(twice)
+
+
+def write_spans(latent: Tensor, mask: Tensor, references: Sequence[Tensor], spans: Sequence[Span]) -> None:
+    """Copy the spans into one clip, later ones over earlier ones.
+
+    Args:
+        latent: ``[C, T, h, w]``, changed in place; mask: ``[T]``, changed in place.
+        references: latents ``[C, t, h, w]``.
+    """
+    for span in spans:
+        source = references[span.reference][:, span.source : span.source + span.length]
+        latent[:, span.target : span.target + span.length] = source
+        mask[span.target : span.target + span.length] = span.edit_ratio
+
+
+def active_frames(mask: Tensor, sigma: float | Tensor) -> Tensor:
+    """Where a mask of edit ratios lets step at noise level ``sigma`` change the latents (bool, shape of ``mask``).
+
+    Compared on the 0..1000 scale as in the original; ``sigma`` above 1 counts as 1, so a free frame is never left
+    out (the original's rounding skips the first step of small images).
+    """
+    time = torch.as_tensor(sigma, dtype=torch.float32, device=mask.device).clamp_max(1.0) * TRAIN_TIMESTEPS
+    return mask.float() * TRAIN_TIMESTEPS >= time

@@ -1,0 +1,221 @@
+"""References: pictures and clips placed into the clip to be made.
+
+Release 1.2 (and 1.3 without condition rows) writes them into the latents together with a frame mask; release 1.3
+tells the network about them beside the noise ("given frames"). Both start from the same list of references.
+Sources: upstream ``utils/inference_utils.py`` (``append_generated``, ``prep_ref_and_mask``,
+``prep_ref_and_update_mask_in_loop``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..frames import GROUP_LATENTS
+from .masks import FREE, KEPT, Span, Strategy, format_strategy, overlapping, place, write_spans
+
+ALIGN: dict[str, int | None] = {"1.2": GROUP_LATENTS, "1.3": None}
+"""Latent frames both starts are snapped to: in 1.2 only whole groups keep their meaning when moved."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One encoded picture or clip and where it goes.
+
+    ``latent`` ``[C, t, h, w]`` holds the autoencoder's latents. Starts and ``length`` are latent frames, negative
+    starts count from the end; ``length`` None takes everything from ``source_start`` on. ``edit_ratio`` 0 keeps the
+    frames, 1 ignores them. ``segment`` is the segment of a long video the reference belongs to (-1 = the last one).
+    """
+
+    latent: Tensor = field(repr=False)
+    target_start: int = 0
+    source_start: int = 0
+    length: int | None = None
+    edit_ratio: float = KEPT
+    segment: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Latent frames of the encoded reference."""
+        return self.latent.shape[1]
+
+    def strategy(self, number: int) -> Strategy:
+        """This placement as a group of the mask strategy."""
+        length = self.frames if self.length is None else self.length
+        return Strategy(self.segment, number, self.source_start, self.target_start, length, self.edit_ratio)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """References laid into one clip.
+
+    ``latent`` ``[C, T, h, w]``, ``mask`` ``[T]`` of edit ratios, ``spans`` in the order written, ``notes`` sentences
+    for the user.
+    """
+
+    latent: Tensor = field(repr=False)
+    mask: Tensor = field(repr=False)
+    spans: tuple[Span, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Latent frames that any reference fills, in order."""
+        return tuple(sorted({span.target + k for span in self.spans for k in range(span.length)}))
+
+
+def lay_out(
+    references: Sequence[Reference], clip: Tensor, *, segment: int = 0, align: int | None = None, segments: int = 1
+) -> Placed:
+    """Write the references of one segment into a clip.
+
+    Args:
+        references: in order; where two meet, the later one wins.
+        clip: latents ``[C, T, h, w]`` that fill the frames no reference covers.
+        segment: which segment of a long video this is; ``segments`` how many there are.
+        align: see :data:`ALIGN`.
+
+    Raises:
+        ValueError: another channel count or size than the clip's, or a start outside the clip.
+    """
+    _check_shapes(references, clip)
+    groups = [reference.strategy(number) for number, reference in enumerate(references)]
+    groups = [replace(group, loop=group.loop % segments if group.loop < 0 else group.loop) for group in groups]
+    spans = place(groups, [reference.frames for reference in references], clip.shape[1], segment, align)
+    latent, mask = clip.clone(), torch.full((clip.shape[1],), FREE)
+    write_spans(latent, mask, [reference.latent.to(clip) for reference in references], spans)
+    return Placed(latent, mask, tuple(spans), tuple(_notes(groups, spans, segment)))
+
+
+def strategy_text(references: Sequence[Reference]) -> str:
+    """The mask strategy that says the same as the references' own placements."""
+    return format_strategy([reference.strategy(number) for number, reference in enumerate(references)])
+
+
+def apply_strategy(references: Sequence[Reference], groups: Sequence[Strategy]) -> list[Reference]:
+    """Replace the placements of ``references`` by those of a mask strategy, one result per group.
+
+    Raises:
+        ValueError: a group names a reference that is not there.
+    """
+    placed = []
+    for group in groups:
+        if not 0 <= group.reference < len(references):
+            raise ValueError(
+                f"The mask strategy asks for reference {group.reference}, but {len(references)} are connected; "
+                f"the nearest good number is {max(0, len(references) - 1)}."
+            )
+        placed.append(
+            Reference(
+                references[group.reference].latent,
+                group.target_start,
+                group.reference_start,
+                group.length,
+                group.edit_ratio,
+                group.loop,
+            )
+        )
+    return placed
+
+
+def append_generated(text: str | None, references: int, loop: int, frames: int, edit_ratio: float) -> str:
+    """The strategy of the next clip of a loop: the last ``frames`` latent frames of the clip just made come first.
+
+    ``references`` is the number of references before that clip is appended to them.
+    """
+    group = Strategy(loop, references, -frames, 0, frames, edit_ratio)
+    return ";".join([*([text] if text else []), format_strategy([group])])
+
+
+CONDITION_TYPES = ("i2v_head", "i2v_tail", "i2v_loop", "v2v_head")
+"""The given-frame plans of release 1.3: first picture, last picture, both, start of a clip."""
+
+
+def given_spans(kind: str | None, lengths: Sequence[int], clip_length: int, most: int, *, close: bool) -> list[Span]:
+    """Given frames of a first clip.
+
+    Args:
+        kind: one of :data:`CONDITION_TYPES`, None for no given frames.
+        lengths: latent frames of each reference.
+        clip_length: latent frames of the clip.
+        most: how many frames ``v2v_head`` takes at most.
+        close: whether this is also the last clip, so that ``i2v_tail`` and ``i2v_loop`` end on their picture.
+    """
+    if kind is None:
+        return []
+    _check_kind(kind, lengths)
+    if kind == "v2v_head":
+        return [Span(0, 0, 0, min(most, lengths[0], clip_length), KEPT)]
+    spans = [] if kind == "i2v_tail" else [Span(0, 0, 0, 1, KEPT)]
+    if close and kind == "i2v_tail":
+        spans.append(Span(0, lengths[0] - 1, clip_length - 1, 1, KEPT))
+    if close and kind == "i2v_loop":
+        spans.append(_closing_span(lengths, clip_length))
+    return spans
+
+
+def continued_spans(
+    kind: str, lengths: Sequence[int], previous: int, clip_length: int, most: int, *, close: bool
+) -> list[Span]:
+    """Given frames of a further clip: the end of the previous one, and the closing picture where ``close`` is set.
+
+    The previous clip is reference number ``len(lengths)`` in the result; it has ``previous`` latent frames.
+    """
+    _check_kind(kind, lengths)
+    taken = min(most, previous, clip_length)
+    spans = [Span(len(lengths), previous - taken, 0, taken, KEPT)]
+    if close and kind in ("i2v_tail", "i2v_loop"):
+        spans.append(_closing_span(lengths, clip_length))
+    return spans
+
+
+def _closing_span(lengths: Sequence[int], clip_length: int) -> Span:
+    """The last frame of the only reference, or the first frame of the last of several."""
+    several = len(lengths) > 1
+    return Span(len(lengths) - 1, 0 if several else lengths[-1] - 1, clip_length - 1, 1, KEPT)
+
+
+def _check_kind(kind: str, lengths: Sequence[int]) -> None:
+    if kind not in CONDITION_TYPES:
+        raise ValueError(f"There is no condition type {kind!r}; use one of {', '.join(CONDITION_TYPES)}.")
+    if not lengths:
+        raise ValueError(f"The condition type {kind} needs a reference, none was given; connect at least 1.")
+
+
+def _check_shapes(references: Sequence[Reference], clip: Tensor) -> None:
+    for number, reference in enumerate(references):
+        got, want = reference.latent, clip
+        if got.shape[0] != want.shape[0]:
+            raise ValueError(
+                f"Reference {number} has {got.shape[0]} latent channels but the clip has {want.shape[0]}: they come "
+                "from different Open-Sora versions; encode the reference with the clip's own VAE."
+            )
+        if got.shape[2:] != want.shape[2:]:
+            raise ValueError(
+                f"Reference {number} has latents of {got.shape[2]}x{got.shape[3]} but the clip has "
+                f"{want.shape[2]}x{want.shape[3]}; the nearest good size is {want.shape[2] * 8}x{want.shape[3] * 8} "
+                "pixels (height x width)."
+            )
+
+
+def _notes(groups: Sequence[Strategy], spans: Sequence[Span], segment: int) -> list[str]:
+    notes = []
+    used = [group for group in groups if group.loop == segment]
+    for group, span in zip(used, spans, strict=True):
+        last = span.target + span.length - 1
+        where = f"latent frame {span.target}" if span.length == 1 else f"latent frames {span.target} to {last}"
+        notes.append(f"Reference {span.reference} fills {where}, {_how_much(span.edit_ratio)}.")
+        if span.length < group.length:
+            notes.append(f"Reference {span.reference} was cut from {group.length} to {span.length} latent frames.")
+    twice = overlapping(spans)
+    if twice:
+        frames = ", ".join(map(str, twice))
+        notes.append(f"References overlap at latent frames {frames}; the later reference in the chain wins there.")
+    return notes
+
+
+def _how_much(edit_ratio: float) -> str:
+    return "kept as it is" if edit_ratio == KEPT else f"edited with strength {edit_ratio:g}"

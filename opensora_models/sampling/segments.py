@@ -1,0 +1,214 @@
+"""Long video: clips made one after the other, each starting from the end of the one before.
+
+Clips are continued and joined as latents, so nothing is decoded and encoded again between them. Every finished
+segment is stored; an interrupted run resumes at the first missing one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..frames import GROUP_FRAMES, GROUP_LATENTS, frames_of_groups
+
+logger = logging.getLogger("opensora")
+
+LATENT_KEY = "latent"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The part of one clip that goes into the joined video: frames ``start`` to ``end`` (exclusive)."""
+
+    clip: int
+    start: int
+    end: int
+
+
+def kept_frames(clips: int, length: int, overlap: int) -> list[Kept]:
+    """Pixel frames kept of every clip of release 1.2; ``overlap`` is in latent frames, whole groups of 5."""
+    return _kept(clips, length, frames_of_groups(overlap))
+
+
+def kept_latents(clips: int, length: int, overlap: int, group: int = GROUP_LATENTS) -> list[Kept]:
+    """Latent frames kept of every clip; the sum is cut down to whole groups, which is what the decoder takes."""
+    parts = _kept(clips, length, overlap)
+    surplus = sum(part.end - part.start for part in parts) % group
+    while surplus and parts:
+        last = parts.pop()
+        cut = min(surplus, last.end - last.start)
+        surplus -= cut
+        if last.end - cut > last.start:
+            parts.append(Kept(last.clip, last.start, last.end - cut))
+    return parts
+
+
+def _kept(clips: int, length: int, dropped: int) -> list[Kept]:
+    parts = [Kept(0, 0, length)] + [Kept(clip, dropped, length) for clip in range(1, clips)]
+    return [part for part in parts if part.end > part.start]
+
+
+def join(clips: list[Tensor], overlap: int) -> Tensor:
+    """One latent video ``[B, C, T, h, w]`` of clips that overlap by ``overlap`` latent frames.
+
+    The overlap of every further clip repeats the end of the one before and is dropped, so no frame comes twice.
+    A clip shorter than one group (an image) is returned as it is; the original would leave nothing of it.
+    """
+    parts = kept_latents(len(clips), clips[0].shape[2], overlap)
+    if not parts:
+        return clips[0]
+    return torch.cat([clips[part.clip][:, :, part.start : part.end] for part in parts], dim=2)
+
+
+def check_overlap(version: str, overlap: int, length: int) -> None:
+    """Refuse an overlap that leaves nothing to make or splits the groups of 1.2."""
+    if version == "1.2" and overlap % GROUP_LATENTS:
+        good = max(GROUP_LATENTS, round(overlap / GROUP_LATENTS) * GROUP_LATENTS)
+        raise ValueError(
+            f"Segments of Open-Sora 1.2 overlap by whole groups of {GROUP_LATENTS} latent frames "
+            f"({GROUP_FRAMES} frames), {overlap} was given; the nearest good value is {good}."
+        )
+    if not 1 <= overlap < length:
+        good = min(max(overlap, 1), length - 1)
+        if version == "1.2":
+            good = max(GROUP_LATENTS, good // GROUP_LATENTS * GROUP_LATENTS)
+        raise ValueError(
+            f"An overlap of {overlap} latent frames does not fit segments of {length} latent frames; "
+            f"the nearest good value is {good}."
+        )
+
+
+def keep_statistics(clip: Tensor, first: Tensor, strength: float, overlap: int) -> Tensor:
+    """Drift control: pull the new frames of ``clip`` towards the mean and spread of the ``first`` segment.
+
+    Colours and contrast of a video that feeds on its own output wander; per sample and channel the statistics of the
+    new frames are moved ``strength`` (0..1) of the way back. The correction grows linearly from nothing at the joint
+    to its full strength at the last frame, so the joint stays seamless. Shapes ``[B, C, T, h, w]``.
+    """
+    fresh = clip.shape[2] - overlap
+    if strength <= 0 or fresh < 1:
+        return clip
+    new = clip[:, :, overlap:]
+    mean, spread = _statistics(new)
+    wanted_mean, wanted_spread = _statistics(first)
+    corrected = (new - mean) / spread.clamp_min(1e-6) * wanted_spread + wanted_mean
+    ramp = torch.arange(1, fresh + 1, dtype=clip.dtype, device=clip.device) / fresh * strength
+    pulled = torch.lerp(new, corrected, ramp.reshape(1, 1, -1, 1, 1))
+    return torch.cat([clip[:, :, :overlap], pulled], dim=2)
+
+
+def _statistics(latent: Tensor) -> tuple[Tensor, Tensor]:
+    dims = (2, 3, 4)
+    return latent.mean(dim=dims, keepdim=True), latent.std(dim=dims, keepdim=True)
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """A hexadecimal digest of everything that decides what a segment looks like (numbers, text, tensors)."""
+    digest = hashlib.sha256()
+    for name in sorted(parts):
+        digest.update(f"{name}=".encode())
+        _feed(digest, parts[name])
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{tuple(value.shape)}".encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            digest.update(f"{key}:".encode())
+            _feed(digest, value[key])
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"[{len(value)}".encode())
+        for item in value:
+            _feed(digest, item)
+    else:
+        digest.update(f"{type(value).__name__}{value}".encode())
+
+
+class SegmentStore:
+    """Finished segments of one run in one folder.
+
+    A file appears under its final name only when it is complete, so a run that is killed at any moment leaves whole
+    segments behind. The folder belongs to one fingerprint: other settings start over in the same folder.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = folder / MANIFEST
+        if _read_run(manifest) != run:
+            for stale in folder.glob("segment_*.safetensors*"):
+                stale.unlink()
+            _replace(manifest, lambda path: path.write_text(json.dumps({"run": run}), encoding="utf-8"))
+
+    def path(self, index: int) -> Path:
+        """Where segment ``index`` is kept."""
+        return self._folder / f"segment_{index:04d}.safetensors"
+
+    def load(self, index: int) -> Tensor | None:
+        """Segment ``index`` if it is there and whole."""
+        try:
+            return load_file(self.path(index))[LATENT_KEY]
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, KeyError, OSError) as error:
+            logger.warning("Segment %d in %s cannot be read and is made again: %s", index, self._folder, error)
+            return None
+
+    def save(self, index: int, latent: Tensor) -> None:
+        """Store a finished segment, all or nothing."""
+        tensors = {LATENT_KEY: latent.detach().cpu().contiguous()}
+        _replace(self.path(index), lambda path: save_file(tensors, path))
+
+
+def _read_run(manifest: Path) -> str | None:
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8")).get("run")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _replace(target: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside ``target``, reach the disk, then take its name."""
+    unfinished = target.with_name(target.name + ".unfinished")
+    write(unfinished)
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, target)
+
+
+MakeSegment = Callable[[int, Tensor | None], Tensor]
+"""``(number of the segment, the segment before or None) -> latents [B, C, T, h, w]``."""
+
+
+def make_segments(
+    count: int, make: MakeSegment, store: SegmentStore | None, *, overlap: int, drift_control: float = 0.0
+) -> list[Tensor]:
+    """Make the missing segments of a long video in order; each is stored before the next one starts."""
+    clips: list[Tensor] = []
+    for index in range(count):
+        clip = store.load(index) if store else None
+        if clip is None:
+            clip = make(index, clips[-1] if clips else None)
+            if clips:
+                clip = keep_statistics(clip, clips[0], drift_control, overlap)
+            if store:
+                store.save(index, clip)
+        else:
+            logger.info("Segment %d of %d was finished earlier and is taken from the store.", index + 1, count)
+        clips.append(clip)
+    return clips
