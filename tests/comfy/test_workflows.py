@@ -1,0 +1,48 @@
+"""Every file below ``workflows/`` is one this ComfyUI would accept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.pack import PACK_ROOT
+from support.workflows import api_workflows, complaints, node_types, page_workflows, read, to_api
+
+if TYPE_CHECKING:
+    from support.server import TestServer
+
+pytestmark = [pytest.mark.server, pytest.mark.compat]
+
+# Files a user has and a clone has not: exactly those the README's table names.
+KNOWN_FILES = frozenset(re.findall(r"`([^`]+\.safetensors)`", (PACK_ROOT / "README.md").read_text(encoding="utf-8")))
+
+
+def require_nodes(workflow: dict[str, Any], info: dict[str, Any], server: TestServer) -> None:
+    """Skip where a node was left out on this ComfyUI and the log says so; an unknown node fails."""
+    missing = sorted(node_types(workflow) - set(info))
+    left_out = [name for name in missing if re.search(rf"\b{name}\b", server.log())]
+    assert missing == left_out, f"unknown nodes: {sorted(set(missing) - set(left_out))}"
+    if left_out:
+        pytest.skip(f"left out on this ComfyUI: {', '.join(left_out)}")
+
+
+@pytest.mark.parametrize("path", api_workflows(), ids=lambda path: path.stem)
+def test_api_workflow_is_accepted(path: Path, server: TestServer, object_info: dict[str, Any]) -> None:
+    workflow = read(path)
+    require_nodes(workflow, object_info, server)
+    assert complaints(workflow, object_info, KNOWN_FILES) == []
+
+
+@pytest.mark.parametrize("path", page_workflows(), ids=lambda path: path.stem)
+def test_page_workflow_is_accepted(path: Path, server: TestServer, object_info: dict[str, Any]) -> None:
+    workflow = read(path)
+    require_nodes(workflow, object_info, server)
+    assert complaints(to_api(workflow, object_info), object_info, KNOWN_FILES) == []
+
+
+@pytest.mark.parametrize("path", page_workflows(), ids=lambda path: path.stem)
+def test_page_workflow_has_a_picture(path: Path) -> None:
+    assert path.with_suffix(".jpg").is_file(), "the template browser shows the .jpg of the same name"

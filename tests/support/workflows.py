@@ -1,0 +1,153 @@
+"""Checks workflow files against what a ComfyUI says of its nodes, and turns the page's form into the API form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from support.pack import PACK_ROOT
+
+WORKFLOWS = PACK_ROOT / "workflows"
+MODEL_ENDINGS = (".safetensors", ".sft", ".gguf", ".pt")
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
+DYNAMIC_TYPES = (DYNAMIC_COMBO, "COMFY_AUTOGROW_V3", "COMFY_DYNAMICSLOT_V3")
+NOTES = ("Note", "MarkdownNote")
+MUTED, BYPASSED = 2, 4
+SEEDS = ("seed", "noise_seed")
+IGNORED_INPUTS = ("upload",)  # the page's button beside a file list
+
+Json = dict[str, Any]
+
+
+def page_workflows() -> list[Path]:
+    """The workflows people open: saved by the page, with positions."""
+    return sorted(WORKFLOWS.glob("*.json"))
+
+
+def api_workflows() -> list[Path]:
+    """The workflows programs queue."""
+    return sorted((WORKFLOWS / "api").glob("*.json"))
+
+
+def read(path: Path) -> Json:
+    """A workflow file."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def node_types(workflow: Json) -> set[str]:
+    """Every node type a workflow of either form names, inside subgraphs too; notes do not count."""
+    if "nodes" not in workflow:
+        return {node["class_type"] for node in workflow.values()}
+    subgraphs = workflow.get("definitions", {}).get("subgraphs", [])
+    names = {subgraph["id"] for subgraph in subgraphs}
+    nodes = [node for graph in (workflow, *subgraphs) for node in graph["nodes"]]
+    return {node["type"] for node in nodes} - names - set(NOTES)
+
+
+def to_api(workflow: Json, info: Json) -> Json:
+    """The API form of a page workflow without subgraphs; muted and bypassed nodes are left out."""
+    links = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}
+    prompt: Json = {}
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES or node.get("mode", 0) in (MUTED, BYPASSED):
+            continue
+        inputs = dict(_widget_values(node, info))
+        for entry in node.get("inputs", []):
+            if entry.get("link") is not None:
+                inputs[entry["name"]] = list(links[entry["link"]])
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def _widget_values(node: Json, info: Json) -> Iterator[tuple[str, Any]]:
+    values = iter(node.get("widgets_values", []))
+    specs = _specs(info[node["type"]])
+    for entry in node.get("inputs", []):
+        if "widget" not in entry:
+            continue
+        name = entry["name"]
+        try:
+            yield name, next(values)
+        except StopIteration:
+            raise AssertionError(f"{node['type']} {node['id']}: no saved value for {name}") from None
+        options = specs.get(name, [None, {}])[1:]
+        if name in SEEDS or (options and options[0].get("control_after_generate")):
+            control = next(values, None)
+            assert control == "fixed", (
+                f"{node['type']} {node['id']}: save {name} with the control 'fixed', not {control!r}"
+            )
+    left = list(values)
+    assert not left, f"{node['type']} {node['id']}: {left} belong to no input"
+
+
+def complaints(prompt: Json, info: Json, known_files: frozenset[str]) -> list[str]:
+    """What is wrong with an API workflow. ``known_files`` may be named although the models folder lacks them."""
+    found = []
+    for key, node in prompt.items():
+        name = node["class_type"]
+        if name not in info:
+            found.append(f"{name} ({key}): no such node")
+            continue
+        specs, inputs = _specs(info[name]), node["inputs"]
+        found += [
+            f"{name} ({key}): required input {missing} is not given"
+            for missing, spec in info[name]["input"].get("required", {}).items()
+            if missing not in inputs and spec[0] not in DYNAMIC_TYPES
+        ]
+        for input_name, value in inputs.items():
+            problem = _complaint(input_name, value, specs, prompt, info, known_files)
+            if problem:
+                found.append(f"{name} ({key}): {input_name}: {problem}")
+    return found
+
+
+def _complaint(name: str, value: Any, specs: Json, prompt: Json, info: Json, known_files: frozenset[str]) -> str | None:
+    spec = specs.get(name)
+    if spec is None:
+        parent = specs.get(name.split(".")[0], [None])
+        return None if name in IGNORED_INPUTS or parent[0] in DYNAMIC_TYPES else "no such input"
+    if isinstance(value, list):
+        return _link_complaint(value, spec[0], prompt, info)
+    choices = _choices(spec)
+    if choices is not None and value not in choices and not (_is_model(value) and value in known_files):
+        return f"{value!r} is not among {choices}"
+    limits = spec[1] if len(spec) > 1 else {}
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if "min" in limits and value < limits["min"]:
+            return f"{value} is below {limits['min']}"
+        if "max" in limits and value > limits["max"]:
+            return f"{value} is above {limits['max']}"
+    return None
+
+
+def _link_complaint(link: list[Any], wanted: Any, prompt: Json, info: Json) -> str | None:
+    source, number = link
+    if source not in prompt:
+        return f"linked to node {source}, which is not there"
+    outputs = info.get(prompt[source]["class_type"], {}).get("output", [])
+    if number >= len(outputs):
+        return f"linked to output {number} of node {source}, which has {len(outputs)}"
+    given, accepted = outputs[number], wanted
+    if isinstance(given, list) or isinstance(accepted, list):  # lists of choices; the page lets COMBO meet them
+        return None
+    if "*" in (given, accepted) or accepted in DYNAMIC_TYPES or "MATCHTYPE" in f"{given}{accepted}":
+        return None
+    return None if set(given.split(",")) & set(accepted.split(",")) else f"takes {accepted}, is given {given}"
+
+
+def _choices(spec: list[Any]) -> list[Any] | None:
+    if isinstance(spec[0], list):
+        return spec[0]
+    if spec[0] == "COMBO":
+        return list(spec[1].get("options", []))
+    return [option["key"] for option in spec[1]["options"]] if spec[0] == DYNAMIC_COMBO else None
+
+
+def _specs(node_info: Json) -> Json:
+    return {name: spec for part in ("required", "optional") for name, spec in node_info["input"].get(part, {}).items()}
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(MODEL_ENDINGS)

@@ -1,0 +1,149 @@
+"""The arrows of the house and the rules every source file keeps, read from the sources themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from support.pack import PACK_ROOT
+
+COMFYUI = {
+    *("comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "nodes"),
+    *("node_helpers", "latent_preview", "server", "execution", "app", "utils"),
+}
+NETWORK = {"requests", "urllib.request", "http", "socket", "huggingface_hub", "aiohttp", "httpx", "ftplib"}
+EXECUTES_DATA = re.compile(r"\b(pickle|marshal|shelve|dill|joblib)\.(loads?|open|Unpickler)\b|\b(eval|exec)\(")
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 50
+
+
+def sources(*folders: str) -> list[Path]:
+    """Python files below folders of the repository, without what dev.py made."""
+    return sorted(path for folder in folders for path in (PACK_ROOT / folder).rglob("*.py"))
+
+
+def named(path: Path) -> str:
+    """A file's path inside the repository."""
+    return path.relative_to(PACK_ROOT).as_posix()
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The parsed file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module a file imports; relative imports as the path inside the repository, with dots."""
+    package = path.relative_to(PACK_ROOT).parent.parts
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*start, *((node.module,) if node.module else ())))
+            yield module
+            if node.level:  # `from . import name`: the name may itself be a module
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def relative_to_pack(path: Path) -> set[str]:
+    """What a file imports from the pack itself."""
+    local = {"nodes", "opensora_models", "devtools", "training", "demo", "tests"}
+    inside = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            inside |= {name for name in imports(path) if name.split(".")[0] in local}
+    return inside
+
+
+MACHINE = sources("opensora_models")
+NATIVE = [path for path in MACHINE if "native" in path.parts]
+PURE = [path for path in MACHINE if "native" not in path.parts]
+SHIPPED = [PACK_ROOT / "__init__.py", *sources("nodes"), *MACHINE]
+EVERYTHING = [
+    PACK_ROOT / "dev.py",
+    *SHIPPED,
+    *sources("devtools", "tests", "demo", "benchmarks", *(["training"] if (PACK_ROOT / "training").is_dir() else [])),
+]
+
+
+@pytest.mark.parametrize("path", MACHINE, ids=named)
+def test_the_machine_knows_no_nodes(path: Path) -> None:
+    assert not [name for name in relative_to_pack(path) if name.split(".")[0] != "opensora_models"]
+
+
+@pytest.mark.parametrize("path", PURE, ids=named)
+def test_only_native_imports_comfyui(path: Path) -> None:
+    absolute = {name.split(".")[0] for name in imports(path)} - {"opensora_models"}
+    assert absolute & COMFYUI == set()
+
+
+@pytest.mark.parametrize("path", PURE, ids=named)
+def test_the_rest_never_imports_native(path: Path) -> None:
+    assert not [name for name in relative_to_pack(path) if name.startswith("opensora_models.native")]
+
+
+@pytest.mark.parametrize("path", sources("nodes"), ids=named)
+def test_nodes_speak_to_comfyui_through_its_node_api_only(path: Path) -> None:
+    absolute = {
+        (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(tree(path))
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0)
+        for alias in node.names
+    }
+    assert {name for name in absolute if name.split(".")[0] in COMFYUI} <= {"comfy_api.latest"}
+    assert not [name for name in relative_to_pack(path) if name.split(".")[0] in ("training", "devtools", "tests")]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=named)
+def test_no_network_and_no_code_in_data(path: Path) -> None:
+    imported = set(imports(path)) | {name.split(".")[0] for name in imports(path)}
+    assert imported & NETWORK == set()
+    assert not EXECUTES_DATA.search(re.sub(r"\.eval\(", "", path.read_text(encoding="utf-8")))
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert keywords.get("weights_only") == "True", f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=named)
+def test_no_device_juggling_and_no_search_path_edits(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\.cuda\(|sys\.path|empty_cache\(", text)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=named)
+def test_one_logger(path: Path) -> None:
+    named_loggers = re.findall(r"getLogger\(([^)]*)\)", path.read_text(encoding="utf-8"))
+    assert set(named_loggers) <= {'"opensora"'}
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=named)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    functions = [node for node in ast.walk(tree(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno is not None}
+    assert {name: lines for name, lines in long.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("path", [path for path in EVERYTHING if path.name != Path(__file__).name], ids=named)
+def test_nothing_is_left_for_later(path: Path) -> None:
+    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sources("devtools"), ids=named)
+def test_devtools_need_only_the_standard_library(path: Path) -> None:
+    import sys
+
+    absolute = {name.split(".")[0] for name in imports(path)} - {"devtools", "_winapi"}
+    assert absolute <= set(sys.stdlib_module_names)
+
+
+def test_the_rules_see_files() -> None:
+    assert NATIVE and PURE and len(EVERYTHING) > len(SHIPPED)
