@@ -1,0 +1,157 @@
+"""Self attention over space, over time and inside windows, and cross attention to text.
+
+Tokens have one layout everywhere, [B, T, S, C] (frames, positions of a frame). Spatial and temporal attention read
+strided views of it; only windows are gathered, once before and once after. No mask is ever built.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .arithmetic import NORM_EPS
+from .conditions import BlockContext, PackedText
+from .config import STDiT3Config
+from .positions import Rotary
+from .windows import gather, join
+
+
+def plain_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    *,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **_: Any,
+) -> Tensor:
+    """PyTorch's attention, called like ComfyUI's ``optimized_attention``.
+
+    q, k, v are [N, heads, L, d] with ``skip_reshape``, else [N, L, heads·d]; the result is [N, heads, L, d] with
+    ``skip_output_reshape``, else [N, L, heads·d].
+    """
+    if not skip_reshape:
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Projections and per-head norms; subclasses say which tokens see one another."""
+
+    def __init__(self, config: STDiT3Config, operations: Any, dtype: Any, device: Any) -> None:
+        super().__init__()
+        width, place = config.hidden_size, {"dtype": dtype, "device": device}
+        self.heads = config.num_heads
+        # From this length on the original uses a flash kernel; None: longer than the number of sequences.
+        self.flash_length = None if config.version == "1.2" else 128
+        self.qkv = operations.Linear(width, 3 * width, **place)
+        self.proj = operations.Linear(width, width, **place)
+        for name in ("q_norm", "k_norm"):
+            norm = operations.RMSNorm(config.head_dim, eps=NORM_EPS, **place) if config.qk_norm else nn.Identity()
+            self.add_module(name, norm)
+
+    def heads_of(self, tokens: Tensor, rotary: Rotary | None, context: BlockContext) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [..., heads, d] of projected tokens [..., 3·C], normalised and rotated."""
+        q, k, v = tokens.unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        q, k = context.arithmetic.norm_rotary(q, k, self.q_norm, self.k_norm, rotary)
+        return q, k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: BlockContext, **options: Any) -> Tensor:
+        """[N, L, heads, d] views -> [N, L, C]."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return context.attention(q, k, v, self.heads, skip_reshape=True, transformer_options=context.options, **options)
+
+
+class SpatialAttention(SelfAttention):
+    """The tokens of a frame see one another."""
+
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+        """[B, T, S, C] -> [B, T, S, C]."""
+        q, k, v = self.heads_of(self.qkv(x.flatten(0, 1)), context.spatial_rotary, context)
+        return self.proj(self.attend(q, k, v, context)).view(x.shape)
+
+
+class TemporalAttention(SelfAttention):
+    """The tokens at one position of all frames see one another (Open-Sora 1.2, and 1.3 without a window)."""
+
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+        """[B, T, S, C] -> [B, T, S, C]."""
+        q, k, v = self.heads_of(self.qkv(x), context.temporal_rotary, context)
+        if x.shape[1] == 1:  # the softmax over a single key is 1
+            return self.proj(v.flatten(-2))
+        # Row by row, because only one row's [T, S] can be read as S sequences without copying. An 8-bit kernel that
+        # pads 15 keys and 72 dimensions to its block size would cost more than it saves.
+        rows = [
+            self.attend(*(part[row].transpose(0, 1) for part in (q, k, v)), context, low_precision_attention=False)
+            for row in range(x.shape[0])
+        ]
+        return self.proj(torch.stack([row.transpose(0, 1) for row in rows]))
+
+
+class WindowedAttention(SelfAttention):
+    """The tokens of one window of rows, columns and frames see one another (Open-Sora 1.3)."""
+
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+        """[B, T, S, C] -> [B, T, S, C]."""
+        size = (x.shape[1], *context.grid)
+        grid = x.unflatten(2, context.grid)
+        pieces = [piece for piece, _ in context.windows]
+        windows = [gather(grid, piece) for piece in pieces]
+        counts = [part.shape[0] * part.shape[1] for part in windows]
+        projected = self.qkv(torch.cat([part.flatten(0, 1) for part in windows]) if len(windows) > 1 else windows[0])
+        attended = []
+        for part, (piece, rotary) in zip(projected.flatten(0, -2).split(counts), context.windows, strict=True):
+            q, k, v = self.heads_of(part.unflatten(0, (-1, piece.window_tokens)), rotary, context)
+            attended.append(self.attend(q, k, v, context).flatten(0, 1))
+        out = self.proj(torch.cat(attended) if len(attended) > 1 else attended[0])
+        return join(out.split(counts), pieces, size).flatten(2, 3)
+
+
+class CrossAttention(nn.Module):
+    """Every token sees the text of its row; given frames see the null text instead."""
+
+    def __init__(self, config: STDiT3Config, operations: Any, dtype: Any, device: Any) -> None:
+        super().__init__()
+        width, place = config.hidden_size, {"dtype": dtype, "device": device}
+        self.heads = config.num_heads
+        self.q_linear = operations.Linear(width, width, **place)
+        self.kv_linear = operations.Linear(width, 2 * width, **place)
+        self.proj = operations.Linear(width, width, **place)
+
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+        """[B, T, S, C] -> [B, T, S, C]."""
+        q = self.q_linear(x)
+        if context.null_text is None or not context.given:
+            return self.proj(self._attend(q, context.text, context))
+        runs = _runs(context.given, x.shape[1])
+        texts = {False: context.text, True: context.null_text}
+        parts = [self._attend(q[:, start:stop], texts[given], context) for start, stop, given in runs]
+        return self.proj(torch.cat(parts, dim=1))
+
+    def _attend(self, q: Tensor, text: PackedText, context: BlockContext) -> Tensor:
+        """Rows whose texts are equally long go through one call; others one by one."""
+        queries = q.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        kv = self.kv_linear(text.tokens)
+        if len(set(text.lengths)) == 1:
+            return self._call(queries, kv.unflatten(0, (len(text.lengths), -1)), context).view(q.shape)
+        rows = zip(queries.split(1), kv.split(text.lengths), strict=True)
+        return torch.cat([self._call(query, row[None], context) for query, row in rows]).view(q.shape)
+
+    def _call(self, q: Tensor, kv: Tensor, context: BlockContext) -> Tensor:
+        """q [B, heads, N, d] and text [B, L, 2·C] -> [B, N, C]."""
+        k, v = kv.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return context.attention(q, k, v, self.heads, skip_reshape=True, transformer_options=context.options)
+
+
+def _runs(given: tuple[int, ...], frames: int) -> list[tuple[int, int, bool]]:
+    """Frames 0 … ``frames`` - 1 as runs (start, stop, given) of frames that are all given or all not."""
+    marks = [frame in given for frame in range(frames)]
+    edges = [frame for frame in range(1, frames) if marks[frame] != marks[frame - 1]]
+    starts, stops = [0, *edges], [*edges, frames]
+    return [(start, stop, marks[start]) for start, stop in zip(starts, stops, strict=True)]
