@@ -52,9 +52,14 @@ class TensorInfo(NamedTuple):
     dtype: torch.dtype
 
     @property
+    def elements(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
     def bytes(self) -> int:
         """Size in memory."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.elements * self.dtype.itemsize
 
 
 @dataclass(frozen=True)

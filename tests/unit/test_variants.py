@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from opensora.opensora_models.stdit3.config import XL_V12, XL_V13
 from opensora.opensora_models.variants import Choices, complete
 
