@@ -1,0 +1,129 @@
+"""Prompts that change over a long video: ``|0| a forest |2| the sea`` and the settings a prompt may end with.
+
+A number says from which segment on its text holds, until the next number. Such a prompt starts with ``|0|``; any
+other text, bars included, is one prompt for the whole video. Source: ``split_prompt``, ``merge_prompt``,
+``extract_prompts_loop`` and ``extract_json_from_prompts`` of the original.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OPENING = "|0|"
+SEGMENT_KEY = "opensora_segment"
+"""Key of a conditioning entry that says from which segment of a long video on it holds."""
+
+SETTINGS = ("reference_path", "mask_strategy")
+
+
+@dataclass(frozen=True)
+class PromptPart:
+    """A prompt and the first segment it holds for."""
+
+    first_segment: int
+    text: str
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """A prompt and the conditioning written behind it in braces."""
+
+    text: str
+    reference_path: str = ""
+    mask_strategy: str = ""
+
+
+def is_segmented(prompt: str) -> bool:
+    """Whether the prompt changes over the segments of a long video."""
+    return prompt.startswith(OPENING)
+
+
+def split_prompt(prompt: str) -> list[PromptPart]:
+    """The parts of a prompt, their text as written; a prompt without segments is one part from segment 0.
+
+    Raises ValueError for bars that do not pair up or numbers that do not grow.
+    """
+    if not is_segmented(prompt):
+        return [PromptPart(0, prompt)]
+    pieces = prompt.split("|")[1:]
+    if len(pieces) % 2:
+        raise ValueError(_grammar(prompt, "a number stands without text behind it"))
+    parts = []
+    for number, text in zip(pieces[::2], pieces[1::2], strict=True):
+        if not number.strip().isdecimal():
+            raise ValueError(_grammar(prompt, f"'{number.strip()[:40]}' stands where a segment number belongs"))
+        parts.append(PromptPart(int(number), text))
+    for before, after in zip(parts, parts[1:], strict=False):
+        if after.first_segment <= before.first_segment:
+            raise ValueError(_grammar(prompt, f"segment {after.first_segment} follows {before.first_segment}"))
+    return parts
+
+
+def join_parts(parts: Sequence[PromptPart]) -> str:
+    """The prompt text of several parts, outer white space removed from each."""
+    return "".join(f"|{part.first_segment}|{part.text.strip()}" for part in parts)
+
+
+def each_part(prompt: str, change: Any) -> str:
+    """``prompt`` with ``change(text)`` applied to every part, segments kept."""
+    if not is_segmented(prompt):
+        return change(prompt)
+    return join_parts([PromptPart(part.first_segment, change(part.text.strip())) for part in split_prompt(prompt)])
+
+
+def prompt_of_segment(prompt: str, segment: int) -> str:
+    """The text that holds in ``segment`` (from 0), as written."""
+    return [part.text for part in split_prompt(prompt) if part.first_segment <= segment][-1]
+
+
+def prompt_from_lines(lines: str) -> str:
+    """A segmented prompt from one line per segment; an empty line lets the text before it go on.
+
+    A single line is an ordinary prompt. Raises ValueError where the first line is empty but a later one is not.
+    """
+    texts = [line.strip() for line in lines.strip("\n").splitlines()]
+    if len(texts) < 2:
+        return "".join(texts)
+    if not texts[0]:
+        raise ValueError("The first line is empty, but the first segment needs a prompt of its own.")
+    if any("|" in text for text in texts):
+        raise ValueError("A line contains '|', which separates segments; write the prompt without it.")
+    return join_parts([PromptPart(number, text) for number, text in enumerate(texts) if text])
+
+
+def split_settings(prompt: str) -> PromptSettings:
+    """Separate a prompt from the JSON object behind it that names references and the mask strategy.
+
+    Raises ValueError for a second object, broken JSON or other keys.
+    """
+    text, brace, rest = prompt.partition("{")
+    if not brace:
+        return PromptSettings(text)
+    try:
+        settings = json.loads(brace + rest)
+    except ValueError as error:
+        raise ValueError(
+            f"The braces behind the prompt do not hold one JSON object ({error}); write for example "
+            '{"reference_path": "first.png", "mask_strategy": "0"}.'
+        ) from error
+    unknown = sorted(set(settings) - set(SETTINGS))
+    if unknown:
+        raise ValueError(f"The settings behind the prompt know {' and '.join(SETTINGS)}, not '{unknown[0]}'.")
+    return PromptSettings(text, **{key: str(value) for key, value in settings.items()})
+
+
+def conditioning_of_segment(conditioning: Sequence[Any], segment: int) -> list[Any]:
+    """The entries of a CONDITIONING that hold in ``segment``; entries without a mark hold everywhere.
+
+    Of the marked ones those with the largest first segment that is not later than ``segment`` are taken.
+    """
+    marks = [entry[1][SEGMENT_KEY] for entry in conditioning if SEGMENT_KEY in entry[1]]
+    current = max((mark for mark in marks if mark <= segment), default=None)
+    return [entry for entry in conditioning if entry[1].get(SEGMENT_KEY, current) == current]
+
+
+def _grammar(prompt: str, problem: str) -> str:
+    return f"The prompt '{prompt[:60]}' starts with |0| but {problem}; write '|0| first text |2| text from segment 2'."
