@@ -16,6 +16,7 @@ from support.pack import PACK_ROOT, load_pack
 load_pack()
 
 if TYPE_CHECKING:
+    from support.browser import Browser
     from support.server import TestServer
 
 NO_COMFYUI = "no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH"
@@ -75,3 +76,14 @@ def server(running_server: TestServer) -> Iterator[TestServer]:
 def object_info(running_server: TestServer) -> dict[str, Any]:
     """What the server tells of all its nodes, asked once."""
     return running_server.object_info()
+
+
+@pytest.fixture
+def browser(server: TestServer) -> Browser:
+    """A headless browser on the server's page; skipped with the reason where there is none."""
+    from support.browser import Browser, why_not
+
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    return Browser(server.url)

@@ -1,0 +1,39 @@
+"""ComfyUI's page with the pack, in a real browser: it loads cleanly and knows every node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.workflows import page_workflows, read, to_api
+
+if TYPE_CHECKING:
+    from support.browser import Browser
+
+pytestmark = [pytest.mark.server, pytest.mark.browser]
+
+
+def test_the_page_knows_every_node_and_complains_of_nothing(browser: Browser, object_info: dict[str, Any]) -> None:
+    visit = browser.visit("smoke")
+    ours = {name for name, info in object_info.items() if info["python_module"] == "custom_nodes.opensora"}
+    assert set(visit.value["registered"]) == ours
+    titles = {node["type"]: node["title"] for node in visit.value["placed"]}
+    assert titles == {name: object_info[name]["display_name"] for name in ours}
+    assert visit.errors == []
+    assert visit.failed == []
+    assert visit.foreign == []
+
+
+@pytest.mark.skipif(not page_workflows(), reason="no page workflow is shipped yet")
+def test_the_page_makes_of_every_workflow_what_the_tests_validate(
+    browser: Browser, object_info: dict[str, Any]
+) -> None:
+    workflows = {path.stem: read(path) for path in page_workflows()}
+    visit = browser.visit("workflows", workflows=workflows)
+    for name, workflow in workflows.items():
+        page = {
+            key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in visit.value[name].items()
+        }
+        assert page == to_api(workflow, object_info), name
+    assert visit.errors == []
