@@ -73,12 +73,12 @@ class Checkpoint:
         Returns {} when there is none; a damaged JSON file is an error because it was put there on purpose.
         """
         if METADATA_SETTINGS in self.metadata:
-            return _parse_settings(self.metadata[METADATA_SETTINGS], f"metadata of '{self.name}'")
+            return parse_settings(self.metadata[METADATA_SETTINGS], f"metadata of '{self.name}'")
         folder = self.path if self.path.is_dir() else self.path.parent
         for candidate in (self.path.with_suffix(".json"), folder / "config.json"):
             if candidate.is_file():
                 logger.info("Settings of '%s' read from '%s'.", self.name, candidate.name)
-                return _parse_settings(candidate.read_text(encoding="utf-8"), f"'{candidate.name}'")
+                return parse_settings(candidate.read_text(encoding="utf-8"), f"'{candidate.name}'")
         return {}
 
 
@@ -156,7 +156,8 @@ def _is_wrapper(prefix: str, names: Collection[str]) -> bool:
     return all(name.startswith(prefix) for name in names)
 
 
-def _parse_settings(text: str, where: str) -> dict[str, Any]:
+def parse_settings(text: str, where: str) -> dict[str, Any]:
+    """A JSON object from ``text``; ``where`` names its origin in the ValueError for anything else."""
     try:
         settings = json.loads(text)
     except ValueError as error:
@@ -218,7 +219,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _files_of_index(index: Path) -> list[Path]:
-    weight_map = _parse_settings(index.read_text(encoding="utf-8"), f"'{index.name}'").get("weight_map")
+    weight_map = parse_settings(index.read_text(encoding="utf-8"), f"'{index.name}'").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"'{index.name}' has no 'weight_map'; expected the index file of a sharded checkpoint.")
     names = sorted({str(name) for name in weight_map.values()})

@@ -96,7 +96,7 @@ class OpenSoraModel(comfy.model_base.BaseModel):
         if noise.ndim != 5 or noise.shape[1] != channels:
             raise ValueError(
                 f"The latent has shape {list(noise.shape)}, but Open-Sora {self.opensora.version} samples "
-                f"[batch, {channels}, latent frames, height/8, width/8]; make it with Open-Sora Empty Latent."
+                f"[batch, {channels}, latent frames, height/8, width/8]; make it with Empty Open-Sora Latent."
             )
 
     def _text_rows(self, text: Tensor | None, mask: Tensor | None, device: torch.device) -> list[Tensor]:

@@ -1,0 +1,85 @@
+"""Loading the diffusion model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..opensora_models.native import files
+from ..opensora_models.native.model_loading import WEIGHT_DTYPES, load_model
+from ..opensora_models.variants import Choices
+
+CATEGORY = "diffusion_models"
+AUTOMATIC = "automatic"
+ROTARY = {AUTOMATIC: None, "on": True, "off": False}
+ACCURATE, AS_UPSTREAM = "accurate", "as upstream bf16"
+
+
+class ModelLoader(io.ComfyNode):
+    """``OSoraModelLoader``: an Open-Sora 1.2 or 1.3 file in, ComfyUI's MODEL out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraModelLoader",
+            display_name="Open-Sora Load Model",
+            category="Open-Sora/loaders",
+            description="Loads an Open-Sora 1.2 or 1.3 diffusion model; the version is read off the file.",
+            search_aliases=["open-sora loader", "stdit3", "load diffusion model"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=files.weight_files(CATEGORY),
+                    tooltip="A file in models/diffusion_models. Choosing one part of a sharded model loads all parts.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="How weights are kept in memory. default: ComfyUI decides. fp8 halves the memory of bf16 "
+                    "and costs some quality. fp16 is stored, but computed in bf16 or fp32.",
+                ),
+                io.Combo.Input(
+                    "rounding",
+                    options=[ACCURATE, AS_UPSTREAM],
+                    default=ACCURATE,
+                    advanced=True,
+                    tooltip="as upstream bf16 repeats the rounding of the original program, to compare with its "
+                    "published samples. accurate is better in every other case.",
+                ),
+                io.Int.Input(
+                    "window",
+                    default=0,
+                    min=0,
+                    max=64,
+                    advanced=True,
+                    tooltip="Open-Sora 1.3 only: side of the attention window in tokens of 16 pixels. 0: from the "
+                    "settings beside the file, else the released 8.",
+                ),
+                io.Combo.Input(
+                    "spatial_rotary",
+                    options=list(ROTARY),
+                    default=AUTOMATIC,
+                    advanced=True,
+                    tooltip="Open-Sora 1.3 only: rotary positions inside a frame. automatic: from the settings beside "
+                    "the file, else on as released.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="The diffusion model, for KSampler and every other MODEL input."
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str, **kwargs: object) -> str:
+        """Loads again when the file on disk has changed."""
+        return files.fingerprint(CATEGORY, model_name)
+
+    @classmethod
+    def execute(
+        cls, model_name: str, weight_dtype: str, rounding: str, window: int, spatial_rotary: str
+    ) -> io.NodeOutput:
+        choices = Choices(window=window or None, spatial_rotary=ROTARY[spatial_rotary])
+        path = files.full_path(CATEGORY, model_name)
+        return io.NodeOutput(load_model(path, weight_dtype, choices, as_upstream=rounding == AS_UPSTREAM))

@@ -1,0 +1,33 @@
+"""The models that come with the pack, offered by every loader of ComfyUI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+DEMO_MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
+CATEGORIES = ("diffusion_models", "vae", "text_encoders")
+
+
+def register_demo_models(root: Path = DEMO_MODELS) -> list[str]:
+    """Adds ``root/<category>`` to ComfyUI's model folders where it exists; returns the categories added to.
+
+    ComfyUI's own function would give a new category an empty set of file endings, which lists every file; hence the
+    merge. Calling it again changes nothing.
+    """
+    added = []
+    for category in CATEGORIES:
+        folder = root / category
+        if folder.is_dir():
+            merge(category, [str(folder)])
+            added.append(category)
+    return added
+
+
+def merge(category: str, folders: list[str]) -> None:
+    """Adds folders to a category, new or not, keeping what is there first and knowing ComfyUI's weight endings."""
+    known, endings = folder_paths.folder_names_and_paths.get(category, ([], set()))
+    everything = list(dict.fromkeys([*known, *folders]))
+    folder_paths.folder_names_and_paths[category] = (everything, set(endings) | folder_paths.supported_pt_extensions)
+    folder_paths.filename_list_cache.pop(category, None)
