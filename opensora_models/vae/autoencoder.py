@@ -1,0 +1,254 @@
+"""Open-Sora's two video autoencoders behind one face: clips of any length, group by group.
+
+Latents are those before the diffusion model's normalisation. Groups share nothing but (in v1.3) one blended frame, so
+working through them one after the other is exact and keeps memory constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..frames import FRAMES_PER_LATENT, GROUP_FRAMES, Version, decoded_frames
+from .causal import CausalConfig, CausalDecoder, CausalEncoder
+from .distribution import Draw, Posterior, mode
+from .image import ImageAutoencoder, ImageConfig
+from .statistics import V12_IMAGE_SCALE, V12_STATISTICS, V13_STATISTICS
+from .strips import Strips
+from .temporal import TemporalAutoencoder, TemporalConfig
+
+Between = Callable[[int, int], None]
+"""Called after each group with the number of groups done and of all groups; may raise to stop."""
+
+
+class VideoAutoencoder(nn.Module):
+    """What both releases share: cutting a clip into groups and joining them.
+
+    ``group_frames`` is upstream's ``micro_frame_size``; None takes any clip in one piece.
+    """
+
+    version: Version
+    latent_channels: int
+    group_frames: int | None = GROUP_FRAMES
+    overlap: bool = False
+
+    @property
+    def group_latents(self) -> int | None:
+        """Latent frames of a full group."""
+        return None if self.group_frames is None else (self.group_frames - 1) // FRAMES_PER_LATENT + 1
+
+    def encode_slices(self, frames: int) -> list[slice]:
+        """The frames each group takes."""
+        if self.group_frames is None or frames == 1:
+            return [slice(0, frames)]
+        size = self.group_frames
+        starts = range(0, frames - 1, size - 1) if self.overlap else range(0, frames, size)
+        return [slice(start, min(start + size, frames)) for start in starts]
+
+    def decode_slices(self, latents: int) -> list[slice]:
+        """The latent frames each group takes."""
+        size = self.group_latents or latents
+        return [slice(start, min(start + size, latents)) for start in range(0, latents, size)]
+
+    def encode_group(self, frames: Tensor, plan: Strips | None, draw: Draw) -> Tensor:
+        """Pixels [B, 3, t, H, W] in [-1, 1] of one group to latents [B, C, l, h, w]."""
+        raise TypeError("VideoAutoencoder is a base; use OpenSora12 or OpenSora13")
+
+    def decode_group(self, latents: Tensor, frames: int, plan: Strips | None) -> Tensor:
+        """Latents [B, C, l, h, w] of one group to pixels [B, 3, t, H, W]; ``frames`` is the group's true length."""
+        raise TypeError("VideoAutoencoder is a base; use OpenSora12 or OpenSora13")
+
+    def encode(
+        self, video: Tensor, plan: Strips | None = None, *, draw: Draw = mode, between: Between | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Pixels [B, 3, T, H, W] in [-1, 1] to latents [B, C, l, h, w]; ``device``: where each group is computed."""
+        slices = self.encode_slices(video.shape[2])
+        parts = []
+        for index, part in enumerate(slices):
+            group = video[:, :, part]
+            parts.append(self.encode_group(group if device is None else group.to(device), plan, draw))
+            if between is not None:
+                between(index + 1, len(slices))
+        return torch.cat(parts, dim=2)
+
+    def decoded(
+        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *, first_group: int = 0,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield pixels [B, 3, t, H, W] group by group; a frame shared by two groups comes with the later one.
+
+        ``first_group`` leaves out earlier groups: the first part then equals what the whole run would yield there.
+        """
+        count = latents.shape[2]
+        total = self.frames_of(count) if num_frames is None else num_frames
+        slices = self.decode_slices(count)
+        shared: Tensor | None = None
+        start = max(0, first_group - 1) if self.overlap else first_group
+        for index in range(start, len(slices)):
+            frames = self._decode_clips(latents[:, :, slices[index]], index, total, plan)
+            if not self.overlap:
+                yield frames
+                continue
+            if shared is not None:
+                frames[:, :, :1] = 0.5 * shared + 0.5 * frames[:, :, :1]
+            last = index == len(slices) - 1
+            shared = frames[:, :, -1:].clone()
+            if index >= first_group:
+                yield frames if last else frames[:, :, :-1]
+
+    def _decode_clips(self, latents: Tensor, index: int, total: int, plan: Strips | None) -> Tensor:
+        """One group of every clip of a batch; by strips one clip at a time, as memory counts there."""
+        frames = total if self.group_frames is None else min(self.group_frames, total - self.group_frames * index)
+        if plan is None or latents.shape[0] == 1:
+            return self.decode_group(latents, frames, plan)
+        return torch.cat([self.decode_group(clip[None], frames, plan) for clip in latents])
+
+    def decode(
+        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *,
+        between: Between | None = None, out: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Latents [B, C, l, h, w] to pixels [B, 3, T, H, W].
+
+        ``num_frames``: the clip's true length, else the longest that is certain; ``out``: written group by group,
+        on any device.
+        """
+        groups = len(self.decode_slices(latents.shape[2]))
+        parts: list[Tensor] = []
+        position = 0
+        for index, frames in enumerate(self.decoded(latents, num_frames, plan)):
+            if out is None:
+                parts.append(frames)
+            else:
+                out[:, :, position : position + frames.shape[2]] = frames
+                position += frames.shape[2]
+            if between is not None:
+                between(index + 1, groups)
+        return out if out is not None else torch.cat(parts, dim=2)
+
+    def frames_of(self, latents: int) -> int:
+        """Frames that come back for ``latents`` latent frames when the true length is not given."""
+        if self.group_frames is None:
+            return FRAMES_PER_LATENT * (latents - 1) + 1
+        if self.overlap == (self.version == "1.3") and self.group_frames == GROUP_FRAMES:
+            return decoded_frames(self.version, latents)
+        return sum(
+            FRAMES_PER_LATENT * (part.stop - part.start - 1) + 1 - (self.overlap and part.start > 0)
+            for part in self.decode_slices(latents)
+        )
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """What the diffusion model sees of the latents."""
+        raise TypeError("VideoAutoencoder is a base; use OpenSora12 or OpenSora13")
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """The inverse of ``normalise``."""
+        raise TypeError("VideoAutoencoder is a base; use OpenSora12 or OpenSora13")
+
+
+class _SpatialStage(nn.Module):
+    """Holds the image autoencoder under the key ``spatial_vae.module``."""
+
+    def __init__(self, config: ImageConfig, operations: Any) -> None:
+        super().__init__()
+        self.module = ImageAutoencoder(config, operations=operations)
+
+    def encode(self, video: Tensor, plan: Strips | None, draw: Draw) -> Tensor:
+        """Pixels [B, 3, T, H, W] to scaled image latents [B, 4, T, h, w]."""
+        frames = video.transpose(1, 2).flatten(0, 1)
+        latents = [
+            draw(Posterior(self.module.moments(part, plan))) * V12_IMAGE_SCALE for part in _micro_batches(frames, plan)
+        ]
+        return torch.cat(latents).unflatten(0, (video.shape[0], -1)).transpose(1, 2)
+
+    def decode(self, latents: Tensor, plan: Strips | None) -> Tensor:
+        """Scaled image latents [B, 4, T, h, w] to pixels [B, 3, T, H, W]."""
+        flat = latents.transpose(1, 2).flatten(0, 1)
+        frames: Tensor | None = None
+        done = 0
+        for part in _micro_batches(flat, plan):
+            pixels = self.module.decode(part / V12_IMAGE_SCALE, plan)
+            if frames is None:
+                frames = pixels.new_empty((flat.shape[0], *pixels.shape[1:]))
+            frames[done : done + pixels.shape[0]] = pixels
+            done += pixels.shape[0]
+        assert frames is not None
+        return frames.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
+
+
+def _micro_batches(frames: Tensor, plan: Strips | None) -> tuple[Tensor, ...]:
+    return (frames,) if plan is None else frames.split(plan.images)
+
+
+class OpenSora12(VideoAutoencoder):
+    """Open-Sora 1.2: an image stage per frame and a temporal stage per group of 17 frames.
+
+    Source: VideoAutoencoderPipeline (opensora/models/vae/vae.py of release 1.2); keys are the checkpoint's.
+    """
+
+    version: Version = "1.2"
+
+    def __init__(
+        self, image: ImageConfig = ImageConfig(), temporal: TemporalConfig = TemporalConfig(), *,  # noqa: B008
+        group_frames: int | None = GROUP_FRAMES, operations: Any = nn,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.group_frames = group_frames
+        self.latent_channels = temporal.latent_channels
+        self.spatial_vae = _SpatialStage(image, operations)
+        self.temporal_vae = TemporalAutoencoder(temporal, operations=operations)
+        shift, scale = V12_STATISTICS.tensors(1)
+        self.register_buffer("shift", shift.clone())
+        self.register_buffer("scale", scale.clone())
+
+    def encode_group(self, frames: Tensor, plan: Strips | None, draw: Draw) -> Tensor:
+        images = self.spatial_vae.encode(frames, plan, draw)
+        return draw(Posterior(self.temporal_vae.moments(images)))
+
+    def decode_group(self, latents: Tensor, frames: int, plan: Strips | None) -> Tensor:
+        return self.spatial_vae.decode(self.temporal_vae.decode(latents, frames), plan)
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        return (latents - self.shift) / self.scale
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        return latents * self.scale + self.shift
+
+
+class OpenSora13(VideoAutoencoder):
+    """Open-Sora 1.3: one causal 3-D autoencoder; neighbouring groups share a frame (``overlap``).
+
+    Source: OpenSoraVAE_V1_3 (opensora/models/vae/vae_v1_3.py of release 1.3); keys are the checkpoint's.
+    """
+
+    version: Version = "1.3"
+
+    def __init__(
+        self, config: CausalConfig = CausalConfig(), *, group_frames: int | None = GROUP_FRAMES,  # noqa: B008
+        overlap: bool = True, normalization: str | None = "video", operations: Any = nn,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.group_frames = group_frames
+        self.overlap = overlap and group_frames is not None
+        self.normalization = normalization
+        self.latent_channels = config.latent_channels
+        self.encoder = CausalEncoder(config, operations)
+        self.decoder = CausalDecoder(config, operations)
+
+    def encode_group(self, frames: Tensor, plan: Strips | None, draw: Draw) -> Tensor:
+        return draw(Posterior(self.moments(frames, plan)))
+
+    def moments(self, frames: Tensor, plan: Strips | None) -> Tensor:
+        """Mean and log variance [B, 2C, l, h, w] of one group."""
+        return self.encoder(frames) if plan is None else self.encoder.strips(frames, plan)
+
+    def decode_group(self, latents: Tensor, frames: int, plan: Strips | None) -> Tensor:
+        return self.decoder(latents) if plan is None else self.decoder.strips(latents, plan)
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        return V13_STATISTICS[self.normalization].normalise(latents) if self.normalization else latents
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        return V13_STATISTICS[self.normalization].denormalise(latents) if self.normalization else latents

@@ -1,0 +1,242 @@
+"""The layers both video autoencoders are made of: convolutions, resampling, attention.
+
+Every layer has ``forward`` for a whole tensor (plain, differentiable) and ``strip`` for output rows first…last of a
+taller input, given a function that reads input rows. Layers come from ``operations``, so that ComfyUI can keep
+weights elsewhere or in another type; with ``torch.nn`` they run alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .strips import Moments, Rows, memory_format, moments_of
+
+Read = Callable[[int, int], Tensor]
+
+# Rows of the causal mask computed at once: bounds the mask to this many times the number of tokens.
+ATTENTION_QUERIES = 1024
+
+
+def _frames_folded(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a 2-D layer to each frame of [B, C, T, H, W]; 4-D input passes through."""
+    if x.ndim == 4:
+        return call(x)
+    batch, _, frames = x.shape[:3]
+    y = call(x.transpose(1, 2).flatten(0, 1))
+    return y.unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+class CausalConv3d(nn.Module):
+    """3-D convolution that sees only earlier frames: zeros in front, one zero pixel around.
+
+    ``front``: zero frames in front; by default ``kernel - 1`` (v1.2 uses one less for its strided layers).
+    Key ``conv.weight``. Source: CausalConv3d of v1.2's and CausalConv3dPlainAR of v1.3's autoencoder.
+    """
+
+    def __init__(
+        self, channels: int, out_channels: int, kernel: int = 3, *, front: int | None = None, time_stride: int = 1,
+        bias: bool = True, operations: Any = nn,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.front = kernel - 1 if front is None else front
+        self.halo = kernel // 2
+        self.conv = operations.Conv3d(
+            channels, out_channels, kernel, stride=(time_stride, 1, 1), padding=(0, self.halo, self.halo), bias=bias
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(_zero_frames_in_front(x, self.front))
+
+    def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
+        return same_size_strip(self, self.halo, read, height, first, last)
+
+
+def _zero_frames_in_front(x: Tensor, count: int) -> Tensor:
+    if count == 0:
+        return x
+    batch, channels, frames, height, width = x.shape
+    padded = torch.empty(
+        (batch, channels, frames + count, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format(x)
+    )
+    padded[:, :, :count] = 0
+    padded[:, :, count:] = x
+    return padded
+
+
+def same_size_strip(
+    layer: Callable[[Tensor], Tensor], halo: int, read: Read, height: int, first: int, last: int
+) -> Tensor:
+    """Rows of a stride-1 convolution that pads with zeros: read a halo, and cut what the padding spoiled."""
+    low, high = max(0, first - halo), min(height, last + halo)
+    y = layer(read(low, high))
+    return y[..., first - low : y.shape[-2] - (high - last), :]
+
+
+class Downsample2d(nn.Module):
+    """Halves each frame: a zero row below and a zero column right, 3×3 with stride 2 (odd sizes are floored)."""
+
+    def __init__(self, channels: int, *, operations: Any = nn) -> None:
+        super().__init__()
+        self.conv = operations.Conv2d(channels, channels, 3, stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _frames_folded(lambda frames: self.conv(F.pad(frames, (0, 1, 0, 1))), x)
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-2], shape[-2] // 2, shape[-1] // 2)
+
+    def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
+        high = 2 * last + 1
+        x = read(2 * first, min(high, height))
+        below = max(0, high - height)
+        return _frames_folded(lambda frames: self.conv(F.pad(frames, (0, 1, 0, below))), x)
+
+
+class Downsample3d(nn.Module):
+    """Halves frames, height and width: causal 3×3×3 with stride 2 in all axes (odd sizes round up)."""
+
+    def __init__(self, channels: int, *, operations: Any = nn) -> None:
+        super().__init__()
+        self.conv = nn.Module()
+        self.conv.conv = operations.Conv3d(channels, channels, 3, stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv.conv(F.pad(x, (1, 1, 1, 1, 2, 0)))
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-3], *((size + 1) // 2 for size in shape[-3:]))
+
+    def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
+        low, high = 2 * first - 1, 2 * last
+        x = read(max(0, low), min(high, height))
+        return self.conv.conv(F.pad(x, (1, 1, max(0, -low), max(0, high - height), 2, 0)))
+
+
+class Upsample2d(nn.Module):
+    """Nearest-neighbour doubling of height and width followed by a 3×3 convolution, in one go. Key ``conv``."""
+
+    def __init__(self, channels: int, *, operations: Any = nn) -> None:
+        super().__init__()
+        self.conv = doubling_convolution(operations.Conv2d)(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _frames_folded(self.conv, x)
+
+    def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
+        return doubling_strip(self, read, height // 2, first, last)
+
+
+def doubling_strip(layer: Callable[[Tensor], Tensor], read: Read, low_height: int, first: int, last: int) -> Tensor:
+    """Rows of a doubling convolution; a halo of one low row on each side is computed and cut again."""
+    low, high = max(0, first // 2 - 1), min(low_height, (last + 1) // 2 + 1)
+    y = layer(read(low, high))
+    return y[..., first - 2 * low : last - 2 * low, :]
+
+
+def doubling_convolution(base: type[nn.Module]) -> type[nn.Module]:
+    """A convolution class that computes ``base(nearest_upsample(x, 2))`` on the small grid.
+
+    A 3-tap kernel over doubled pixels only meets two different pixels per output position, so each of the 4 (in 3-D,
+    causal in time: 8) output phases is a 2-tap convolution with summed weights: 16 instead of 36 (64 instead of 216)
+    multiplications per small pixel. The weights are summed in float32.
+    """
+
+    class DoublingConvolution(base):  # type: ignore[misc, valid-type]
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
+            return _doubled(x, weight, bias)
+
+    return DoublingConvolution
+
+
+def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    causal = x.ndim == 5
+    layout = memory_format(x)
+    padded = F.pad(x, (1, 1, 1, 1, 1, 0) if causal else (1, 1, 1, 1)).contiguous(memory_format=layout)
+    sizes = [2 * size for size in x.shape[2:]]
+    out = torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device=x.device, memory_format=layout)
+    convolve = F.conv3d if causal else F.conv2d
+    height, width = x.shape[-2:]
+    for time, time_kernel in enumerate(_phases(weight.float(), 2, causal=True) if causal else (weight.float(),)):
+        for row, row_kernel in enumerate(_phases(time_kernel, weight.ndim - 2, causal=False)):
+            for column, kernel in enumerate(_phases(row_kernel, weight.ndim - 1, causal=False)):
+                part = padded[..., row : row + height + 1, column : column + width + 1]
+                place = out[..., row::2, column::2]
+                (place[:, :, time::2] if causal else place).copy_(convolve(part, kernel.to(weight.dtype), bias))
+    return out
+
+
+def _phases(weight: Tensor, axis: int, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """Kernels of the even and the odd output positions: sums of the taps that fall on the same small pixel."""
+    first, middle, last = weight.split(1, dim=axis)
+    early = torch.cat([first, middle + last], dim=axis)
+    late = torch.cat([first + middle, last], dim=axis)
+    # Causal: taps at t-2, t-1, t; else at t-1, t, t+1. The pairs are the same, in the other order.
+    return (late, early) if causal else (early, late)
+
+
+def affine(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a group norm in float32 on the device of ``like``.
+
+    ``operations.GroupNorm`` may offer ``weight_and_bias(like)`` where the weights rest on another device.
+    """
+    weight, bias = norm.weight_and_bias(like) if hasattr(norm, "weight_and_bias") else (norm.weight, norm.bias)
+    return weight.float(), bias.float()
+
+
+def apply_moments(norm: nn.Module, x: Tensor, moments: Moments) -> Tensor:
+    """Group norm with statistics measured elsewhere: [N, C, ...] like x.
+
+    With given statistics a group norm is a batch norm in evaluation, which has a fused kernel for every type.
+    """
+    weight, bias = affine(norm, x)
+    per_group = x.shape[1] // norm.num_groups
+    means, variances = (values.repeat_interleave(per_group, dim=1) for values in moments)
+    parts = [
+        F.batch_norm(x[n : n + 1], means[n], variances[n], weight, bias, False, 0.0, norm.eps)
+        for n in range(x.shape[0])
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def activated(norm: nn.Module, rows: Rows, *, silu: bool = True) -> Read:
+    """Reads SiLU(norm(rows)), or the norm alone."""
+
+    def read(first: int, last: int) -> Tensor:
+        if rows.moments is None and rows.tensor is not None and (first > 0 or last < rows.height):
+            rows.moments = moments_of(rows.tensor, norm.num_groups)
+        x = rows.read(first, last)
+        y = norm(x) if rows.moments is None else apply_moments(norm, x, rows.moments)
+        return F.silu(y, inplace=True) if silu else y
+
+    return read
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    """Single-head attention over [N, L, C], scale 1/√C; ``causal`` lets position i see 0…i.
+
+    Computed in blocks of queries, so that neither a mask nor scores of size L × L ever exist.
+    """
+    length = q.shape[1]
+    q, k, v = (x.unsqueeze(1) for x in (q, k, v))
+    if length <= ATTENTION_QUERIES:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal).squeeze(1)
+    out = torch.empty_like(v)
+    for first in range(0, length, ATTENTION_QUERIES):
+        last = min(first + ATTENTION_QUERIES, length)
+        seen = last if causal else length
+        mask = _causal_block(first, last, q.device) if causal else None
+        out[:, :, first:last] = F.scaled_dot_product_attention(
+            q[:, :, first:last], k[:, :, :seen], v[:, :, :seen], attn_mask=mask
+        )
+    return out.squeeze(1)
+
+
+def _causal_block(first: int, last: int, device: torch.device) -> Tensor:
+    """True where query ``first + row`` may see key ``column``: bool [last - first, last]."""
+    queries = torch.arange(first, last, device=device)
+    return queries[:, None] >= torch.arange(last, device=device)[None, :]

@@ -1,0 +1,215 @@
+"""Computes wide convolution layers strip by strip, so that no more than a few strips exist beside the stored tensors.
+
+A group norm needs its statistics over the whole clip group before the first output row can be computed. They are
+measured while a layer is stored, or in a pass of their own, and merged exactly. Everything between two norms only
+looks one pixel to each side. So each layer can be computed in horizontal strips of any height with the same result
+as in one piece: this is what replaces spatial tiles with seams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and variance per sample and channel group: float32 [N, groups] each."""
+
+# A strip must be at least as high as the rows its neighbours look back at when a layer is overwritten in place:
+# two convolutions and one up-sampling.
+MIN_ROWS = 4
+
+
+class Rows:
+    """A layer's activations [N, C, (T,) H, W] that can be read by rows: stored, or computed when asked for."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        read: Callable[[int, int], Tensor],
+        *,
+        element_size: int,
+        tensor: Tensor | None = None,
+        moments: Moments | None = None,
+    ) -> None:
+        self.shape = shape
+        self.read = read
+        self.element_size = element_size
+        self.tensor = tensor
+        self.moments = moments
+
+    @property
+    def height(self) -> int:
+        return self.shape[-2]
+
+    @classmethod
+    def of(cls, tensor: Tensor, moments: Moments | None = None) -> Rows:
+        """Rows of a tensor that exists."""
+        return cls(
+            tuple(tensor.shape),
+            lambda first, last: tensor[..., first:last, :],
+            element_size=tensor.element_size(),
+            tensor=tensor,
+            moments=moments,
+        )
+
+    def computed(self, shape: tuple[int, ...], read: Callable[[int, int], Tensor]) -> Rows:
+        """Rows of another shape that are computed from these."""
+        return Rows(shape, read, element_size=self.element_size)
+
+
+@dataclass(frozen=True)
+class Strips:
+    """How high the strips are and what is kept between layers.
+
+    ``strip_bytes``: size aimed at for one strip of one layer; None computes each layer in one piece.
+    ``lean``: the first convolution of a residual block is computed twice instead of being stored, so that only one
+    full-size tensor exists at a time (about half again the arithmetic of the layers that are cut).
+    ``images``: frames the image stage of v1.2 takes at once.
+    """
+
+    strip_bytes: int | None = None
+    lean: bool = False
+    images: int = 4
+
+    def bounds(self, rows: Rows) -> list[tuple[int, int]]:
+        """First and last row of each strip of a layer."""
+        height = rows.height
+        step = height
+        if self.strip_bytes is not None:
+            row_bytes = rows.element_size * _product(rows.shape) // height
+            step = min(height, max(MIN_ROWS, self.strip_bytes // max(1, row_bytes)))
+        return [(first, min(first + step, height)) for first in range(0, height, step)]
+
+    def store(self, rows: Rows, groups: int, *, into: Rows | None = None) -> Rows:
+        """Compute a layer into memory and measure its statistics on the way.
+
+        ``into``: stored rows of the same shape to overwrite; ``rows`` may still read from them.
+        """
+        bounds = self.bounds(rows)
+        if len(bounds) == 1:
+            return Rows.of(rows.tensor if rows.tensor is not None else rows.read(0, rows.height))
+        measured = _Moments(groups)
+        target = into.tensor if into is not None else None
+        if target is not None and tuple(target.shape) != rows.shape:
+            target = None
+        for (first, last), strip in _one_behind(bounds, rows):
+            measured.add(strip)
+            if target is None:
+                target = _empty(strip, rows.shape)
+            target[..., first:last, :] = strip
+        return Rows.of(target, measured.result())
+
+    def keep(self, rows: Rows, groups: int) -> Rows:
+        """Store a layer, or in a lean run only measure it and compute it again when it is read."""
+        bounds = self.bounds(rows)
+        if not self.lean or len(bounds) == 1:
+            return self.store(rows, groups)
+        measured = _Moments(groups)
+        for first, last in bounds:
+            measured.add(rows.read(first, last))
+        rows.moments = measured.result()
+        return rows
+
+    def finish(self, rows: Rows) -> Tensor:
+        """The whole layer as a tensor, without statistics."""
+        if rows.tensor is not None:
+            return rows.tensor
+        bounds = self.bounds(rows)
+        if len(bounds) == 1:
+            return rows.read(0, rows.height)
+        target: Tensor | None = None
+        for first, last in bounds:
+            strip = rows.read(first, last)
+            if target is None:
+                target = _empty(strip, rows.shape)
+            target[..., first:last, :] = strip
+        assert target is not None
+        return target
+
+
+def _one_behind(bounds: list[tuple[int, int]], rows: Rows) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Hand out each strip only after the next one was computed, so that it may overwrite what that one had read."""
+    waiting: tuple[tuple[int, int], Tensor] | None = None
+    for first, last in bounds:
+        strip = rows.read(first, last)
+        if waiting is not None:
+            yield waiting
+        waiting = ((first, last), strip)
+    if waiting is not None:
+        yield waiting
+
+
+def _empty(strip: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of ``shape`` in the memory layout of the strip."""
+    return torch.empty(shape, dtype=strip.dtype, device=strip.device, memory_format=memory_format(strip))
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """The layout a tensor has: channels last where it is, else contiguous."""
+    if tensor.ndim == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
+        return torch.channels_last_3d
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _product(values: tuple[int, ...]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result
+
+
+def moments_of(tensor: Tensor, groups: int) -> Moments:
+    """Statistics of a whole stored tensor."""
+    measured = _Moments(groups)
+    measured.add(tensor)
+    return measured.result()
+
+
+class _Moments:
+    """Mean and variance per group, merged over strips in float64 (Chan, Golub and LeVeque's update)."""
+
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
+        self.count = 0
+        self.mean: Tensor | None = None
+        self.squares: Tensor | None = None
+
+    def add(self, strip: Tensor) -> None:
+        mean, variance = _moments(strip, self.groups)
+        count = strip[0].numel() // self.groups
+        if self.mean is None or self.squares is None:
+            self.count, self.mean, self.squares = count, mean, variance * count
+            return
+        total = self.count + count
+        difference = mean - self.mean
+        self.mean = self.mean + difference * (count / total)
+        self.squares = self.squares + variance * count + difference.square() * (self.count * count / total)
+        self.count = total
+
+    def result(self) -> Moments:
+        assert self.mean is not None and self.squares is not None
+        return self.mean.float(), (self.squares / self.count).float()
+
+
+def _moments(strip: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance [N, groups] of one strip in float64, through the fused group-norm kernel.
+
+    Half-precision strips are measured frame by frame, so that their float32 copy stays small.
+    """
+    if strip.dtype != torch.float32 and strip.ndim == 5 and strip.shape[2] > 1:
+        parts = [_moments(strip[:, :, frame], groups) for frame in range(strip.shape[2])]
+        means, variances = (torch.stack(values) for values in zip(*parts, strict=True))
+        mean = means.mean(0)
+        return mean, variances.mean(0) + (means - mean).square().mean(0)
+    samples, channels = strip.shape[:2]
+    positions = strip[0, 0].numel()
+    # The tiny epsilon only keeps the reciprocal of a constant group finite; it is taken off again below.
+    epsilon = 1e-12
+    values = strip.float().contiguous(memory_format=memory_format(strip))
+    _, mean, inverse = torch.native_group_norm(values, None, None, samples, channels, positions, groups, epsilon)
+    return mean.double(), (inverse.double().pow(-2) - epsilon).clamp_min_(0.0)
