@@ -4,8 +4,9 @@ This is the one place that decides how numbers are rounded.
 
 * :class:`Arithmetic` (default) computes tables in float32, keeps the timestep in float32, and rounds once per step.
 * :class:`UpstreamArithmetic` repeats the rounding of the released bfloat16 pipeline, for comparing with published
-  samples: frequencies, positions, pixel sizes and frame rate in bfloat16, version 1.2's timestep too, and a rounding
-  after every single operation. In float32 both give the same numbers.
+  samples: frequencies, positions, pixel sizes and frame rate in bfloat16, version 1.2's timestep too, a rounding
+  after every single operation, softmaxes written out where the original has no kernel. (One rounding is left out:
+  the weight of the q and k norms is applied before it.) In float32 both classes give the same numbers.
 
 Choose with ``STDiT3(..., arithmetic=UpstreamArithmetic())`` or per call with
 ``transformer_options["opensora_arithmetic"]``. A subclass may replace any step by a fused kernel.
@@ -13,11 +14,17 @@ Choose with ``STDiT3(..., arithmetic=UpstreamArithmetic())`` or per call with
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .positions import Rotary
+
+Attention = Callable[..., Tensor]
+"""ComfyUI's ``optimized_attention`` or anything called like it: see :func:`.attention.plain_attention`."""
 
 NORM_EPS = 1e-6
 """Epsilon of every layer norm and RMS norm of STDiT3."""
@@ -48,6 +55,10 @@ class Arithmetic:
         q, k = q_norm(q), k_norm(k)
         return (q, k) if rotary is None else (rotary.rotate(q), rotary.rotate(k))
 
+    def attention(self, attention: Attention, written_out: bool) -> Attention:
+        """The attention to use for self attention; ``written_out`` where the original has no kernel for it."""
+        return attention
+
     def gated_add(self, x: Tensor, gate: Tensor | None, branch: Tensor) -> Tensor:
         """x + gate·branch, or x + branch without a gate."""
         return x + branch if gate is None else torch.addcmul(x, gate, branch)
@@ -71,8 +82,17 @@ class UpstreamArithmetic(Arithmetic):
         q, k = q_norm(q), k_norm(k)
         return (q, k) if rotary is None else (_rotate_rounded(q, rotary), _rotate_rounded(k, rotary))
 
+    def attention(self, attention: Attention, written_out: bool) -> Attention:
+        return _written_out_attention if written_out else attention
+
     def gated_add(self, x: Tensor, gate: Tensor | None, branch: Tensor) -> Tensor:
         return x + branch if gate is None else x + gate * branch
+
+
+def _written_out_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
+    """Scaled queries and logits in the model's dtype, softmax in float32, its result rounded. Result [N, L, C]."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (logits.float().softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
 
 def _rotate_rounded(x: Tensor, rotary: Rotary) -> Tensor:

@@ -18,6 +18,9 @@ from .config import STDiT3Config
 from .positions import Rotary
 from .windows import gather, join
 
+V13_FLASH_LENGTH = 128
+"""Sequences up to this length get no flash kernel in version 1.3's original (``STDiT3Block``'s attention)."""
+
 
 def plain_attention(
     q: Tensor,
@@ -48,8 +51,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         width, place = config.hidden_size, {"dtype": dtype, "device": device}
         self.heads = config.num_heads
-        # From this length on the original uses a flash kernel; None: longer than the number of sequences.
-        self.flash_length = None if config.version == "1.2" else 128
+        self.version = config.version
         self.qkv = operations.Linear(width, 3 * width, **place)
         self.proj = operations.Linear(width, width, **place)
         for name in ("q_norm", "k_norm"):
@@ -62,10 +64,17 @@ class SelfAttention(nn.Module):
         q, k = context.arithmetic.norm_rotary(q, k, self.q_norm, self.k_norm, rotary)
         return q, k, v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: BlockContext, **options: Any) -> Tensor:
-        """[N, L, heads, d] views -> [N, L, C]."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, context: BlockContext, *, written_out: bool = False, **options: Any
+    ) -> Tensor:
+        """[N, L, heads, d] views -> [N, L, C]. ``written_out``: the original uses no attention kernel here."""
+        attention = context.arithmetic.attention(context.attention, written_out)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        return context.attention(q, k, v, self.heads, skip_reshape=True, transformer_options=context.options, **options)
+        return attention(q, k, v, self.heads, skip_reshape=True, transformer_options=context.options, **options)
+
+    def written_out(self, sequences: int, length: int) -> bool:
+        """Whether the original, with flash attention installed, still forms the logits of these sequences."""
+        return length <= (sequences if self.version == "1.2" else V13_FLASH_LENGTH)
 
 
 class SpatialAttention(SelfAttention):
@@ -74,7 +83,8 @@ class SpatialAttention(SelfAttention):
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """[B, T, S, C] -> [B, T, S, C]."""
         q, k, v = self.heads_of(self.qkv(x.flatten(0, 1)), context.spatial_rotary, context)
-        return self.proj(self.attend(q, k, v, context)).view(x.shape)
+        written_out = self.written_out(q.shape[0], q.shape[1])
+        return self.proj(self.attend(q, k, v, context, written_out=written_out)).view(x.shape)
 
 
 class TemporalAttention(SelfAttention):
@@ -87,8 +97,12 @@ class TemporalAttention(SelfAttention):
             return self.proj(v.flatten(-2))
         # Row by row, because only one row's [T, S] can be read as S sequences without copying. An 8-bit kernel that
         # pads 15 keys and 72 dimensions to its block size would cost more than it saves.
+        options = {
+            "written_out": self.written_out(x.shape[0] * x.shape[2], x.shape[1]),
+            "low_precision_attention": False,
+        }
         rows = [
-            self.attend(*(part[row].transpose(0, 1) for part in (q, k, v)), context, low_precision_attention=False)
+            self.attend(*(part[row].transpose(0, 1) for part in (q, k, v)), context, **options)
             for row in range(x.shape[0])
         ]
         return self.proj(torch.stack([row.transpose(0, 1) for row in rows]))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .arithmetic import Arithmetic
+from .arithmetic import Arithmetic, Attention
 from .positions import Rotary
 from .windows import Piece
-
-Attention = Callable[..., Tensor]
-"""ComfyUI's ``optimized_attention`` or anything called like it: see :func:`.attention.plain_attention`."""
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import Arithmetic
+from .arithmetic import Arithmetic, Attention
 from .attention import SpatialAttention, TemporalAttention, WindowedAttention, plain_attention
 from .blocks import Block, FinalLayer
-from .conditions import Attention, BlockContext, GivenFrames, PackedText, pack, tile_rows
+from .conditions import BlockContext, GivenFrames, PackedText, pack, tile_rows
 from .config import STDiT3Config
 from .embedders import CaptionEmbedder, PatchEmbedder, ScalarEmbedder
 from .positions import PositionEmbedding2D, Rotary, RotaryEmbedding, rounded_number
