@@ -5,6 +5,7 @@ machine. Run ``python demo/random_weights.py OUT`` or call :func:`main`; the res
 
     OUT/diffusion_models/opensora-tiny-v1.2.safetensors
     OUT/diffusion_models/opensora-tiny-v1.3.safetensors
+    OUT/text_encoders/opensora-tiny-t5.safetensors
 
 Nothing here imports ComfyUI or the rest of the pack, so a broken pack cannot break its own test material.
 """
@@ -121,9 +122,32 @@ def stdit3(version: str) -> tuple[Tensors, dict[str, str]]:
     return weights, metadata
 
 
+def t5_shapes(d_model: int, d_ff: int, d_kv: int, heads: int, layers: int, vocabulary: int) -> dict[str, Shape]:
+    """Names and shapes of a saved T5 v1.1 encoder; the XXL one is 4096, 10240, 64, 64, 24, 32128."""
+    inner = heads * d_kv
+    shapes: dict[str, Shape] = {"shared.weight": (vocabulary, d_model), "encoder.final_layer_norm.weight": (d_model,)}
+    for layer in range(layers):
+        attention, feed = f"encoder.block.{layer}.layer.0", f"encoder.block.{layer}.layer.1"
+        shapes |= {f"{attention}.SelfAttention.{part}.weight": (inner, d_model) for part in "qkv"}
+        shapes[f"{attention}.SelfAttention.o.weight"] = (d_model, inner)
+        shapes |= {f"{feed}.DenseReluDense.{part}.weight": (d_ff, d_model) for part in ("wi_0", "wi_1")}
+        shapes[f"{feed}.DenseReluDense.wo.weight"] = (d_model, d_ff)
+        shapes |= {f"{block}.layer_norm.weight": (d_model,) for block in (attention, feed)}
+    shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (32, heads)
+    return shapes
+
+
+def text_encoder() -> tuple[Tensors, dict[str, str]]:
+    """The tiny T5 in half precision; its vocabulary is the real one, which makes up nearly all of its size."""
+    weights = fill(t5_shapes(CAPTION_CHANNELS, 128, 16, 4, 2, 32128))
+    metadata = {"opensora.note": "tiny random weights for tests and demonstrations"}
+    return {name: weight.half() for name, weight in weights.items()}, metadata
+
+
 FILES: dict[str, Callable[[], tuple[Tensors, dict[str, str]]]] = {
     "diffusion_models/opensora-tiny-v1.2.safetensors": lambda: stdit3("1.2"),
     "diffusion_models/opensora-tiny-v1.3.safetensors": lambda: stdit3("1.3"),
+    "text_encoders/opensora-tiny-t5.safetensors": text_encoder,
 }
 
 

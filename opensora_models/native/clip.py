@@ -1,0 +1,148 @@
+"""From a T5 file to ComfyUI's CLIP, built of ComfyUI's own T5 classes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.text_encoders.pixart_t5
+import comfy.text_encoders.sd3_clip
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint, expect_kind, open_checkpoint
+from ..checkpoint_kinds import T5
+from ..checkpoint_readers import SafetensorsFile
+from ..text.t5_config import EXPECTED, T5Config, encoder_name, encoder_weights, t5_config
+from ..text.tokens import MAX_TOKENS, cut_message, limit_tokens
+
+logger = logging.getLogger("opensora")
+
+T5_KEY = "t5xxl"
+"""ComfyUI's name of the T5 part of a CLIP and of its tokens."""
+
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "default": None,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+DEVICES = ("default", "cpu")
+
+Weights = dict[str, Tensor]
+
+
+class OpenSoraTokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """T5's tokenizer with the limit of Open-Sora: no padding, 300 tokens, and a warning that names the cut words."""
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+        super().__init__(
+            embedding_directory=embedding_directory,
+            tokenizer_data=tokenizer_data or {},
+            clip_name=T5_KEY,
+            tokenizer=comfy.text_encoders.pixart_t5.T5XXLTokenizer,
+        )
+
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, whole_text: bool = False, **kwargs: Any
+    ) -> dict[str, list[Any]]:
+        """Tokens of ``text``; ``whole_text`` leaves the limit to the caller."""
+        tokens = super().tokenize_with_weights(text, return_word_ids, **kwargs)
+        if not whole_text:
+            tokens[T5_KEY] = [self._limited(batch) for batch in tokens[T5_KEY]]
+        return tokens
+
+    def _limited(self, pairs: list[Any]) -> list[Any]:
+        kept, cut = limit_tokens(pairs)
+        if cut:
+            words = self.decode([pair[0] for pair in cut if isinstance(pair[0], int)])
+            logger.warning("%s", cut_message(words, len(cut), MAX_TOKENS))
+        return kept
+
+
+def load_text_encoder(
+    path: str | Path, precision: str = "default", device: str = "default", disable_dynamic: bool = False
+) -> comfy.sd.CLIP:
+    """The CLIP of a T5 v1.1 encoder file, a folder of shards, or one shard of a set.
+
+    Args:
+        precision: how weights are kept, a key of ``PRECISIONS``; "default" keeps the file's own. Activations are
+            float32 in every case.
+        device: "default" lets ComfyUI decide, "cpu" keeps the encoder away from the graphics card.
+        disable_dynamic: ComfyUI asks for this when it needs a CLIP without weight streaming.
+
+    Raises:
+        ValueError: another kind of file, an incomplete or damaged one, or a precision it cannot be turned into.
+    """
+    checkpoint = open_checkpoint(path)
+    expect_kind(checkpoint, (T5,), EXPECTED)
+    config = t5_config(checkpoint.shapes, checkpoint.name)
+    _expect_complete(checkpoint, config)
+    options: dict[str, Any] = {}
+    if device == "cpu":
+        options = {"load_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
+    weights = _in_precision(_read(checkpoint), precision, checkpoint.name)
+    clip = build_clip(weights, config, options, disable_dynamic)
+    # ComfyUI makes further copies (several GPUs, no streaming) by calling this again.
+    clip.patcher.cached_patcher_init = (_load_patcher, (str(path), precision, device))
+    logger.info("'%s': T5 encoder, %d layers, width %d.", checkpoint.name, config.num_layers, config.d_model)
+    return clip
+
+
+def build_clip(
+    weights: Weights, config: T5Config, options: dict[str, Any] | None = None, disable_dynamic: bool = False
+) -> comfy.sd.CLIP:
+    """A CLIP of these encoder weights (names as in the released files); ``options`` are ComfyUI's model options."""
+    found = comfy.text_encoders.sd3_clip.t5_xxl_detect(weights)
+    target = comfy.supported_models_base.ClipTarget(OpenSoraTokenizer, comfy.text_encoders.pixart_t5.pixart_te(**found))
+    return comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(weights),
+        state_dict=[weights],
+        model_options={**(options or {}), f"{T5_KEY}_model_config": config.as_options()},
+        disable_dynamic=disable_dynamic,
+    )
+
+
+def _load_patcher(*settings: Any, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return load_text_encoder(*settings, disable_dynamic=disable_dynamic).patcher
+
+
+def _expect_complete(checkpoint: Checkpoint, config: T5Config) -> None:
+    missing = [name for name in encoder_weights(config) if name not in checkpoint.tensors]
+    if missing:
+        raise ValueError(
+            f"'{checkpoint.name}' lacks {len(missing)} weights of a T5 encoder, for example '{missing[0]}'; "
+            "it is incomplete, download it again."
+        )
+
+
+def _read(checkpoint: Checkpoint) -> Weights:
+    """The encoder's weights in ComfyUI's form; a single safetensors file stays on disk until it is needed."""
+    metadata: Any = dict(checkpoint.metadata)
+    single = len(checkpoint.sources) == 1 and isinstance(checkpoint.sources[0], SafetensorsFile)
+    if single and not checkpoint.prefix:
+        raw, metadata = comfy.utils.load_torch_file(
+            str(checkpoint.sources[0].path), safe_load=True, return_metadata=True
+        )
+    else:
+        raw = checkpoint.load()
+    weights = {own: raw[name] for name in sorted(raw) if (own := encoder_name(name))}
+    return comfy.utils.convert_old_quants(weights, model_prefix="", metadata=metadata)[0]
+
+
+def _in_precision(weights: Weights, precision: str, file: str) -> Weights:
+    dtype = PRECISIONS[precision]
+    if dtype is None:
+        return weights
+    if any(name.endswith(".comfy_quant") for name in weights):
+        raise ValueError(f"'{file}' is quantised and cannot be turned into {precision}; choose default.")
+    return {name: weight.to(dtype) for name, weight in weights.items()}

@@ -1,0 +1,129 @@
+"""From words to CONDITIONING with any CLIP that holds T5 v1.1: ours, core's, or another pack's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..text.cleaning import clean_prompt, plain_prompt
+from ..text.segments import SEGMENT_KEY, is_segmented, split_prompt
+from ..text.t5_config import KNOWN_FILES
+from ..text.tokens import MAX_TOKENS, cut_message, limit_tokens
+from .clip import T5_KEY
+from .model import null_text, opensora_config
+
+logger = logging.getLogger("opensora")
+
+Conditioning = list[list[Any]]
+
+ENCODER_TITLES = {
+    "l": "CLIP-L",
+    "g": "CLIP-G",
+    "h": "CLIP-H",
+    "umt5xxl": "umT5 XXL",
+    "t5base": "T5 base",
+    "pile_t5xl": "Pile T5 XL",
+    "llama": "Llama",
+}
+"""ComfyUI's names of other encoders, for messages; the rest are told by their own name."""
+
+OTHER_PARTS = ("g",)
+"""Encoders whose output ComfyUI mixes into the tokens of T5 (Stable Diffusion 3)."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """The conditioning of a prompt, what became of its words, and a warning for every part that was too long."""
+
+    conditioning: Conditioning
+    report: str
+    warnings: tuple[str, ...] = ()
+
+
+def encode_prompt(clip: Any, prompt: str, clean: bool = True, limit: int = MAX_TOKENS) -> EncodedPrompt:
+    """Encode a prompt, each part of a segmented one for itself; text is literal, parentheses weigh nothing.
+
+    The conditioning holds [1, L, C] float32 per part, L tokens without padding, the end token included.
+    """
+    entries: Conditioning = []
+    lines, warnings = [], []
+    for part in split_prompt(prompt):
+        text = clean_prompt(part.text) if clean else plain_prompt(part.text)
+        encoded, count, warning = _encode_text(clip, text, limit)
+        marks = {SEGMENT_KEY: part.first_segment} if is_segmented(prompt) else {}
+        entries += [[tensor, {**extra, **marks}] for tensor, extra in encoded]
+        where = f"segment {part.first_segment}: " if marks else ""
+        lines.append(f"{where}{count} of {limit} tokens: “{text}”")
+        if warning:
+            warnings.append(where + warning)
+            logger.warning("%s", warnings[-1])
+    return EncodedPrompt(entries, "\n".join([*lines, *warnings]), tuple(warnings))
+
+
+def null_conditioning(model: Any, positive: Conditioning) -> Conditioning:
+    """The model's learned text for "no prompt", cut to the tokens of each positive entry, as the original does."""
+    null = null_text(model)
+    entries = []
+    for tensor, extra in positive:
+        marks = {key: extra[key] for key in (SEGMENT_KEY,) if key in extra}
+        entries.append([null[: tensor.shape[1]].unsqueeze(0), {"pooled_output": None, **marks}])
+    return entries
+
+
+def token_limit(model: Any | None) -> int:
+    """Tokens the model reads; 300 where no MODEL tells."""
+    config = opensora_config(model) if model is not None else None
+    return config.model_max_length if config else MAX_TOKENS
+
+
+def check_clip(clip: Any, model: Any | None = None) -> None:
+    """Refuse a CLIP without T5 v1.1 and one whose width the MODEL does not read, before anything is encoded."""
+    tokens = clip.tokenize("")
+    names = list(tokens) if isinstance(tokens, dict) else []
+    if T5_KEY not in names or any(part in names for part in OTHER_PARTS):
+        found = " and ".join(ENCODER_TITLES.get(name, name) for name in names) or "of an unknown kind"
+        raise ValueError(
+            f"The CLIP is {found}, but Open-Sora reads the text of T5 v1.1 XXL alone; load {KNOWN_FILES} with "
+            "Open-Sora Load Text Encoder, or with Load CLIP and type pixart."
+        )
+    config, width = (opensora_config(model) if model is not None else None), _width(clip)
+    if config and width and width != config.caption_channels:
+        raise ValueError(
+            f"The text encoder gives {width} numbers per token, but the MODEL reads {config.caption_channels}; "
+            f"load the encoder made for it, for the released models {KNOWN_FILES}."
+        )
+
+
+def _width(clip: Any) -> int | None:
+    encoder = getattr(getattr(clip, "cond_stage_model", None), T5_KEY, None)
+    embedding = getattr(getattr(encoder, "transformer", None), "shared", None)
+    weight = getattr(embedding, "weight", None)
+    return weight.shape[-1] if weight is not None else None
+
+
+def _encode_text(clip: Any, text: str, limit: int) -> tuple[Conditioning, int, str]:
+    """The entries of one text, its number of tokens, and the warning if some were cut."""
+    # ComfyUI reads "\(" as an escaped parenthesis even where weights are off; a second backslash keeps it literal.
+    literal = text.replace("\\(", "\\\\(").replace("\\)", "\\\\)")
+    tokens = clip.tokenize(literal, disable_weights=True, whole_text=True)
+    kept, cut = limit_tokens(tokens[T5_KEY][0], limit)
+    encoded = clip.encode_from_tokens_scheduled({**tokens, T5_KEY: [kept]})
+    entries = [[tensor, {k: v for k, v in extra.items() if k != "attention_mask"}] for tensor, extra in encoded]
+    for tensor, _ in entries:
+        if tensor.shape[1] != len(kept):
+            raise ValueError(
+                f"The CLIP gave {tensor.shape[1]} tokens for {len(kept)}; load T5 alone, with Load CLIP as type pixart."
+            )
+    words = _words(clip, cut) if cut else ""
+    return entries, len(kept), cut_message(words, len(cut), limit) if cut else ""
+
+
+def _words(clip: Any, pairs: Sequence[Any]) -> str:
+    """The text of tokens, from whichever tokenizer of the CLIP is T5's."""
+    ids = [pair[0] for pair in pairs if isinstance(pair[0], int)]
+    for part in vars(clip.tokenizer).values():
+        if getattr(part, "embedding_key", None) == T5_KEY:
+            return part.tokenizer.decode(ids)
+    return f"{len(ids)} tokens"
