@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -322,11 +321,3 @@ def _environment() -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
     return environment
-
-
-def remove_base(base: Path) -> None:
-    """Delete a base directory; the pack behind the link stays untouched."""
-    link = base / "custom_nodes" / PACK_FOLDER
-    if sys.platform == "win32" and link.exists():
-        os.rmdir(link)  # removes a junction, never what it shows
-    shutil.rmtree(base, ignore_errors=True)
