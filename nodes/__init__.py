@@ -5,13 +5,40 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..opensora_models.native import startup
+from ..opensora_models.native.samplers import register_scheduler
+from .conditioning_files import LoadConditioning, SaveConditioning
+from .guidance import FlowSampler, GuidancePatch, Guider
+from .long_video import LongVideoSampler
 from .model_loader import ModelLoader
+from .prompts import PromptBuilder, PromptRequest, PromptSegments
+from .references import PlaceReferences, Reference
+from .sampling import Sampler
+from .sigmas import ModelSampling, Sigmas
 from .size import EmptyLatent, Size
+from .text import NullText, TextEncode
+from .text_encoder_loader import TextEncoderLoader
 
 NODES: list[type[io.ComfyNode]] = [
     Size,
     EmptyLatent,
     ModelLoader,
+    TextEncoderLoader,
+    PromptBuilder,
+    PromptSegments,
+    PromptRequest,
+    TextEncode,
+    NullText,
+    SaveConditioning,
+    LoadConditioning,
+    Reference,
+    PlaceReferences,
+    Sampler,
+    LongVideoSampler,
+    Sigmas,
+    ModelSampling,
+    Guider,
+    GuidancePatch,
+    FlowSampler,
 ]
 
 
@@ -21,6 +48,7 @@ class OpenSoraExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Called once before the nodes are asked for."""
         startup.start()
+        register_scheduler()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -42,6 +42,39 @@ class EncodedPrompt:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class EncodedPair:
+    """Positive and negative conditioning of one prompt, with what people should know about them."""
+
+    positive: Conditioning
+    negative: Conditioning
+    report: str
+    warnings: tuple[str, ...] = ()
+
+
+def encode_both(clip: Any, prompt: str, negative_prompt: str, model: Any | None, clean: bool = True) -> EncodedPair:
+    """Encode a prompt and its negative; an empty negative is the ``model``'s learned text, as in the original.
+
+    Raises ValueError for a CLIP that does not fit and for an empty negative without a model.
+    """
+    written = bool(negative_prompt.strip())
+    if model is None and not written:
+        raise ValueError(
+            "The negative prompt is empty, which means the learned text inside the diffusion model: connect MODEL, or "
+            "write a negative prompt."
+        )
+    check_clip(clip, model)
+    limit = token_limit(model)
+    positive = encode_prompt(clip, prompt, clean, limit)
+    report = f"prompt: {positive.report}"
+    if not written:
+        negative = null_conditioning(model, positive.conditioning)
+        return EncodedPair(positive.conditioning, negative, report, positive.warnings)
+    other = encode_prompt(clip, negative_prompt, clean, limit)
+    report += f"\nnegative prompt: {other.report}"
+    return EncodedPair(positive.conditioning, other.conditioning, report, positive.warnings + other.warnings)
+
+
 def encode_prompt(clip: Any, prompt: str, clean: bool = True, limit: int = MAX_TOKENS) -> EncodedPrompt:
     """Encode a prompt, each part of a segmented one for itself; text is literal, parentheses weigh nothing.
 

@@ -1,0 +1,88 @@
+"""Conditioning on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..opensora_models.native import conditioning_places
+from ..opensora_models.text.conditioning_file import load_conditioning, save_conditioning
+from .text import CATEGORY
+
+
+class SaveConditioning(io.ComfyNode):
+    """``OSoraSaveConditioning``: positive and negative conditioning into one file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraSaveConditioning",
+            display_name="Open-Sora Save Conditioning",
+            category=CATEGORY,
+            description="Saves encoded prompts, so that sampling later needs no text encoder in memory.",
+            search_aliases=["save prompt", "cache text", "store conditioning"],
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The encoded prompt."),
+                io.Conditioning.Input("negative", tooltip="The encoded negative prompt or learned text."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="conditioning/opensora",
+                    tooltip="Folder and beginning of the name in ComfyUI's output folder; a number follows.",
+                ),
+                io.String.Input(
+                    "note", default="", multiline=True, optional=True, tooltip="Any text to keep in the file."
+                ),
+            ],
+            outputs=[io.String.Output(display_name="file", tooltip="Name of the new file, as the load node lists it.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, positive: list[Any], negative: list[Any], filename_prefix: str, note: str = "") -> io.NodeOutput:
+        path = conditioning_places.new_path(filename_prefix)
+        save_conditioning(path, {"positive": positive, "negative": negative}, note)
+        return io.NodeOutput(conditioning_places.listed_name(path))
+
+
+class LoadConditioning(io.ComfyNode):
+    """``OSoraLoadConditioning``: positive and negative conditioning from a saved file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraLoadConditioning",
+            display_name="Open-Sora Load Conditioning",
+            category=CATEGORY,
+            description="Loads encoded prompts that were saved earlier.",
+            search_aliases=["load prompt", "cached text"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=conditioning_places.saved_names(),
+                    tooltip="Files of Open-Sora Save Conditioning in ComfyUI's output and input folders, newest first.",
+                )
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt, for any sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt, for any sampler."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        """Loads again when the file on disk has changed."""
+        return conditioning_places.fingerprint(file)
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            conditioning_places.path_of(file)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        loaded = load_conditioning(conditioning_places.path_of(file))
+        return io.NodeOutput(loaded["positive"], loaded["negative"])

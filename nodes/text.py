@@ -1,0 +1,91 @@
+"""From words to conditioning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..opensora_models.native.messages import show_on_node
+from ..opensora_models.native.text_encoding import encode_both, null_conditioning
+
+CATEGORY = "Open-Sora/text"
+
+
+class TextEncode(io.ComfyNode):
+    """``OSoraTextEncode``: a prompt and a negative prompt in, positive and negative conditioning out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraTextEncode",
+            display_name="Open-Sora Text Encode",
+            category=CATEGORY,
+            description="Encodes a prompt as Open-Sora was trained: cleaned, 300 tokens at most, literal.",
+            search_aliases=["open-sora prompt", "clip text encode", "negative prompt"],
+            inputs=[
+                io.Clip.Input(
+                    "clip", tooltip="T5 v1.1 XXL from Open-Sora Load Text Encoder or Load CLIP, type pixart."
+                ),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What the video shows. '|0| text |2| other' changes it from segment 2 of a long video.",
+                ),
+                io.String.Input(
+                    "negative_prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    tooltip="What to stay away from. Empty: the model's own learned text for no prompt, which needs "
+                    "the MODEL below. Only release 1.3 was made with written ones.",
+                ),
+                io.Model.Input(
+                    "model", optional=True, tooltip="The diffusion model, for the learned text of an empty negative."
+                ),
+                io.Boolean.Input(
+                    "clean",
+                    default=True,
+                    tooltip="Clean the text as the training captions were: links, tags, numbers and brackets go. Off: "
+                    "lower case only.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt, for any sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt or the learned text."),
+                io.String.Output(display_name="report", tooltip="The text the encoder got, its tokens, what was cut."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: Any, prompt: str, negative_prompt: str, model: Any | None = None, clean: bool = True
+    ) -> io.NodeOutput:
+        encoded = encode_both(clip, prompt, negative_prompt, model, clean)
+        show_on_node(cls.hidden.unique_id, "\n".join(encoded.warnings))
+        return io.NodeOutput(encoded.positive, encoded.negative, encoded.report)
+
+
+class NullText(io.ComfyNode):
+    """``OSoraNullText``: the negative the original uses, for prompts encoded elsewhere."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraNullText",
+            display_name="Open-Sora Empty Negative",
+            category=CATEGORY,
+            description="The model's learned text for no prompt, cut to the length of a prompt encoded elsewhere.",
+            search_aliases=["null text", "unconditional", "empty negative"],
+            inputs=[
+                io.Model.Input("model", tooltip="The Open-Sora diffusion model that holds the learned text."),
+                io.Conditioning.Input("positive", tooltip="The encoded prompt, for example from CLIP Text Encode."),
+            ],
+            outputs=[io.Conditioning.Output(display_name="negative", tooltip="Negative conditioning for any sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, positive: list[Any]) -> io.NodeOutput:
+        return io.NodeOutput(null_conditioning(model, positive))

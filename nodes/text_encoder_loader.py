@@ -1,0 +1,60 @@
+"""Loading the text encoder."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..opensora_models.native import files
+from ..opensora_models.native.clip import DEVICES, PRECISIONS, load_text_encoder
+
+CATEGORY = "text_encoders"
+
+
+class TextEncoderLoader(io.ComfyNode):
+    """``OSoraTextEncoderLoader``: a T5 v1.1 file in, ComfyUI's CLIP out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraTextEncoderLoader",
+            display_name="Open-Sora Load Text Encoder",
+            category="Open-Sora/loaders",
+            description="Loads the T5 text encoder Open-Sora reads prompts with; the file of Flux, SD3 or PixArt fits.",
+            search_aliases=["t5xxl", "load clip", "open-sora t5"],
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder_name",
+                    options=files.weight_files(CATEGORY),
+                    tooltip="T5 v1.1 XXL in models/text_encoders, for example t5xxl_fp16.safetensors. Choosing one "
+                    "part of a sharded file loads all parts.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="default",
+                    tooltip="How weights are kept in memory. default: as in the file. fp32: as the original program, "
+                    "19 GB. The computation itself is float32 in every case.",
+                ),
+                io.Combo.Input(
+                    "device",
+                    options=list(DEVICES),
+                    default="default",
+                    advanced=True,
+                    tooltip="cpu leaves the graphics card to the video model; a prompt then takes longer.",
+                ),
+            ],
+            outputs=[
+                io.Clip.Output(
+                    display_name="clip", tooltip="The text encoder, for Open-Sora Text Encode or CLIP Text Encode."
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, text_encoder_name: str, **kwargs: object) -> str:
+        """Loads again when the file on disk has changed."""
+        return files.fingerprint(CATEGORY, text_encoder_name)
+
+    @classmethod
+    def execute(cls, text_encoder_name: str, precision: str, device: str) -> io.NodeOutput:
+        return io.NodeOutput(load_text_encoder(files.full_path(CATEGORY, text_encoder_name), precision, device))

@@ -1,0 +1,40 @@
+"""Requests to a language model that writes or improves prompts, and what is kept of its answer.
+
+The model itself is ComfyUI's: its text generation node takes the request and gives the answer. Nothing here calls
+anything.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+INSTRUCTIONS = Path(__file__).with_name("prompt_writer.md")
+"""A person may edit this file; sections are tasks."""
+
+PLACE = "{prompt}"
+_REASONING = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL | re.IGNORECASE)
+
+
+@cache
+def tasks() -> dict[str, str]:
+    """Instructions by task, in the order of the file."""
+    text = INSTRUCTIONS.read_text(encoding="utf-8")
+    parts = re.split(r"^# (.+)$", text, flags=re.MULTILINE)[1:]
+    return {name.strip(): body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def request(task: str, prompt: str) -> str:
+    """What to ask the language model. Raises ValueError for a task the file does not have."""
+    known = tasks()
+    if task not in known:
+        raise ValueError(f"There is no task '{task}'; the instructions know {', '.join(known)}.")
+    return known[task].replace(PLACE, prompt.strip() or "none")
+
+
+def answer(text: str) -> str:
+    """The prompt in a language model's answer: its reasoning, quotation marks and outer white space removed."""
+    text = _REASONING.sub("", text).strip()
+    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1]
+    return text[1:-1].strip() if quoted else text
