@@ -64,6 +64,11 @@ class OpenSoraModel(comfy.model_base.BaseModel):
             conds |= self._given_conds(kwargs, noise, device)
         return conds
 
+    def process_latent_in(self, latent: Tensor) -> Tensor:
+        """Autoencoder latents [B, C, T, h, w] -> normalised ones. Raises ValueError for latents of another model."""
+        self._check_latents(latent)
+        return super().process_latent_in(latent)
+
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any) -> Tensor:
         """Kept frames are shown to the network as they are, without noise (upstream ``schedulers/rf``)."""
         return latent_image

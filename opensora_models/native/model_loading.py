@@ -20,7 +20,7 @@ from ..stdit3.keys import TABLE, to_checkpoint_key
 from ..stdit3.network import STDiT3
 from ..variants import Choices, complete
 from .frame_masks import denoise_mask_function
-from .model import OpenSoraConfig, OpenSoraModel
+from .model import LATENT_FORMATS, OpenSoraConfig, OpenSoraModel
 
 logger = logging.getLogger("opensora")
 
@@ -83,6 +83,12 @@ def _network_config(checkpoint: Checkpoint, choices: Choices | None) -> STDiT3Co
         raise ValueError(
             f"'{checkpoint.name}' looks like {checkpoint.kind.title} but is incomplete: {error}"
         ) from error
+    channels = LATENT_FORMATS[config.version].latent_channels
+    if config.in_channels != channels:
+        raise ValueError(
+            f"'{checkpoint.name}' looks like {checkpoint.kind.title} for latents of {config.in_channels} channels; "
+            f"expected {channels}, those of the Open-Sora {config.version} autoencoder."
+        )
     wanted = released_shapes(config)
     if _is_quantised(checkpoint):
         # Packed formats have shapes of their own; only the names can be checked.
