@@ -1,0 +1,316 @@
+"""The text nodes in ComfyUI: one encoder through every door, exact lengths, and refusals a person understands."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from support.comfyui import Executor
+
+pytestmark = pytest.mark.comfy
+
+T5_FILE = "opensora-tiny-t5.safetensors"
+LONG = "word " * 400
+Prompt = dict[str, dict[str, Any]]
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def loaders(version: str = "1.2", precision: str = "default") -> Prompt:
+    return {
+        "model": node(
+            "OSoraModelLoader",
+            model_name=f"opensora-tiny-v{version}.safetensors",
+            weight_dtype="default",
+            rounding="accurate",
+            window=0,
+            spatial_rotary="automatic",
+        ),
+        "clip": node("OSoraTextEncoderLoader", text_encoder_name=T5_FILE, precision=precision, device="default"),
+    }
+
+
+def encode(prompt: str, negative: str = "", clean: bool = True, **more: Any) -> dict[str, Any]:
+    return (
+        node(
+            "OSoraTextEncode",
+            clip=["clip", 0],
+            prompt=prompt,
+            negative_prompt=negative,
+            clean=clean,
+            model=["model", 0],
+        )
+        | more
+    )
+
+
+def run(executor: Executor, prompt: str, negative: str = "", **settings: Any) -> tuple[Any, Any, str]:
+    graph = loaders() | {"text": encode(prompt, negative, **settings)}
+    return tuple(executor.run(graph, ("text", 0), ("text", 1), ("text", 2)))
+
+
+@pytest.fixture(scope="module")
+def clip(comfy: Path, tiny_models: Path) -> Any:
+    """The tiny encoder, loaded once."""
+    return tiny_clip(comfy, tiny_models)
+
+
+def tiny_clip(comfy: Path, tiny_models: Path, **settings: Any) -> Any:
+    from opensora.opensora_models.native.clip import load_text_encoder
+
+    return load_text_encoder(tiny_models / "text_encoders" / T5_FILE, **settings)
+
+
+def test_positive_is_unpadded_and_cleaned(executor: Executor) -> None:
+    written = "<b>A  CAT</b>  https://example.com (very cute:1.3)"
+    positive, _, report = run(executor, written)
+    cleaned, _, _ = run(executor, "a cat very cute:1.3", clean=False)
+    ((tensor, extra),) = positive
+    assert tensor.dtype == torch.float32 and tensor.shape[0] == 1 and tensor.shape[2] == 64
+    assert extra["pooled_output"] is None
+    assert torch.equal(tensor, cleaned[0][0])
+    assert report == f"prompt: {tensor.shape[1]} of 300 tokens: “a cat very cute:1.3”"
+
+
+def test_empty_negative_is_the_learned_text_of_the_prompts_length(executor: Executor) -> None:
+    positive, negative, _ = run(executor, "a small dog runs")
+    import folder_paths
+    from safetensors.torch import load_file
+
+    weights = load_file(folder_paths.get_full_path("diffusion_models", "opensora-tiny-v1.2.safetensors"))
+    null = weights["y_embedder.y_embedding"].float()
+    length = positive[0][0].shape[1]
+    assert torch.allclose(negative[0][0], null[None, :length], atol=1e-2, rtol=1e-2)
+    assert negative[0][0].shape == positive[0][0].shape
+
+
+def test_written_negative_has_its_own_length(executor: Executor) -> None:
+    positive, negative, report = run(executor, "a small dog runs over a meadow", "blurry")
+    assert negative[0][0].shape[1] < positive[0][0].shape[1]
+    assert "negative prompt: " in report
+
+
+def test_empty_prompt_is_the_end_token(executor: Executor) -> None:
+    positive, negative, report = run(executor, "")
+    assert positive[0][0].shape == negative[0][0].shape == (1, 1, 64)
+    assert "1 of 300 tokens" in report
+
+
+def test_segments_are_marked(executor: Executor) -> None:
+    from opensora.opensora_models.text.segments import conditioning_of_segment
+
+    positive, negative, _ = run(executor, "|0| a forest |2| the wide open sea")
+    assert [entry[1]["opensora_segment"] for entry in positive] == [0, 2]
+    assert [n[0].shape for n in negative] == [p[0].shape for p in positive]
+    assert conditioning_of_segment(positive, 1) == [positive[0]]
+    assert conditioning_of_segment(negative, 7) == [negative[1]]
+
+
+def test_long_prompt_is_cut_and_the_words_are_named(executor: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="opensora"):
+        positive, _, report = run(executor, "sea " * 299 + "lighthouse storm")
+    assert positive[0][0].shape[1] == 300
+    assert "lighthouse storm" in report.splitlines()[-1]
+    assert any("lighthouse storm" in message for message in caplog.messages)
+
+
+def test_ordinary_encode_node_has_the_limit_too(executor: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    graph = loaders() | {"text": node("CLIPTextEncode", clip=["clip", 0], text=LONG)}
+    with caplog.at_level(logging.WARNING, logger="opensora"):
+        (conditioning,) = executor.run(graph, ("text", 0))
+    assert conditioning[0][0].shape == (1, 300, 64)
+    assert any("longer than the 300" in message for message in caplog.messages)
+
+
+def test_the_same_text_through_both_encode_nodes(executor: Executor) -> None:
+    graph = loaders() | {
+        "ours": encode("a red kite", clean=False),
+        "core": node("CLIPTextEncode", clip=["clip", 0], text="a red kite"),
+    }
+    ours, core = executor.run(graph, ("ours", 0), ("core", 0))
+    assert torch.equal(ours[0][0], core[0][0])
+
+
+@pytest.mark.parametrize("text", ["(cat:1.3)", "a \\(cat\\)", "[[x]]", "{curly}", "</s> x"])
+def test_uncleaned_text_is_literal(clip: Any, text: str) -> None:
+    from opensora.opensora_models.native.text_encoding import encode_prompt
+
+    ids = clip.tokenizer.clip_t5xxl.tokenizer(text)["input_ids"]
+    ((tensor, _),) = encode_prompt(clip, text, clean=False).conditioning
+    assert torch.equal(tensor, clip.encode_from_tokens({"t5xxl": [[(token, 1.0) for token in ids]]}))
+
+
+@pytest.mark.parametrize(
+    "text", ["猫" * 10_000, "😀" * 10_000, "<b>" * 3_400, "a" * 10_000, "https://x.com/ " * 700, "\x00\ud800\uffff"]
+)
+def test_any_text_is_encoded(clip: Any, text: str) -> None:
+    from opensora.opensora_models.native.text_encoding import encode_prompt
+
+    ((tensor, _),) = encode_prompt(clip, text).conditioning
+    assert 1 <= tensor.shape[1] <= 300 and bool(tensor.isfinite().all())
+
+
+def test_padding_requested_by_other_nodes_is_left_away(clip: Any) -> None:
+    from opensora.opensora_models.native.text_encoding import encode_prompt
+
+    padded = clip.clone()
+    padded.set_tokenizer_option("t5xxl_min_length", 128)
+    plain, padded = (encode_prompt(c, "a cat").conditioning[0][0] for c in (clip, padded))
+    assert torch.equal(plain, padded)
+
+
+def test_core_classes_give_the_same(clip: Any, tiny_models: Path) -> None:
+    """What Load CLIP with type pixart makes of a file of this layout."""
+    import comfy.sd
+    import comfy.supported_models_base
+    from comfy.text_encoders import pixart_t5
+    from safetensors.torch import load_file
+
+    from opensora.opensora_models.native.text_encoding import check_clip, encode_prompt
+    from opensora.opensora_models.text.t5_config import t5_config
+
+    weights = load_file(tiny_models / "text_encoders" / T5_FILE)
+    config = t5_config({name: tuple(w.shape) for name, w in weights.items()}, T5_FILE)
+    core = comfy.sd.CLIP(
+        comfy.supported_models_base.ClipTarget(pixart_t5.PixArtTokenizer, pixart_t5.pixart_te(torch.float16)),
+        state_dict=[weights],
+        model_options={"t5xxl_model_config": config.as_options()},
+    )
+    check_clip(core)
+    for text in ("a cat", LONG):
+        a, b = (encode_prompt(encoder, text).conditioning[0][0] for encoder in (core, clip))
+        assert torch.equal(a, b)
+
+
+def test_precision_changes_weights_not_activations(comfy: Path, tiny_models: Path) -> None:
+    from opensora.opensora_models.native.text_encoding import encode_prompt
+
+    clips = {name: tiny_clip(comfy, tiny_models, precision=name) for name in ("default", "fp32", "bf16")}
+    out = {name: encode_prompt(clip, "a cat on a mat").conditioning[0][0] for name, clip in clips.items()}
+    assert all(tensor.dtype == torch.float32 for tensor in out.values())
+    torch.testing.assert_close(out["default"], out["fp32"], atol=1e-5, rtol=1e-5)
+    drift = float((out["bf16"] - out["fp32"]).norm() / out["fp32"].norm())
+    assert 1e-4 < drift < 0.05
+
+
+def test_copies_can_be_made_again(comfy: Path, tiny_models: Path) -> None:
+    clip = tiny_clip(comfy, tiny_models, precision="fp32")
+    make, settings = clip.patcher.cached_patcher_init
+    copy = make(*settings, disable_dynamic=True)
+    for name, weight in clip.patcher.model.state_dict().items():
+        assert torch.equal(weight, copy.model.state_dict()[name])
+
+
+def test_another_clip_is_refused_in_one_sentence(executor: Executor) -> None:
+    from opensora.opensora_models.native.text_encoding import check_clip
+
+    class Other:
+        def __init__(self, names: tuple[str, ...]) -> None:
+            self.names = names
+
+        def tokenize(self, text: str) -> dict[str, list[Any]]:
+            return {name: [[(1, 1.0)]] for name in self.names}
+
+    for names, title in (
+        (("l",), "CLIP-L"),
+        (("umt5xxl",), "umT5"),
+        (("qwen25_7b",), "qwen"),
+        (("g", "l", "t5xxl"), "CLIP-G"),
+    ):
+        with pytest.raises(ValueError, match=f"The CLIP is .*{title}.*t5xxl_fp16.safetensors"):
+            check_clip(Other(names))
+
+
+def test_empty_negative_without_model_is_refused(executor: Executor) -> None:
+    from support.comfyui import NodeError
+
+    graph = loaders() | {"text": encode("a cat")}
+    del graph["text"]["inputs"]["model"]
+    with pytest.raises(NodeError, match="connect MODEL, or write a negative prompt"):
+        executor.run(graph, ("text", 0))
+
+
+def test_wrong_width_is_refused_before_encoding(clip: Any) -> None:
+    from opensora.opensora_models.native import text_encoding
+
+    class Config:
+        caption_channels = 4096
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_encoding, "opensora_config", lambda model: Config)
+        with pytest.raises(ValueError, match="64 numbers per token, but the MODEL reads 4096"):
+            text_encoding.check_clip(clip, object())
+
+
+def test_empty_negative_node_fits_any_prompt(executor: Executor) -> None:
+    graph = loaders("1.3") | {
+        "core": node("CLIPTextEncode", clip=["clip", 0], text="a boat"),
+        "null": node("OSoraNullText", model=["model", 0], positive=["core", 0]),
+        "ours": encode("a boat"),
+    }
+    null, ours = executor.run(graph, ("null", 0), ("ours", 1))
+    assert torch.equal(null[0][0], ours[0][0])
+
+
+def test_saved_conditioning_comes_back(executor: Executor) -> None:
+    graph = loaders() | {
+        "text": encode("|0| a boat |1| a storm", "blurry"),
+        "save": node(
+            "OSoraSaveConditioning",
+            positive=["text", 0],
+            negative=["text", 1],
+            filename_prefix="conditioning/boat",
+            note="test",
+        ),
+    }
+    positive, name = executor.run(graph, ("text", 0), ("save", 0))
+    assert name.startswith("conditioning/boat_00001") and name.endswith("[output]")
+    loaded, negative = executor.run({"load": node("OSoraLoadConditioning", file=name)}, ("load", 0), ("load", 1))
+    for (before, extra), (after, extra_after) in zip(positive, loaded, strict=True):
+        assert torch.equal(before, after) and extra == extra_after
+    assert len(negative) == 1
+
+
+def test_a_conditioning_file_elsewhere_is_refused(executor: Executor) -> None:
+    for name in ("../secret.conditioning.safetensors [output]", "gone.conditioning.safetensors [input]"):
+        objection = executor.validate({"load": node("OSoraLoadConditioning", file=name)} | collect("load"))
+        assert objection and "is not among the saved conditionings" in objection
+
+
+def collect(of: str) -> Prompt:
+    from support.comfyui import COLLECTOR
+
+    return {"end": node(COLLECTOR, value=[of, 0], name="x")}
+
+
+def test_prompt_nodes_feed_one_another(executor: Executor) -> None:
+    graph = {
+        "lines": node("OSoraPromptSegments", lines="a forest\n\nthe sea"),
+        "built": node(
+            "OSoraPromptBuilder",
+            prompt=["lines", 0],
+            version="1.3",
+            aesthetic="6.5",
+            motion="fair",
+            camera_motion="pan left",
+        ),
+        "request": node("OSoraPromptRequest", task="refine", prompt="a cat"),
+    }
+    lines, built, request = executor.run(graph, ("lines", 0), ("built", 0), ("request", 0))
+    assert lines == "|0|a forest|2|the sea"
+    words = " The aesthetic score is excellent. The motion strength is fair. camera motion: pan left."
+    assert built == f"|0|a forest{words}|2|the sea{words}"
+    assert request.endswith("Description: a cat")
+
+
+def test_a_word_for_version_12_is_refused_with_a_number(executor: Executor) -> None:
+    built = node("OSoraPromptBuilder", prompt="x", version="1.2", aesthetic="excelent", motion="", camera_motion="off")
+    objection = executor.validate({"built": built} | collect("built"))
+    assert objection and "the number for 'excellent' is 6.5" in objection
