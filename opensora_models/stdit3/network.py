@@ -162,8 +162,14 @@ class STDiT3(nn.Module):
                 f"{x.shape[0]} row(s) of latents need as many texts of at least one token, "
                 f"not lengths {[row.shape[-2] for row in text]}."
             )
-        if given is not None and not self.config.takes_given_frames:
+        if given is None:
+            return
+        if not self.config.takes_given_frames:
             raise ValueError("Open-Sora 1.2 has no embedder for given frames; keep them with a frame mask instead.")
+        if any(not 0 <= index < x.shape[2] for index in given.indices):
+            raise ValueError(
+                f"The given frames {list(given.indices)} must lie in the latent frames 0 … {x.shape[2] - 1}."
+            )
 
     def _tokens(
         self, x: Tensor, given: GivenFrames | None, height: float, width: float, arithmetic: Arithmetic
