@@ -259,6 +259,37 @@ def test_empty_negative_node_fits_any_prompt(executor: Executor) -> None:
     assert torch.equal(null[0][0], ours[0][0])
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_ksampler_takes_it_from_either_encode_node(executor: Executor, version: str) -> None:
+    def sample(positive: str, negative: list[Any]) -> dict[str, Any]:
+        return node(
+            "KSampler",
+            model=["model", 0],
+            positive=[positive, 0],
+            negative=negative,
+            latent_image=["latent", 0],
+            seed=1,
+            steps=2,
+            cfg=7.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        )
+
+    graph = loaders(version) | {
+        "latent": node("OSoraEmptyLatent", version=version, height=32, width=32, frames=1, batch_size=1),
+        "ours": encode("a red kite", clean=False),
+        "core": node("CLIPTextEncode", clip=["clip", 0], text="a red kite"),
+        "null": node("OSoraNullText", model=["model", 0], positive=["core", 0]),
+        "a": sample("ours", ["ours", 1]),
+        "b": sample("core", ["null", 0]),
+        "c": sample("core", ["core", 0]),
+    }
+    a, b, c = (latent["samples"] for latent in executor.run(graph, ("a", 0), ("b", 0), ("c", 0)))
+    assert torch.equal(a, b) and bool(a.isfinite().all())
+    assert not torch.allclose(a, c)
+
+
 def test_saved_conditioning_comes_back(executor: Executor) -> None:
     graph = loaders() | {
         "text": encode("|0| a boat |1| a storm", "blurry"),
