@@ -51,8 +51,8 @@ class ResidualBlock(nn.Module):
         h = self.conv2(F.silu(self.norm2(h)))
         return h + self._skip(x)
 
-    def strips(self, x: Rows, plan: Strips, *, overwrite: bool = True) -> Rows:
-        """The block by strips; with ``overwrite`` the result may take the place of a stored x."""
+    def strips(self, x: Rows, plan: Strips) -> Rows:
+        """The block by strips; the result may take the place of x."""
         height = x.height
         shape = (x.shape[0], self.out_channels, *x.shape[2:])
         first_half = x.computed(shape, _strip_of(self.conv1, activated(self.norm1, x), height))
@@ -62,7 +62,8 @@ class ResidualBlock(nn.Module):
         def read(first: int, last: int) -> Tensor:
             return second_half(first, last).add_(self._skip(x.read(first, last)))
 
-        into = x if overwrite and x.tensor is not None and x.shape == shape else None
+        # Nothing needs the old values once a strip is behind the rows still to be read.
+        into = next((old for old in (x, h) if old.tensor is not None and old.shape == shape), None)
         return plan.store(x.computed(shape, read), self.groups, into=into)
 
     def _skip(self, x: Tensor) -> Tensor:

@@ -192,7 +192,8 @@ class CausalDecoder(nn.Module):
             if isinstance(level.step, Upsample3d):
                 rows = level.step.strips(rows, plan)
             elif level.step is not None:
-                rows = plan.keep(stepped_up(level.step, rows), self.groups)
+                # Twice the next level's width at full size: cheaper to compute again than to hold.
+                rows = plan.pass_on(stepped_up(level.step, rows), self.groups)
         read = activated(self.norm_out, rows)
         shape = (rows.shape[0], 3, *rows.shape[2:])
         out = rows.computed(shape, lambda a, b: same_size_strip(self._out, 1, read, rows.height, a, b))

@@ -8,6 +8,7 @@ as in one piece: this is what replaces spatial tiles with seams.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ Moments = tuple[Tensor, Tensor]
 # A strip must be at least as high as the rows its neighbours look back at when a layer is overwritten in place:
 # two convolutions and one up-sampling.
 MIN_ROWS = 4
+# Torch's CPU convolution leaves its fast kernel for inputs with fewer channels × frames × rows (float32, one clip).
+FAST_KERNEL_ELEMENTS = 20_480
 
 
 class Rows:
@@ -68,19 +71,22 @@ class Strips:
     ``lean``: the first convolution of a residual block is computed twice instead of being stored, so that only one
     full-size tensor exists at a time (about half again the arithmetic of the layers that are cut).
     ``images``: frames the image stage of v1.2 takes at once.
+    ``least``: strips are not made smaller than this number of channels × frames × rows.
     """
 
     strip_bytes: int | None = None
     lean: bool = False
     images: int = 4
+    least: int = FAST_KERNEL_ELEMENTS
 
     def bounds(self, rows: Rows) -> list[tuple[int, int]]:
         """First and last row of each strip of a layer."""
         height = rows.height
         step = height
         if self.strip_bytes is not None:
-            row_bytes = rows.element_size * _product(rows.shape) // height
-            step = min(height, max(MIN_ROWS, self.strip_bytes // max(1, row_bytes)))
+            row_bytes = rows.element_size * math.prod(rows.shape) // height
+            least = self.least // math.prod(rows.shape[:-2]) + 1
+            step = min(height, max(MIN_ROWS, least, self.strip_bytes // max(1, row_bytes)))
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 
     def store(self, rows: Rows, groups: int, *, into: Rows | None = None) -> Rows:
@@ -104,8 +110,12 @@ class Strips:
 
     def keep(self, rows: Rows, groups: int) -> Rows:
         """Store a layer, or in a lean run only measure it and compute it again when it is read."""
+        return self.pass_on(rows, groups) if self.lean else self.store(rows, groups)
+
+    def pass_on(self, rows: Rows, groups: int) -> Rows:
+        """Only measure a layer that is cut into strips and compute it again when it is read."""
         bounds = self.bounds(rows)
-        if not self.lean or len(bounds) == 1:
+        if len(bounds) == 1:
             return self.store(rows, groups)
         measured = _Moments(groups)
         for first, last in bounds:
@@ -148,19 +158,10 @@ def _empty(strip: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """The layout a tensor has: channels last where it is, else contiguous."""
-    if tensor.ndim == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
-        return torch.channels_last_3d
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
-def _product(values: tuple[int, ...]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
+    """The layout a tensor or a strip of it has: channels last where the channel axis is the innermost."""
+    if tensor.ndim < 4 or tensor.stride(1) != 1 or tensor.shape[1] == 1:
+        return torch.contiguous_format
+    return torch.channels_last_3d if tensor.ndim == 5 else torch.channels_last
 
 
 def moments_of(tensor: Tensor, groups: int) -> Moments:
