@@ -88,9 +88,7 @@ class ChannelChunkConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() // x.shape[0] < self.limit:
             return super().forward(x)
-        return chunked_conv3d(
-            x, self.weight, self.bias, stride=self.stride, padding=self.padding, limit=self.limit
-        )  # fmt: skip
+        return chunked_conv3d(x, self.weight, self.bias, stride=self.stride, padding=self.padding, limit=self.limit)
 
 
 def by_channels(call: Callable[[Tensor], Tensor], x: Tensor, elements: int, limit: int = PADDING_LIMIT) -> Tensor:
@@ -102,7 +100,7 @@ def by_channels(call: Callable[[Tensor], Tensor], x: Tensor, elements: int, limi
 
 
 def pad_clip(x: Tensor, width: int, height: int, time: int, *, limit: int = PADDING_LIMIT) -> Tensor:
-    """[B, C, T, H, W] with ``width`` and ``height`` zero pixels on each side and ``time`` repeated frames at each end."""
+    """Pad [B, C, T, H, W]: ``width`` and ``height`` zero pixels on each side, ``time`` repeated frames at each end."""
 
     def pad(part: Tensor) -> Tensor:
         part = F.pad(part, (width, width, height, height))

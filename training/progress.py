@@ -1,0 +1,79 @@
+"""Keeps a training run safe: checkpoints written whole or not at all, a log of numbers, curves as a picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .pictures import draw_curves
+
+log = logging.getLogger("opensora")
+
+CHECKPOINT_NAME = "checkpoint.pt"
+LOG_NAME = "log.jsonl"
+CURVES_NAME = "curves.png"
+SMOOTHING_POINTS = 120  # points of a drawn curve; each is the mean of the values in between
+
+
+class Progress:
+    """State of one run below ``folder``: load what is there, save every ``minutes``, log every step."""
+
+    def __init__(self, folder: Path, minutes: float = 3.0) -> None:
+        self.folder = folder
+        self.seconds = minutes * 60
+        self._saved = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint, or None at the start of a run; log lines written after it are dropped."""
+        path = self.folder / CHECKPOINT_NAME
+        if not path.exists():
+            (self.folder / LOG_NAME).unlink(missing_ok=True)
+            return None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        lines = [line for line in self._lines() if line["step"] < state["step"]]
+        (self.folder / LOG_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return state
+
+    def write(self, step: int, **values: float) -> None:
+        """Append one line to the log."""
+        with (self.folder / LOG_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._saved > self.seconds
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint (with ``step`` = steps done) and the curves; an interruption leaves the old ones."""
+        path = self.folder / CHECKPOINT_NAME
+        partial = path.with_suffix(".partial")
+        torch.save(dict(state), partial)
+        os.replace(partial, path)
+        draw_curves(self._curves(), self.folder / CURVES_NAME)
+        self._saved = time.monotonic()
+        log.info("step %d saved to %s", state["step"], path)
+
+    def _lines(self) -> list[dict[str, float]]:
+        path = self.folder / LOG_NAME
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def _curves(self) -> dict[str, list[tuple[float, float]]]:
+        lines = self._lines()
+        chunk = max(1, len(lines) // SMOOTHING_POINTS)
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for start in range(0, len(lines) - chunk + 1, chunk):
+            part = lines[start : start + chunk]
+            for name in part[0].keys() - {"step"}:
+                values = [line[name] for line in part if name in line]
+                curves.setdefault(name, []).append((part[-1]["step"], sum(values) / len(values)))
+        return dict(sorted(curves.items()))

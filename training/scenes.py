@@ -1,0 +1,191 @@
+"""What the training clips show: one coloured shape on a plain or patterned background, moving in a named way.
+
+A scene is a handful of words (colour, shape, motion, background, camera) plus random numbers (place, size, speed).
+Some combinations of colour, shape and motion are never shown in training: :func:`held_out` lists them, and the quality
+test asks the model for exactly those.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+# RGB in 0..1. All shape colours are saturated and all backgrounds are not, so that a decoded frame can be read back.
+COLOURS = {
+    "red": (0.90, 0.12, 0.12),
+    "green": (0.13, 0.70, 0.20),
+    "blue": (0.15, 0.25, 0.90),
+    "yellow": (0.95, 0.85, 0.10),
+    "purple": (0.60, 0.15, 0.75),
+    "cyan": (0.10, 0.80, 0.85),
+    "orange": (0.98, 0.50, 0.05),
+}
+BACKGROUNDS = {"black": 0.04, "gray": 0.50, "white": 0.96}
+SHAPES = ("circle", "square", "triangle", "star")
+MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "rotate", "bounce", "still")
+PATTERNS = ("plain", "striped", "checkered")
+CAMERAS = ("pan left", "pan right", "zoom in", "zoom out")
+
+# Number of colour-shape-motion combinations kept out of training, and the seed that chose them.
+HELD_OUT_COUNT = 64
+HELD_OUT_SEED = 7
+
+REFERENCE_SIDE = 64  # pixels; sizes and speeds below are for pictures of this height and scale with the height
+SPEED = (0.9, 1.4)  # pixels per frame of an ordinary move
+BOUNCE_FRAMES = 9.0  # frames from one touch of the ground to the next
+
+
+def combinations() -> list[tuple[str, str, str]]:
+    """Every (colour, shape, motion) that can be told from a picture; a turning circle cannot."""
+    every = itertools.product(COLOURS, SHAPES, MOTIONS)
+    return [row for row in every if row[1:] != ("circle", "rotate")]
+
+
+def held_out() -> list[tuple[str, str, str]]:
+    """The (colour, shape, motion) rows never used in training, in a fixed order."""
+    rows = combinations()
+    chosen = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))[:HELD_OUT_COUNT]
+    return [rows[index] for index in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clip in words and numbers. Places and sizes are fractions of the picture height, speeds are per frame."""
+
+    colour: str
+    shape: str
+    motion: str
+    background: str
+    pattern: str = "plain"
+    camera: str | None = None
+    x: float = 0.5
+    y: float = 0.5
+    radius: float = 0.2
+    speed: float = 0.0
+    angle: float = 0.0
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """How often the rarer things appear."""
+
+    pattern_share: float = 0.1
+    camera_share: float = 0.05
+
+
+def draw_scene(rng: np.random.Generator, frames: int, aspect: float, config: SceneConfig) -> Scene:
+    """A random training scene of ``frames`` frames; ``aspect`` = width / height. Never a held-out combination."""
+    kept_out = set(held_out())
+    while True:
+        words = (rng.choice(list(COLOURS)), rng.choice(SHAPES), rng.choice(MOTIONS))
+        words = tuple(str(word) for word in words)
+        if words not in kept_out and words[1:] != ("circle", "rotate"):
+            return place_scene(rng, *words, frames=frames, aspect=aspect, config=config)
+
+
+def place_scene(
+    rng: np.random.Generator,
+    colour: str,
+    shape: str,
+    motion: str,
+    *,
+    frames: int,
+    aspect: float = 1.0,
+    config: SceneConfig | None = None,
+) -> Scene:
+    """Random place, size and speed for a scene whose words are given; the shape stays in the picture."""
+    config = config or SceneConfig()
+    camera = None
+    if motion == "still" and rng.random() < config.camera_share * len(MOTIONS):
+        camera = str(rng.choice(CAMERAS))
+    patterned = camera is not None or rng.random() < config.pattern_share
+    radius = rng.uniform(0.16, 0.24)
+    speed = rng.uniform(*SPEED) / REFERENCE_SIDE
+    if motion == "bounce":
+        speed = rng.uniform(0.22, 0.32)
+    elif motion == "rotate":
+        speed = rng.uniform(4.0, 7.0)  # degrees per frame
+    elif motion in ("grow", "shrink"):
+        speed = rng.uniform(0.45, 0.6) / REFERENCE_SIDE
+    x, y = _start(rng, motion, radius, speed, frames, aspect)
+    return Scene(
+        colour=colour,
+        shape=shape,
+        motion=motion,
+        background=str(rng.choice(list(BACKGROUNDS))),
+        pattern=str(rng.choice(PATTERNS[1:])) if patterned else "plain",
+        camera=camera,
+        x=x,
+        y=y,
+        radius=_start_radius(motion, radius, speed, frames),
+        speed=speed,
+        angle=float(rng.uniform(-12.0, 12.0)),
+    )
+
+
+def _start_radius(motion: str, radius: float, speed: float, frames: int) -> float:
+    travel = speed * (frames - 1)
+    if motion == "grow":
+        return max(0.10, radius - travel / 2)
+    if motion == "shrink":
+        return min(0.36, radius + travel / 2)
+    return radius
+
+
+def _start(
+    rng: np.random.Generator, motion: str, radius: float, speed: float, frames: int, aspect: float
+) -> tuple[float, float]:
+    """Start of the shape's centre such that the whole way fits into the picture, or is centred where it cannot."""
+    margin = radius + 0.03
+    travel = speed * (frames - 1)
+    way = {"left": (-travel, 0.0), "right": (travel, 0.0), "up": (0.0, -travel), "down": (0.0, travel)}
+    dx, dy = way.get(motion, (0.0, 0.0))
+    if motion in ("grow", "shrink"):
+        margin = radius + travel / 2 + 0.02
+    x = _free(rng, margin, aspect - margin, dx)
+    if motion == "bounce":
+        return x, float(rng.uniform(0.68, 0.76))
+    return x, _free(rng, margin, 1.0 - margin, dy)
+
+
+def _free(rng: np.random.Generator, low: float, high: float, travel: float) -> float:
+    low, high = max(low, low - travel), min(high, high - travel)
+    return float(rng.uniform(low, high)) if low < high else (low + high) / 2
+
+
+def tracks(scene: Scene, frames: int) -> dict[str, np.ndarray]:
+    """Per-frame numbers of a scene, each float32 [frames]: x, y, radius, angle (degrees), pan, zoom."""
+    time = np.arange(frames, dtype=np.float32)
+    zero = np.zeros_like(time)
+    result = {
+        "x": scene.x + zero,
+        "y": scene.y + zero,
+        "radius": scene.radius + zero,
+        "angle": scene.angle + zero,
+        "pan": zero,
+        "zoom": 1.0 + zero,
+    }
+    step = scene.speed * time
+    if scene.motion in ("left", "right"):
+        result["x"] = result["x"] + (step if scene.motion == "right" else -step)
+    elif scene.motion in ("up", "down"):
+        result["y"] = result["y"] + (step if scene.motion == "down" else -step)
+    elif scene.motion == "grow":
+        result["radius"] = np.minimum(result["radius"] + step, 0.48)
+    elif scene.motion == "shrink":
+        result["radius"] = np.maximum(result["radius"] - step, 0.06)
+    elif scene.motion == "rotate":
+        result["angle"] = result["angle"] + step
+    elif scene.motion == "bounce":
+        result["y"] = result["y"] - scene.speed * np.abs(np.sin(np.pi * time / BOUNCE_FRAMES))
+    if scene.camera is not None:
+        result |= _camera_track(scene.camera, time)
+    return {name: values.astype(np.float32) for name, values in result.items()}
+
+
+def _camera_track(camera: str, time: np.ndarray) -> dict[str, np.ndarray]:
+    if camera.startswith("pan"):
+        return {"pan": (1.0 if camera == "pan right" else -1.0) * time * 1.1 / REFERENCE_SIDE}
+    return {"zoom": (1.03 if camera == "zoom in" else 1 / 1.03) ** time}
