@@ -1,0 +1,242 @@
+"""Guidance: a GUIDER for the custom sampler, the same rules as a patch for any sampler, and the flow sampler."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..opensora_models.native.guiders import OpenSoraGuider, limited_to, patch_guidance
+from ..opensora_models.native.samplers import sampler
+from ..opensora_models.sampling.guidance import DEFAULT_FORCE_STEPS, Guidance
+from .sigmas import CATEGORY
+
+OFF, TEXT, TEXT_AND_IMAGE, IMAGE = "off", "text", "text and image", "image"
+OSCILLATIONS = (OFF, TEXT, TEXT_AND_IMAGE, IMAGE)
+
+
+def guidance_inputs() -> list[io.Input]:
+    """What the guider and the patch have in common."""
+    return [
+        io.Float.Input(
+            "image_cfg",
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="How strongly given frames pull (1.3 only). 0: like the text in the guider, off in the patch. "
+            "Released: 5.",
+        ),
+        io.Combo.Input(
+            "oscillation",
+            options=list(OSCILLATIONS),
+            default=OFF,
+            tooltip="Guide only every second step after the first ones: faster, and less burnt. 1.3 releases use text "
+            "for text-to-video, text and image with given frames.",
+        ),
+        io.Boolean.Input(
+            "flaw_fix",
+            default=False,
+            tooltip="Bring contrast back to what the prompt alone would give (70 %). Released on for 1.3 "
+            "text-to-video; not used with given frames.",
+        ),
+        io.Int.Input(
+            "force_steps",
+            default=DEFAULT_FORCE_STEPS,
+            min=0,
+            max=1000,
+            advanced=True,
+            tooltip="Steps that are always guided before oscillation begins.",
+        ),
+        io.Boolean.Input(
+            "fade_image",
+            default=True,
+            advanced=True,
+            tooltip="Image guidance starts at initial_image_cfg in the first frame, grows towards the last one and "
+            "fades over the steps, as released.",
+        ),
+        io.Float.Input(
+            "initial_image_cfg",
+            default=1.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            advanced=True,
+            tooltip="Image guidance of the first frame when it fades.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Part of the run after which guidance begins; steps outside follow the prompt alone.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Part of the run after which guidance ends.",
+        ),
+        io.Sigmas.Input(
+            "full_schedule",
+            optional=True,
+            advanced=True,
+            tooltip="The sigmas of the whole run, if the sampler gets only a part of them (Split Sigmas): steps are "
+            "then counted in the whole run.",
+        ),
+    ]
+
+
+def guidance_from(model, cfg, image_cfg, start_percent, end_percent, oscillation, **rest) -> Guidance:
+    """The settings of the inputs above."""
+    settings = Guidance(
+        text_scale=cfg,
+        image_scale=image_cfg or None,
+        oscillate_text=oscillation in (TEXT, TEXT_AND_IMAGE),
+        oscillate_image=oscillation in (IMAGE, TEXT_AND_IMAGE),
+        force_steps=rest["force_steps"],
+        fade_image=rest["fade_image"],
+        initial_image_scale=rest["initial_image_cfg"],
+        flaw_fix=rest["flaw_fix"],
+    )
+    return limited_to(settings, model, start_percent, end_percent)
+
+
+class Guider(io.ComfyNode):
+    """``OSoraGuider``: Open-Sora guidance for SamplerCustomAdvanced."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraGuider",
+            display_name="Open-Sora Guider",
+            category=CATEGORY,
+            description="Text and image guidance with oscillation and flaw fix for the custom sampler. Rows that do "
+            "not count are not computed.",
+            search_aliases=["open-sora cfg guider", "image guidance", "oscillation"],
+            inputs=[
+                io.Model.Input("model", tooltip="An Open-Sora model."),
+                io.Conditioning.Input("positive", tooltip="The prompt, with given frames if there are any."),
+                io.Conditioning.Input("negative", tooltip="The negative or empty prompt."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3.",
+                ),
+                *guidance_inputs(),
+            ],
+            outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        cfg,
+        image_cfg,
+        oscillation,
+        flaw_fix,
+        force_steps,
+        fade_image,
+        initial_image_cfg,
+        start_percent,
+        end_percent,
+        full_schedule=None,
+    ) -> io.NodeOutput:
+        settings = guidance_from(
+            model,
+            cfg,
+            image_cfg,
+            start_percent,
+            end_percent,
+            oscillation,
+            force_steps=force_steps,
+            fade_image=fade_image,
+            initial_image_cfg=initial_image_cfg,
+            flaw_fix=flaw_fix,
+        )
+        guider = OpenSoraGuider(model, settings, full_schedule)
+        guider.set_conds(positive, negative)
+        return io.NodeOutput(guider)
+
+
+class GuidancePatch(io.ComfyNode):
+    """``OSoraGuidance``: the same guidance on a MODEL, for KSampler and every other sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraGuidance",
+            display_name="Open-Sora Guidance",
+            category=CATEGORY,
+            description="Oscillation, flaw fix and image guidance for any sampler; the sampler's own cfg stays the "
+            "text guidance.",
+            search_aliases=["open-sora oscillation", "flaw fix", "image guidance patch"],
+            inputs=[io.Model.Input("model", tooltip="An Open-Sora model."), *guidance_inputs()],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the guidance; connect it to a sampler.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        image_cfg,
+        oscillation,
+        flaw_fix,
+        force_steps,
+        fade_image,
+        initial_image_cfg,
+        start_percent,
+        end_percent,
+        full_schedule=None,
+    ) -> io.NodeOutput:
+        settings = guidance_from(
+            model,
+            1.0,
+            image_cfg,
+            start_percent,
+            end_percent,
+            oscillation,
+            force_steps=force_steps,
+            fade_image=fade_image,
+            initial_image_cfg=initial_image_cfg,
+            flaw_fix=flaw_fix,
+        )
+        return io.NodeOutput(patch_guidance(model, settings, full_schedule))
+
+
+class FlowSampler(io.ComfyNode):
+    """``OSoraFlowSampler``: Open-Sora's own sampler for SamplerCustomAdvanced."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraFlowSampler",
+            display_name="Open-Sora Flow Sampler",
+            category=CATEGORY,
+            description="The rectified flow with Open-Sora's rules for kept, edited and given frames.",
+            search_aliases=["open-sora sampler select", "rectified flow", "sdedit"],
+            inputs=[
+                io.Boolean.Input(
+                    "renoise_given",
+                    default=True,
+                    tooltip="Noise given frames (1.3) anew before every step, as released; nothing to do without them. "
+                    "Off: they are made from noise like the rest.",
+                ),
+            ],
+            outputs=[io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(cls, renoise_given) -> io.NodeOutput:
+        return io.NodeOutput(sampler(renoise_given=renoise_given))

@@ -1,0 +1,116 @@
+"""Video longer than one clip."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..opensora_models.native.clips import ClipRun
+from ..opensora_models.native.long_video import SEED_MODES, Inputs, LongVideo, sample_long_video
+from ..opensora_models.native.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
+from .references import references_input
+from .sampling import preset_inputs, run_inputs
+from .sigmas import CATEGORY
+
+
+class LongVideoSampler(io.ComfyNode):
+    """``OSoraLongVideo``: segments sampled one after the other, joined without a seam, resumable."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraLongVideo",
+            display_name="Open-Sora Long Video",
+            category=CATEGORY,
+            description="Makes a long video segment by segment. Finished segments are stored, so an interrupted run "
+            "goes on where it stopped.",
+            search_aliases=["open-sora loop", "extend video", "long video", "resume"],
+            inputs=[
+                io.Model.Input("model", tooltip="An Open-Sora model."),
+                io.Conditioning.Input("positive", tooltip="The prompt, or one per segment (|0| first |2| third …)."),
+                io.Conditioning.Input("negative", tooltip="The negative or empty prompt."),
+                io.Latent.Input("latent", tooltip="One segment: its size and length."),
+                io.Int.Input("segments", default=2, min=1, max=1000, tooltip="How many segments to make."),
+                *run_inputs(),
+                io.Int.Input(
+                    "overlap",
+                    default=5,
+                    min=1,
+                    max=1000,
+                    advanced=True,
+                    tooltip="Latent frames each segment takes over from the one before: 5 is one group of 17 frames.",
+                ),
+                io.Float.Input(
+                    "overlap_strength",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="How much frames taken over may change in the next segment (frame mask only).",
+                ),
+                io.Float.Input(
+                    "drift_control",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="Pulls colour and contrast of later segments back to the first one. 0: off.",
+                ),
+                io.Combo.Input(
+                    "seeds",
+                    options=list(SEED_MODES),
+                    default=SEED_MODES[0],
+                    advanced=True,
+                    tooltip="A new seed (seed + number) or the same starting noise for every segment.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default=AUTOMATIC,
+                    advanced=True,
+                    tooltip="How frames are taken over. automatic: given frames where a 1.3 model has learned them, "
+                    "else frame mask.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    advanced=True,
+                    tooltip="Store finished segments in the output folder and take up an interrupted run.",
+                ),
+                references_input("Pictures and clips for the segments they name.", advanced=True),
+                *preset_inputs(),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The whole video, to be decoded."),
+                io.String.Output(display_name="report", tooltip="How it was joined and where the segments are stored."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        latent,
+        segments,
+        steps,
+        cfg,
+        seed,
+        overlap,
+        overlap_strength,
+        drift_control,
+        seeds,
+        method,
+        resume,
+        *,
+        references=None,
+        guidance,
+        image_cfg,
+        renoise_given,
+    ) -> io.NodeOutput:
+        inputs = Inputs(model, positive, negative, latent, references or ReferenceChain())
+        run = ClipRun(steps, seed, cfg, image_cfg, guidance, renoise_given=renoise_given)
+        video = LongVideo(segments, overlap, run, overlap_strength, drift_control, seeds, method, resume)
+        return io.NodeOutput(*sample_long_video(inputs, video))

@@ -1,0 +1,217 @@
+"""References: pictures and clips that a generated clip starts from, ends on, or is made of."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..opensora_models.native.clips import ClipSize, clip_size
+from ..opensora_models.native.reference_inputs import (
+    AUTOMATIC,
+    METHODS,
+    Placing,
+    ReferenceChain,
+    encode_pictures,
+    latent_references,
+    place_references,
+)
+from ..opensora_models.sampling.fitting import FITS
+from ..opensora_models.sampling.placements import FIRST, PLACEMENTS, latent_of_frame
+
+CATEGORY = "Open-Sora/references"
+References = io.Custom("OSORA_REFERENCES")
+FRAMES, LATENT_FRAMES = "frame", "latent frame"
+
+
+def references_input(tooltip: str, **options) -> io.Input:
+    """The wire of a chain of references."""
+    return References.Input("references", optional=True, tooltip=tooltip, **options)
+
+
+class Reference(io.ComfyNode):
+    """``OSoraReference``: a picture, a clip or a latent, and where it goes; chain as many as you like."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraReference",
+            display_name="Open-Sora Reference",
+            category=CATEGORY,
+            description="Encodes a picture or clip and says where it goes: first frame, last frame, extension, "
+            "connection, keyframes, editing. Chain several.",
+            search_aliases=["image to video", "extend video", "keyframe", "first last frame", "video to video"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The Open-Sora VAE of the model's version."),
+                io.Latent.Input("clip_latent", tooltip="The clip to be made: gives size, length and version."),
+                io.Image.Input("image", optional=True, tooltip="One picture, or the frames of a clip."),
+                io.Combo.Input(
+                    "placement",
+                    options=list(PLACEMENTS),
+                    default=FIRST,
+                    tooltip="What the reference is for. See the help page for every choice.",
+                ),
+                io.Int.Input(
+                    "position",
+                    default=0,
+                    min=-10000,
+                    max=10000,
+                    tooltip="Where it starts in the clip, for 'at position'. Negative counts from the end.",
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="Frames to use of a clip: 17·n (1.2), 16·n + 1 (1.3). 0: all; one group for extensions.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much may be changed: 0 keeps the reference, 1 ignores it, 0.3 edits lightly.",
+                ),
+                references_input("References before this one. Where two meet, the later one wins."),
+                io.Image.Input(
+                    "second_image",
+                    optional=True,
+                    advanced=True,
+                    tooltip="The last frame for 'first and last frame', the following clip for 'connect two clips'.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Latents instead of a picture; they go to 'position' as they are.",
+                ),
+                io.Combo.Input(
+                    "position_unit",
+                    options=[FRAMES, LATENT_FRAMES],
+                    default=FRAMES,
+                    advanced=True,
+                    tooltip="Count the position in frames of the video or in latent frames.",
+                ),
+                io.Combo.Input(
+                    "resize",
+                    options=list(FITS),
+                    default="crop",
+                    advanced=True,
+                    tooltip="How a picture of another size is brought to the clip's: crop, pad or stretch.",
+                ),
+                io.Int.Input(
+                    "segment",
+                    default=0,
+                    min=-1,
+                    max=1000,
+                    advanced=True,
+                    tooltip="Segment of a long video it belongs to: 0 the first one, -1 the last one.",
+                ),
+            ],
+            outputs=[
+                References.Output(
+                    display_name="references",
+                    tooltip="The chain, for another reference, a sampler or Place References.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        vae,
+        clip_latent,
+        *,
+        image=None,
+        placement,
+        position,
+        frames,
+        strength,
+        references=None,
+        second_image=None,
+        latent=None,
+        position_unit,
+        resize,
+        segment,
+    ) -> io.NodeOutput:
+        chain, clip = references or ReferenceChain(), clip_size(clip_latent)
+        start = in_latent_frames(clip, position, position_unit)
+        placing = Placing(placement, start, frames, strength, segment, resize)
+        if latent is not None:
+            return io.NodeOutput(chain.add(latent_references(latent, placing), ()))
+        return io.NodeOutput(chain.add(*encode_pictures(vae, (image, second_image), clip, placing)))
+
+
+def in_latent_frames(clip: ClipSize, position: int, unit: str) -> int:
+    """A position of the clip in latent frames."""
+    if unit == LATENT_FRAMES:
+        return position
+    return latent_of_frame(clip.version, position, clip.latent_frames)
+
+
+class PlaceReferences(io.ComfyNode):
+    """``OSoraPlaceReferences``: puts a chain of references into a latent or into the conditioning."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraPlaceReferences",
+            display_name="Open-Sora Place References",
+            category=CATEGORY,
+            description="Writes references into the clip: a frame mask on the latent (1.2), or given frames in the "
+            "conditioning (1.3). The results work in every sampler node.",
+            search_aliases=["mask strategy", "frame mask", "given frames", "conditioned video"],
+            inputs=[
+                References.Input("references", tooltip="The chain of references."),
+                io.Latent.Input("latent", tooltip="The clip to be made."),
+                io.Conditioning.Input("positive", optional=True, tooltip="The prompt; needed for given frames."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="The negative prompt; needed for given frames."
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default=AUTOMATIC,
+                    tooltip="automatic: frame mask for 1.2 and for edited references, given frames for 1.3.",
+                ),
+                io.String.Input(
+                    "mask_strategy",
+                    default="",
+                    tooltip="Open-Sora's own notation instead of the references' places, for example 0;0,1,0,-1,1. "
+                    "Empty: keep the places.",
+                ),
+                io.Boolean.Input(
+                    "align",
+                    default=True,
+                    advanced=True,
+                    tooltip="Snap starts to groups of 5 latent frames in 1.2, as released: its frames only keep their "
+                    "meaning inside a group.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent", tooltip="The clip with references and noise mask (frame mask)."
+                ),
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt with given frames, if any."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The negative prompt with given frames, if any."
+                ),
+                io.String.Output(display_name="strategy", tooltip="The places in Open-Sora's mask strategy notation."),
+                io.String.Output(display_name="report", tooltip="What goes where, what was resized, cut or overlaps."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, references, latent, *, positive=None, negative=None, method, mask_strategy, align
+    ) -> io.NodeOutput:
+        placed = place_references(
+            references,
+            latent,
+            clip_size(latent),
+            positive,
+            negative,
+            method=method,
+            strategy=mask_strategy,
+            align=align,
+        )
+        return io.NodeOutput(placed.latent, placed.positive, placed.negative, placed.strategy, "\n".join(placed.notes))

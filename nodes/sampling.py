@@ -1,0 +1,128 @@
+"""The one sampler node most graphs use, built from the pieces other nodes offer one by one."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..opensora_models.native.clips import (
+    AUTOMATIC,
+    GUIDANCE_PRESETS,
+    ClipRun,
+    clip_size,
+    sample_clip,
+)
+from ..opensora_models.native.reference_inputs import ReferenceChain, method_for, place_references
+from .references import references_input
+from .sigmas import CATEGORY
+
+
+def run_inputs() -> list[io.Input]:
+    """Steps, guidance and seed."""
+    return [
+        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps; released: 30."),
+        io.Float.Input(
+            "cfg",
+            default=7.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=42,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="The same seed makes the same clip.",
+        ),
+    ]
+
+
+def preset_inputs() -> list[io.Input]:
+    """Guidance preset and image guidance."""
+    return [
+        io.Combo.Input(
+            "guidance",
+            options=list(GUIDANCE_PRESETS),
+            default=AUTOMATIC,
+            advanced=True,
+            tooltip="Released settings beside the scales: oscillation, flaw fix, fading image guidance. automatic "
+            "chooses by the model's version and by given frames.",
+        ),
+        io.Float.Input(
+            "image_cfg",
+            default=5.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            advanced=True,
+            tooltip="How strongly given frames pull (1.3 only). Released: 5; examples use 2 to 2.5.",
+        ),
+        io.Boolean.Input(
+            "renoise_given",
+            default=True,
+            advanced=True,
+            tooltip="Noise given frames (1.3) anew before every step, as released.",
+        ),
+    ]
+
+
+class Sampler(io.ComfyNode):
+    """``OSoraSampler``: prompt, clip and references in, finished latent out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraSampler",
+            display_name="Open-Sora Sampler",
+            category=CATEGORY,
+            description="Samples a clip with the released schedule and guidance of the model's version.",
+            search_aliases=["open-sora ksampler", "text to video", "image to video"],
+            inputs=[
+                io.Model.Input("model", tooltip="An Open-Sora model."),
+                io.Conditioning.Input("positive", tooltip="The prompt."),
+                io.Conditioning.Input("negative", tooltip="The negative or empty prompt."),
+                io.Latent.Input("latent", tooltip="The clip to be made: empty, or with a noise mask to keep frames."),
+                *run_inputs(),
+                references_input("Pictures and clips to start from, end on or edit."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Below 1 the latent itself is the start, and that much of the schedule is left.",
+                ),
+                *preset_inputs(),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The finished clip, to be decoded."),
+                io.String.Output(display_name="report", tooltip="Where references went; empty without them."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        latent,
+        steps,
+        cfg,
+        seed,
+        *,
+        references=None,
+        denoise,
+        guidance,
+        image_cfg,
+        renoise_given,
+    ) -> io.NodeOutput:
+        clip, chain = clip_size(latent, model), references or ReferenceChain()
+        method = method_for(model, clip.version, AUTOMATIC)
+        placed = place_references(chain, latent, clip, positive, negative, method=method)
+        run = ClipRun(steps, seed, cfg, image_cfg, guidance, denoise, renoise_given)
+        done = sample_clip(model, placed.positive, placed.negative, placed.latent, run)
+        return io.NodeOutput(done, "\n".join(placed.notes))

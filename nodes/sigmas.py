@@ -1,0 +1,122 @@
+"""The schedule: exact noise levels, and the shift on a model for ComfyUI's own schedulers."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..opensora_models.native.clips import clip_shift, clip_sigmas, clip_size
+from ..opensora_models.native.samplers import patch_shift
+
+PRECISIONS = {"exact": torch.float32, "as released (bfloat16)": torch.bfloat16}
+CATEGORY = "Open-Sora/sampling"
+
+
+def shift_inputs() -> list[io.Input]:
+    """Options of the shift that few people need."""
+    return [
+        io.Float.Input(
+            "transform_scale",
+            default=1.0,
+            min=0.05,
+            max=20.0,
+            step=0.05,
+            advanced=True,
+            tooltip="Extra factor on the shift of 1.3 videos. The released value is 1; 1.2 and images ignore it.",
+        ),
+        io.Boolean.Input(
+            "count_frames",
+            default=True,
+            advanced=True,
+            tooltip="Off: 1.3 clips get the shift of a single image. 1.2 always counts its frames.",
+        ),
+        io.Combo.Input(
+            "rounding",
+            options=list(PRECISIONS),
+            default="exact",
+            advanced=True,
+            tooltip="As released repeats the bfloat16 rounding of the original; exact is the published formula.",
+        ),
+    ]
+
+
+class Sigmas(io.ComfyNode):
+    """``OSoraSigmas``: the exact noise levels of Open-Sora for the clip's size and length."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraSigmas",
+            display_name="Open-Sora Sigmas",
+            category=CATEGORY,
+            description="The noise levels Open-Sora visits for this size and length: larger clips spend more steps in "
+            "high noise.",
+            search_aliases=["open-sora scheduler", "rectified flow schedule", "timestep transform"],
+            inputs=[
+                io.Model.Input("model", tooltip="An Open-Sora model; its version decides how frames are counted."),
+                io.Latent.Input("latent", tooltip="The clip to be sampled; only its size and length are read."),
+                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps; released: 30."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 the run starts from the latent with that much of the schedule left.",
+                ),
+                io.Boolean.Input(
+                    "discrete",
+                    default=False,
+                    advanced=True,
+                    tooltip="Round times to whole numbers of 1000 before the shift, an option of the original.",
+                ),
+                *shift_inputs(),
+            ],
+            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels, from 1 down to 0.")],
+        )
+
+    @classmethod
+    def execute(cls, model, latent, steps, denoise, discrete, transform_scale, count_frames, rounding) -> io.NodeOutput:
+        levels = clip_sigmas(
+            clip_size(latent, model),
+            steps,
+            denoise=denoise,
+            discrete=discrete,
+            transform_scale=transform_scale,
+            scale_temporal=count_frames,
+            dtype=PRECISIONS[rounding],
+        )
+        return io.NodeOutput(levels)
+
+
+class ModelSampling(io.ComfyNode):
+    """``OSoraModelSampling``: sets Open-Sora's shift on a model, from the clip's size and length."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraModelSampling",
+            display_name="Open-Sora Model Sampling",
+            category=CATEGORY,
+            description="Makes ComfyUI's schedulers right for Open-Sora: sets the shift for this size and length.",
+            search_aliases=["open-sora shift", "model sampling flow"],
+            inputs=[
+                io.Model.Input("model", tooltip="An Open-Sora model."),
+                io.Latent.Input("latent", tooltip="The clip to be sampled; only its size and length are read."),
+                *shift_inputs(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the shift; use it in any sampler node."),
+                io.Float.Output(display_name="shift", tooltip="The shift that was set; 1 is a 512x512 image."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, latent, transform_scale, count_frames, rounding) -> io.NodeOutput:
+        shift = clip_shift(
+            clip_size(latent, model),
+            transform_scale=transform_scale,
+            scale_temporal=count_frames,
+            dtype=PRECISIONS[rounding],
+        )
+        return io.NodeOutput(patch_shift(model, shift), shift)

@@ -1,0 +1,140 @@
+"""A clip as ComfyUI's LATENT: its size, its schedule, and how it is sampled from start to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..frames import LATENT_CHANNELS, SPATIAL_FACTOR, Version, decoded_frames
+from ..sampling import schedule
+from ..sampling.guidance import PRESETS, Guidance
+from .guiders import Conditioning, OpenSoraGuider, given_values
+from .model import opensora_config
+from .samplers import sampler
+
+AUTOMATIC = "automatic"
+GUIDANCE_PRESETS = (AUTOMATIC, *PRESETS)
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """Version and size of a clip: pixels, pixel frames and latent frames."""
+
+    version: Version
+    height: int
+    width: int
+    frames: int
+    latent_frames: int
+
+
+def clip_size(latent: dict[str, Any], model: ModelPatcher | None = None) -> ClipSize:
+    """Size of a LATENT for ``model``; without a model its number of channels tells the version.
+
+    Raises:
+        ValueError: not an Open-Sora model, or latents of the other version.
+    """
+    samples = latent["samples"]
+    version = _version(samples, model)
+    frames = samples.shape[2] if samples.ndim == 5 else 1
+    height, width = (side * SPATIAL_FACTOR for side in samples.shape[-2:])
+    return ClipSize(version, height, width, decoded_frames(version, frames), frames)
+
+
+def model_version(model: ModelPatcher) -> Version:
+    """Version of an Open-Sora MODEL; any other model is refused."""
+    config = opensora_config(model)
+    if config is None:
+        raise ValueError("This node needs an Open-Sora model; load one with Open-Sora Load Model.")
+    return config.version
+
+
+def _version(samples: Tensor, model: ModelPatcher | None) -> Version:
+    known = {channels: version for version, channels in LATENT_CHANNELS.items()}
+    version = known.get(samples.shape[1])
+    if model is None:
+        if version is None:
+            raise ValueError(
+                f"A latent with {samples.shape[1]} channels is not Open-Sora's; use 4 channels (1.2) or 16 (1.3)."
+            )
+        return version
+    wanted = model_version(model)
+    if version != wanted and bool(samples.any()):
+        raise ValueError(
+            f"The latent has {samples.shape[1]} channels but the model is Open-Sora {wanted}, which samples "
+            f"{LATENT_CHANNELS[wanted]}; encode or make the latent for {wanted}."
+        )
+    return wanted
+
+
+def clip_shift(clip: ClipSize, **options: Any) -> float:
+    """The shift of the schedule for a clip; options as in ``schedule.shift_for``."""
+    return schedule.shift_for(clip.version, clip.height, clip.width, clip.frames, **options)
+
+
+def clip_sigmas(clip: ClipSize, steps: int, *, denoise: float = 1.0, discrete: bool = False, **options: Any) -> Tensor:
+    """Noise levels ``[steps + 1]`` for a clip; ``denoise`` below 1 takes the end of a longer schedule, like core."""
+    if not 0.0 < denoise <= 1.0:
+        raise ValueError(f"denoise is {denoise:g} but must lie above 0 and at most at 1; the nearest good value is 1.")
+    total = steps if denoise > 0.9999 else int(steps / denoise)
+    return schedule.sigmas(total, clip_shift(clip, **options), discrete=discrete)[-(steps + 1) :]
+
+
+def guidance_preset(name: str, version: Version, has_given: bool, cfg: float, image_cfg: float | None) -> Guidance:
+    """The released guidance of a version with the user's scales; ``automatic`` looks at version and given frames."""
+    if name == AUTOMATIC:
+        name = "1.2" if version == "1.2" else "1.3 given frames" if has_given else "1.3 text to video"
+    preset = replace(PRESETS[name], text_scale=cfg)
+    return preset if image_cfg is None else replace(preset, image_scale=image_cfg)
+
+
+@dataclass(frozen=True)
+class ClipRun:
+    """How a clip is sampled; ``preset`` is one of :data:`GUIDANCE_PRESETS`."""
+
+    steps: int
+    seed: int
+    cfg: float
+    image_cfg: float | None = None
+    preset: str = AUTOMATIC
+    denoise: float = 1.0
+    renoise_given: bool = True
+    """Noise given frames anew before every model call, as released (``use_sdedit``); nothing without given frames."""
+
+
+def sample_clip(
+    model: ModelPatcher, positive: Conditioning, negative: Conditioning, latent: dict[str, Any], run: ClipRun
+) -> dict[str, Any]:
+    """Sample one LATENT. Frames whose noise mask is 0 come back bit for bit."""
+    clip, has_given = clip_size(latent, model), bool(given_values(positive))
+    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    sigmas = clip_sigmas(clip, run.steps, denoise=run.denoise)
+    guider = OpenSoraGuider(model, guidance_preset(run.preset, clip.version, has_given, run.cfg, run.image_cfg))
+    guider.set_conds(positive, negative)
+    done = guider.sample(
+        comfy.sample.prepare_noise(start, run.seed, latent.get("batch_index")),
+        start,
+        sampler(renoise_given=run.renoise_given and has_given),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=run.seed,
+    ).to(start)
+    result = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
+    return {**result, "samples": _keep(start, done, latent.get("noise_mask"))}
+
+
+def _keep(start: Tensor, done: Tensor, mask: Tensor | None) -> Tensor:
+    """Normalising and back costs the last bits; frames that were to be kept get their own values again."""
+    if mask is None:
+        return done
+    ratios = comfy.sampler_helpers.prepare_mask(mask, start.shape, start.device)
+    return torch.where(ratios == 0, start, done)

@@ -1,0 +1,171 @@
+"""Long video in ComfyUI: segments sampled one after the other, each stored as soon as it is finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..sampling.segments import SegmentStore, check_overlap, fingerprint, join, make_segments
+from ..text.segments import conditioning_of_segment
+from .clips import ClipRun, ClipSize, clip_size, sample_clip
+from .guiders import Conditioning, given_values, with_given_frames
+from .model import opensora_config
+from .reference_inputs import (
+    AUTOMATIC,
+    FRAME_MASK,
+    PlacedClip,
+    ReferenceChain,
+    combined_mask,
+    method_for,
+    place_references,
+)
+
+STORE_FOLDER = "opensora_segments"
+NEW_SEED, SAME_SEED = "new for every segment", "same for all"
+SEED_MODES = (NEW_SEED, SAME_SEED)
+
+
+@dataclass(frozen=True)
+class LongVideo:
+    """How a long video is made of segments; ``overlap`` in latent frames."""
+
+    segments: int
+    overlap: int
+    run: ClipRun
+    overlap_strength: float = 0.0
+    drift_control: float = 0.0
+    seeds: str = NEW_SEED
+    method: str = AUTOMATIC
+    resume: bool = True
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the segments are made from."""
+
+    model: ModelPatcher
+    positive: Conditioning
+    negative: Conditioning
+    latent: dict[str, Any]
+    chain: ReferenceChain
+
+
+def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any], str]:
+    """The joined LATENT and a report in sentences."""
+    clip = clip_size(inputs.latent, inputs.model)
+    if video.segments > 1:
+        check_overlap(clip.version, video.overlap, clip.latent_frames)
+    _check_segments(inputs.chain, video.segments)
+    samples = comfy.sample.fix_empty_latent_channels(inputs.model, inputs.latent["samples"])
+    inputs = replace(inputs, latent={**inputs.latent, "samples": samples})
+    store = _store(inputs, video) if video.resume else None
+    clips = make_segments(
+        video.segments,
+        lambda index, before: _segment(inputs, video, clip, index, before),
+        store,
+        overlap=video.overlap,
+        drift_control=video.drift_control,
+    )
+    joined = join(clips, video.overlap)
+    return {"samples": joined}, _report(video, clip, joined, store)
+
+
+def _segment(inputs: Inputs, video: LongVideo, clip: ClipSize, index: int, before: Tensor | None) -> Tensor:
+    """One segment, with its own prompt, references, seed and the end of the segment before."""
+    positive, negative = (conditioning_of_segment(each, index) for each in (inputs.positive, inputs.negative))
+    latent = inputs.latent if index == 0 else {"samples": torch.zeros_like(inputs.latent["samples"])}
+    method = method_for(inputs.model, clip.version, video.method)
+    placed = place_references(
+        inputs.chain, latent, clip, positive, negative, method=method, segment=index, segments=video.segments
+    )
+    if before is not None:
+        placed = _continued(placed, before[:, :, -video.overlap :], method, video.overlap_strength)
+    seed = video.run.seed + (index if video.seeds == NEW_SEED else 0)
+    run = replace(video.run, seed=seed % 2**64)
+    return sample_clip(inputs.model, placed.positive, placed.negative, placed.latent, run)["samples"]
+
+
+def _continued(placed: PlacedClip, end: Tensor, method: str, strength: float) -> PlacedClip:
+    """``placed`` with the end ``[B, C, n, h, w]`` of the segment before as its first frames."""
+    overlap = end.shape[2]
+    frames = list(range(overlap))
+    if method == FRAME_MASK:
+        samples = torch.cat([end.to(placed.latent["samples"]), placed.latent["samples"][:, :, overlap:]], dim=2)
+        ratios = torch.full((samples.shape[2],), strength)
+        mask = combined_mask(placed.latent, samples.shape, ratios, frames)
+        return replace(placed, latent={**placed.latent, "samples": samples, "noise_mask": mask})
+    known = given_values(placed.positive)
+    latent, more = (list(known.values()) or [torch.zeros_like(placed.latent["samples"]), []])[:2]
+    latent = latent.clone()
+    latent[:, :, :overlap] = end.to(latent)
+    given = [with_given_frames(each, latent, sorted({*frames, *more})) for each in (placed.positive, placed.negative)]
+    return replace(placed, positive=given[0], negative=given[1])
+
+
+def _check_segments(chain: ReferenceChain, segments: int) -> None:
+    for reference in chain.references:
+        if not -1 <= reference.segment < segments:
+            raise ValueError(
+                f"A reference belongs to segment {reference.segment} but the video has segments 0 to {segments - 1}; "
+                f"the nearest good value is {segments - 1} (-1 means the last one)."
+            )
+
+
+def _store(inputs: Inputs, video: LongVideo) -> SegmentStore:
+    run = fingerprint(_identity(inputs, video))
+    return SegmentStore(Path(folder_paths.get_output_directory()) / STORE_FOLDER / run[:16], run)
+
+
+def _identity(inputs: Inputs, video: LongVideo) -> dict[str, Any]:
+    """Everything a segment depends on. The number of segments counts only where a reference waits for the last one."""
+    references = inputs.chain.references
+    ends = video.segments if any(reference.segment < 0 for reference in references) else None
+    return {
+        "settings": repr(replace(video, segments=0)),
+        "segments": ends,
+        "references": [[reference.latent, repr(reference)] for reference in references],
+        "latent": inputs.latent["samples"],
+        "noise_mask": inputs.latent.get("noise_mask"),
+        "batch_index": inputs.latent.get("batch_index"),
+        "positive": _plain(inputs.positive),
+        "negative": _plain(inputs.negative),
+        **_model_identity(inputs.model),
+    }
+
+
+def _model_identity(model: ModelPatcher) -> dict[str, Any]:
+    """The network's numbers, a few of its weights, and every patch with its strength."""
+    weights = model.model.diffusion_model.state_dict()
+    small = {name: tensor for name, tensor in weights.items() if tensor.numel() <= 4096 and tensor.is_floating_point()}
+    patches = {key: [(each[0], each[2], _plain(each[1])) for each in values] for key, values in model.patches.items()}
+    shift = getattr(model.get_model_object("model_sampling"), "shift", None)
+    return {"config": repr(opensora_config(model)), "weights": small, "patches": patches, "shift": shift}
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with everything that is neither number, text nor tensor reduced to the name of its type."""
+    if isinstance(value, (Tensor, int, float, str, type(None))):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    inner = getattr(value, "weights", None)
+    return [type(value).__name__, _plain(inner)] if inner is not None else type(value).__name__
+
+
+def _report(video: LongVideo, clip: ClipSize, joined: Tensor, store: SegmentStore | None) -> str:
+    lines = [
+        f"{video.segments} segments of {clip.latent_frames} latent frames, overlapping by {video.overlap}, "
+        f"joined to {joined.shape[2]} latent frames."
+    ]
+    if store is not None:
+        lines.append(f"Finished segments are kept in {store.path(0).parent.name} below output/{STORE_FOLDER}.")
+    return " ".join(lines)
