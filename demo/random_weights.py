@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ CAPTION_CHANNELS = 64  # width of the tiny text encoder
 TEXT_LENGTH = 300  # tokens of the null text, as in the released models
 
 TINY_NETWORK = {"hidden_size": 96, "num_heads": 4, "depth": 2, "mlp_ratio": 4}
+
+NORM_WEIGHT = re.compile(r"norm(\d|_out)?\.weight$")
 
 Shape = tuple[int, ...]
 Tensors = dict[str, torch.Tensor]
@@ -99,7 +102,7 @@ def seeded(name: str, shape: Shape) -> torch.Tensor:
     values = torch.randn(shape, generator=generator)
     if len(shape) > 1:
         return values / math.sqrt(math.prod(shape[1:]))
-    return 1 + 0.1 * values if name.endswith("norm.weight") else 0.1 * values
+    return 1 + 0.1 * values if NORM_WEIGHT.search(name) else 0.1 * values
 
 
 def fill(shapes: Mapping[str, Shape]) -> Tensors:
@@ -144,9 +147,140 @@ def text_encoder() -> tuple[Tensors, dict[str, str]]:
     return {name: weight.half() for name, weight in weights.items()}, metadata
 
 
+def convolution(name: str, channels: int, out: int, *kernel: int, bias: bool = True) -> dict[str, Shape]:
+    """Shapes of a convolution; ``kernel`` gives its extent in each axis."""
+    return {f"{name}.weight": (out, channels, *kernel)} | ({f"{name}.bias": (out,)} if bias else {})
+
+
+def norm(name: str, channels: int) -> dict[str, Shape]:
+    """Shapes of a group norm."""
+    return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
+
+
+def residual(
+    name: str, channels: int, out: int, shortcut: str, inner: str, *kernel: int, bias: bool = True
+) -> dict[str, Shape]:
+    """A residual block; ``inner`` is what the key of its convolutions ends in, ``shortcut`` the widening one's name."""
+    shapes = norm(f"{name}.norm1", channels) | norm(f"{name}.norm2", out)
+    shapes |= convolution(f"{name}.conv1{inner}", channels, out, *kernel, bias=bias)
+    shapes |= convolution(f"{name}.conv2{inner}", out, out, *kernel, bias=bias)
+    if channels != out:
+        shapes |= convolution(f"{name}.{shortcut}{inner}", channels, out, *(1 for _ in kernel), bias=bias)
+    return shapes
+
+
+def image_half(half: str, widths: list[int], blocks: int, step: str) -> dict[str, Shape]:
+    """Encoder or decoder of the image autoencoder; ``widths`` in the order of its levels."""
+    shapes: dict[str, Shape] = {}
+    levels, steps = (f"{half}.down_blocks", "downsamplers") if step == "down" else (f"{half}.up_blocks", "upsamplers")
+    channels = widths[0]
+    for level, width in enumerate(widths):
+        for number in range(blocks):
+            name = f"{levels}.{level}.resnets.{number}"
+            shapes |= residual(name, channels, width, "conv_shortcut", "", 3, 3)
+            channels = width
+        if level < len(widths) - 1:
+            shapes |= convolution(f"{levels}.{level}.{steps}.0.conv", width, width, 3, 3)
+    middle = widths[-1] if step == "down" else widths[0]
+    shapes |= norm(f"{half}.mid_block.attentions.0.group_norm", middle)
+    for part in ("to_q", "to_k", "to_v", "to_out.0"):
+        shapes |= linear(f"{half}.mid_block.attentions.0.{part}", middle, middle)
+    for number in range(2):
+        shapes |= residual(f"{half}.mid_block.resnets.{number}", middle, middle, "", "", 3, 3)
+    return shapes | norm(f"{half}.conv_norm_out", widths[-1])
+
+
+def image_shapes(widths: list[int], blocks: int) -> dict[str, Shape]:
+    """Names and shapes of the image autoencoder; SDXL's has widths 128, 256, 512, 512 and 2 blocks."""
+    shapes = image_half("encoder", widths, blocks, "down") | image_half("decoder", widths[::-1], blocks + 1, "up")
+    shapes |= convolution("encoder.conv_in", 3, widths[0], 3, 3) | convolution("encoder.conv_out", widths[-1], 8, 3, 3)
+    shapes |= convolution("decoder.conv_in", 4, widths[-1], 3, 3) | convolution("decoder.conv_out", widths[0], 3, 3, 3)
+    return shapes | convolution("quant_conv", 8, 8, 1, 1) | convolution("post_quant_conv", 4, 4, 1, 1)
+
+
+def temporal_shapes(filters: int, blocks: int) -> dict[str, Shape]:
+    """Names and shapes of the temporal autoencoder; the released one has 128 filters and 4 blocks per level."""
+    widths = [filters, 2 * filters, 2 * filters, 4 * filters]
+    shapes: dict[str, Shape] = {}
+
+    def level(name: str, channels: int, width: int) -> None:
+        for number in range(blocks):
+            start = channels if number == 0 else width
+            shapes.update(residual(f"{name}.{number}", start, width, "conv3", ".conv", 3, 3, 3, bias=False))
+
+    for index, width in enumerate(widths):
+        level(f"encoder.block_res_blocks.{index}", widths[max(0, index - 1)], width)
+        level(f"decoder.block_res_blocks.{index}", widths[min(3, index + 1)], width)
+        if index in (1, 2):
+            shapes |= convolution(f"encoder.conv_blocks.{index}.conv", width, width, 3, 3, 3)
+            shapes |= convolution(
+                f"decoder.conv_blocks.{index}.conv", widths[index + 1], 2 * widths[index + 1], 3, 3, 3
+            )
+    for half in ("encoder", "decoder"):
+        level(f"{half}.res_blocks", widths[-1], widths[-1])
+    shapes |= convolution("encoder.conv_in.conv", 4, filters, 3, 3, 3, bias=False) | norm("encoder.norm1", widths[-1])
+    shapes |= convolution("encoder.conv2.conv", widths[-1], 8, 1, 1, 1) | convolution("quant_conv.conv", 8, 8, 1, 1, 1)
+    shapes |= convolution("decoder.conv1.conv", 4, widths[-1], 3, 3, 3) | norm("decoder.norm1", filters)
+    shapes |= convolution("decoder.conv_out.conv", filters, 4, 3, 3, 3)
+    return shapes | convolution("post_quant_conv.conv", 4, 4, 1, 1, 1)
+
+
+def causal_half(half: str, widths: list[int], blocks: int, down: bool) -> dict[str, Shape]:
+    """Encoder or decoder of the causal 3-D autoencoder; ``widths`` counted from the pixels."""
+    shapes: dict[str, Shape] = {}
+    order = range(4) if down else range(3, -1, -1)
+    channels = widths[0] if down else widths[-1]
+    for level in order:
+        name = f"{half}.{'down' if down else 'up'}.{level}"
+        for number in range(blocks):
+            shapes |= residual(f"{name}.block.{number}", channels, widths[level], "nin_shortcut", ".conv", 3, 3, 3)
+            channels = widths[level]
+        if down and level < 3:
+            inner, kernel = ("downsample.conv", (3, 3)) if level == 0 else ("downsample.conv.conv", (3, 3, 3))
+            shapes |= convolution(f"{name}.{inner}", channels, channels, *kernel)
+        elif not down and level == 1:
+            shapes |= convolution(f"{name}.upsample.conv", channels, channels, 3, 3)
+        elif not down and level > 1:
+            shapes |= residual(f"{name}.upsample.conv3d", channels, channels, "", ".conv", 3, 3, 3)
+    for number in (1, 2):
+        shapes |= residual(f"{half}.mid.block_{number}", widths[-1], widths[-1], "", ".conv", 3, 3, 3)
+    shapes |= norm(f"{half}.mid.attn_1.norm", widths[-1])
+    for part in ("q", "k", "v", "proj_out"):
+        shapes |= convolution(f"{half}.mid.attn_1.{part}.conv", widths[-1], widths[-1], 1, 1, 1)
+    return shapes | norm(f"{half}.norm_out", channels)
+
+
+def causal_shapes(widths: list[int], blocks: int, latents: int = 16) -> dict[str, Shape]:
+    """Names and shapes of the v1.3 autoencoder; the released one has widths 128, 256, 512, 512 and 2 blocks."""
+    shapes = causal_half("encoder", widths, blocks, True) | causal_half("decoder", widths, blocks + 1, False)
+    shapes |= convolution("encoder.conv_in.conv", 3, widths[0], 3, 3, 3)
+    shapes |= convolution("encoder.conv_out.conv", widths[-1], 2 * latents, 3, 3, 3)
+    shapes |= convolution("decoder.conv_in.conv", latents, widths[-1], 3, 3, 3)
+    return shapes | convolution("decoder.conv_out", widths[0], 3, 3, 3, 3)
+
+
+def vae(version: str) -> tuple[Tensors, dict[str, str]]:
+    """The tiny video autoencoder of ``version`` in half precision, and its file metadata."""
+    metadata = {"opensora.version": version, "opensora.note": "tiny random weights for tests and demonstrations"}
+    if version == "1.3":
+        return _halved(fill(causal_shapes([32, 32, 64, 64], 1))), metadata
+    shapes = {f"spatial_vae.module.{name}": shape for name, shape in image_shapes([32, 32, 64, 64], 1).items()}
+    shapes |= {f"temporal_vae.{name}": shape for name, shape in temporal_shapes(32, 1).items()}
+    weights = _halved(fill(shapes))
+    weights["shift"] = torch.tensor([-0.10, 0.34, 0.27, 0.98]).reshape(1, 4, 1, 1, 1)
+    weights["scale"] = torch.tensor([3.85, 2.32, 2.33, 3.06]).reshape(1, 4, 1, 1, 1)
+    return weights, metadata
+
+
+def _halved(weights: Tensors) -> Tensors:
+    return {name: weight.half() for name, weight in weights.items()}
+
+
 FILES: dict[str, Callable[[], tuple[Tensors, dict[str, str]]]] = {
     "diffusion_models/opensora-tiny-v1.2.safetensors": lambda: stdit3("1.2"),
     "diffusion_models/opensora-tiny-v1.3.safetensors": lambda: stdit3("1.3"),
+    "vae/opensora-tiny-vae-v1.2.safetensors": lambda: vae("1.2"),
+    "vae/opensora-tiny-vae-v1.3.safetensors": lambda: vae("1.3"),
     "text_encoders/opensora-tiny-t5.safetensors": text_encoder,
 }
 

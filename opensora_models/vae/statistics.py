@@ -113,3 +113,35 @@ V13_STATISTICS = {
     "video": ChannelStatistics(V13_MEAN, V13_STD),
     "video_5frames": ChannelStatistics(_V13_CHUNK_MEAN, _V13_CHUNK_STD),
 }
+
+
+class Exchange(NamedTuple):
+    """Maps latents of a file with its own statistics to those every other program expects, and back."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def from_file(self, latents: Tensor) -> Tensor:
+        """The file's latents as if its statistics were the common ones."""
+        unit = (latents.float() - self.shift.to(latents.device)) / self.scale.to(latents.device)
+        return V12_STATISTICS.denormalise(unit).to(latents.dtype)
+
+    def to_file(self, latents: Tensor) -> Tensor:
+        """The inverse of ``from_file``."""
+        unit = V12_STATISTICS.normalise(latents.float())
+        return (unit * self.scale.to(latents.device) + self.shift.to(latents.device)).to(latents.dtype)
+
+
+# Released files store shift and scale in bfloat16 (8 significant bits); anything farther off was meant.
+_ROUNDING = 2.0**-8
+
+
+def exchange_with(shift: Tensor | None, scale: Tensor | None) -> Exchange | None:
+    """How latents of a v1.2 file with these buffers are exchanged; None where they are the common constants."""
+    if shift is None or scale is None:
+        return None
+    common = V12_STATISTICS.tensors(1)
+    own = tuple(value.detach().float().cpu().reshape(common[0].shape) for value in (shift, scale))
+    if all(torch.allclose(a, b, rtol=_ROUNDING, atol=0.0) for a, b in zip(own, common, strict=True)):
+        return None
+    return Exchange(*own)

@@ -1,0 +1,280 @@
+"""The video autoencoders as ComfyUI's own VAE, so that every node with a VAE input works on them.
+
+Core calls ``first_stage_model.decode`` and ``encode``; both work group by group and strip by strip, which bounds
+memory, and check for an interrupt between groups. Core's tiled nodes get the same exact computation with strips of
+the asked size: nothing is cut in time or space, so no tile can have a seam.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ..checkpoint import open_checkpoint
+from ..frames import SPATIAL_FACTOR
+from ..vae.autoencoder import OpenSora12, OpenSora13
+from ..vae.budget import Job, decode_bytes, encode_bytes, fitting, tiles
+from ..vae.distribution import Draw, mode
+from ..vae.guards import check_latents, check_num_frames
+from ..vae.recognition import Recipe, recognise
+from ..vae.statistics import Exchange, exchange_with
+from ..vae.strips import Strips
+
+logger = logging.getLogger("opensora")
+
+SMALL_TILE = 256  # pixels; what core falls back to when memory ran out
+
+OUTPUT_TYPE = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
+
+
+class Operations(comfy.ops.disable_weight_init):
+    """Core's layers; the group norm can also lend its weights, wherever they are kept."""
+
+    class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
+        def weight_and_bias(self, like: Tensor) -> tuple[Tensor, Tensor]:
+            """Weight and bias on the device of ``like``."""
+            weight, bias, stream = comfy.ops.cast_bias_weight(self, like, offloadable=True)
+            values = weight.clone(), bias.clone()
+            comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+            return values
+
+
+class _CoreFace:
+    """How core calls the networks; the mixin keeps their state-dict names."""
+
+    comfy_has_chunked_io = True
+    plan: Strips | None = None
+    exchange: Exchange | None = None
+
+    def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Pixels [B, 3, T, H, W] that come from latents of ``shape``."""
+        batch, _, latents, height, width = shape
+        return batch, 3, self.frames_of(latents), height * SPATIAL_FACTOR, width * SPATIAL_FACTOR
+
+    def decode(self, samples: Tensor, output_buffer: Tensor | None = None, num_frames: int | None = None) -> Tensor:
+        """Latents to pixels in [-1, 1], on core's output device."""
+        check_latents(samples, self.version, self.latent_channels)
+        if num_frames is not None:
+            check_num_frames(self.version, samples.shape[2], num_frames)
+        pixels = output_buffer
+        shape = self.decode_output_shape(samples.shape)
+        if pixels is None or num_frames not in (None, shape[2]):
+            shape = (*shape[:2], num_frames or shape[2], *shape[3:])
+            device = comfy.model_management.intermediate_device()
+            pixels = torch.empty(shape, dtype=samples.dtype, device=device)
+        super().decode(self.to_own(samples), num_frames, self.plan_for(samples, decoding=True), between=_between,
+                       out=pixels)  # fmt: skip
+        return pixels
+
+    def encode(self, pixels: Tensor, device: torch.device | None = None, draw: Draw = mode) -> Tensor:
+        """Pixels [B, 3, T, H, W] in [-1, 1] to latents."""
+        if pixels.shape[2] < 1:
+            raise ValueError("The VAE was given a clip without frames; give it at least one image.")
+        plan = self.plan_for(pixels, decoding=False)
+        return self.from_own(super().encode(pixels, plan, draw=draw, between=_between, device=device))
+
+    def plan_for(self, tensor: Tensor, *, decoding: bool) -> Strips:
+        """The plan somebody set, else the fastest that fits into the memory that is free now."""
+        if self.plan is not None:
+            return self.plan
+        job = (Job.decoding if decoding else Job.encoding)(tensor.shape, tensor.element_size())
+        device = comfy.model_management.vae_device() if tensor.device.type == "cpu" else tensor.device
+        return fitting(self, job, comfy.model_management.get_free_memory(device), decoding=decoding)
+
+    def to_own(self, latents: Tensor) -> Tensor:
+        """Exchangeable latents to those of a file with other statistics."""
+        return latents if self.exchange is None else self.exchange.to_file(latents)
+
+    def from_own(self, latents: Tensor) -> Tensor:
+        """The inverse of ``to_own``."""
+        return latents if self.exchange is None else self.exchange.from_file(latents)
+
+
+class FirstStage12(_CoreFace, OpenSora12):
+    """Open-Sora 1.2's network with core's calls."""
+
+
+class FirstStage13(_CoreFace, OpenSora13):
+    """Open-Sora 1.3's network with core's calls."""
+
+
+def _between(done: int, groups: int) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+class OpenSoraVAE(comfy.sd.VAE):
+    """ComfyUI's VAE object around an Open-Sora network."""
+
+    def __init__(
+        self, recipe: Recipe, *, overlap: bool = True, device: torch.device | None = None,
+        dtype: torch.dtype | None = None, disable_dynamic: bool = False,
+    ) -> None:  # fmt: skip
+        with _quiet():
+            # Without weights core sets every attribute to its default and stops; the rest is ours.
+            super().__init__(sd={})
+        recipe_check(recipe)
+        weights = recipe.load()
+        self.first_stage_model = _first_stage(recipe, overlap)
+        self._describe()
+        self._place(device, dtype, disable_dynamic)
+        self.first_stage_model.exchange = exchange_with(weights.get("shift"), weights.get("scale"))
+        self.first_stage_model.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
+        self.fingerprint = _fingerprint(weights)
+        self.size = None
+        self.model_size()
+
+    @property
+    def network(self) -> FirstStage12 | FirstStage13:
+        """The network, typed."""
+        return self.first_stage_model
+
+    def _describe(self) -> None:
+        """Tell core about ratios, channels and memory."""
+        network = self.network
+        self.latent_dim, self.output_channels = 3, 3
+        self.latent_channels = network.latent_channels
+        latents = lambda frames: sum(-(-(s.stop - s.start) // 4) for s in network.encode_slices(frames))  # noqa: E731
+        self.downscale_ratio = (latents, SPATIAL_FACTOR, SPATIAL_FACTOR)
+        self.upscale_ratio = (lambda count: network.frames_of(max(1, count)), SPATIAL_FACTOR, SPATIAL_FACTOR)
+        self.downscale_index_formula, self.upscale_index_formula = self.downscale_ratio, self.upscale_ratio
+        self.memory_used_decode = self._decode_bytes
+        self.memory_used_encode = self._encode_bytes
+        self.working_dtypes = [torch.bfloat16, torch.float32]
+
+    def _decode_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
+        job = Job.decoding(shape, dtype.itemsize)
+        return decode_bytes(self.network, job, self.network.plan or Strips(STANDARD, images=1))
+
+    def _encode_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
+        job = Job.encoding(shape, dtype.itemsize)
+        return encode_bytes(self.network, job, self.network.plan or Strips(STANDARD, images=1))
+
+    def _place(self, device: torch.device | None, dtype: torch.dtype | None, disable_dynamic: bool) -> None:
+        """Devices, dtype and patcher, as core's own constructor chooses them."""
+        management = comfy.model_management
+        self.device = management.vae_device() if device is None else device
+        self.vae_dtype = management.vae_dtype(self.device, self.working_dtypes) if dtype is None else dtype
+        self.first_stage_model.to(self.vae_dtype).requires_grad_(False)
+        management.archive_model_dtypes(self.first_stage_model)
+        self.output_device = management.intermediate_device()
+        patchers = comfy.model_patcher
+        patcher = patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher
+        self.patcher = patcher(
+            self.first_stage_model, load_device=self.device, offload_device=management.vae_offload_device()
+        )
+
+    @contextlib.contextmanager
+    def using(self, plan: Strips | None) -> Iterator[None]:
+        """Compute by this plan inside the block."""
+        before, self.network.plan = self.network.plan, plan
+        try:
+            yield
+        finally:
+            self.network.plan = before
+
+    def tile_plan(self, height: int, width: int) -> Strips:
+        """Strips with the area of a tile of ``height`` × ``width`` pixels."""
+        return tiles(height, width, self.network, self.vae_dtype.itemsize)
+
+    def decode_tiled(
+        self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, overlap: int | None = None,
+        tile_t: int | None = None, overlap_t: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Core's tiled decoding: tile sizes (in latents) set the size of the strips; the result is the untiled one."""
+        side = SMALL_TILE // SPATIAL_FACTOR
+        with self.using(self.tile_plan((tile_y or side) * SPATIAL_FACTOR, (tile_x or side) * SPATIAL_FACTOR)):
+            return self.decode(samples)
+
+    def encode_tiled(
+        self, pixel_samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, overlap: int | None = None,
+        tile_t: int | None = None, overlap_t: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Core's tiled encoding: tile sizes (in pixels) set the size of the strips; the result is the untiled one."""
+        with self.using(self.tile_plan(tile_y or SMALL_TILE, tile_x or SMALL_TILE)):
+            return self.encode(pixel_samples)
+
+    def decode_tiled_3d(
+        self, samples: Tensor, tile_t: int = 999, tile_x: int = 32, tile_y: int = 32, overlap: Any = None
+    ) -> Tensor:
+        """What core calls when decoding ran out of memory: latents [B, C, l, h, w] to images [B, 3, T, H, W]."""
+        with self.using(self.tile_plan(tile_y * SPATIAL_FACTOR, tile_x * SPATIAL_FACTOR)):
+            pixels = self.network.decode(samples.to(self.vae_dtype).to(self.device))
+        return self.process_output(pixels.to(device=self.output_device, dtype=OUTPUT_TYPE()))
+
+    def encode_tiled_3d(
+        self, samples: Tensor, tile_t: int = 9999, tile_x: int = 512, tile_y: int = 512, overlap: Any = None
+    ) -> Tensor:
+        """What core calls when encoding ran out of memory: images [B, 3, T, H, W] in [0, 1] to latents."""
+        with self.using(self.tile_plan(tile_y, tile_x)):
+            latents = self.network.encode(self.process_input(samples).to(self.vae_dtype), device=self.device)
+        return latents.to(device=self.output_device, dtype=OUTPUT_TYPE())
+
+
+STANDARD = 256 * 2**20
+
+
+def load_vae(
+    path: str | Path, spatial: str | Path | None = None, overlap: bool = True, dtype: torch.dtype | None = None,
+    disable_dynamic: bool = False,
+) -> OpenSoraVAE:  # fmt: skip
+    """The VAE of a file, or of a temporal and a spatial file of version 1.2.
+
+    Raises ValueError with one sentence for any other or damaged file.
+    """
+    recipe = recognise(open_checkpoint(path), open_checkpoint(spatial) if spatial else None)
+    vae = OpenSoraVAE(recipe, overlap=overlap, dtype=dtype, disable_dynamic=disable_dynamic)
+    arguments = (str(path), str(spatial) if spatial else None, overlap, dtype)
+    vae.patcher.cached_patcher_init = (load_vae_patcher, arguments)
+    logger.info("'%s': Open-Sora %s VAE, %s on %s.", Path(path).name, recipe.version, vae.vae_dtype, vae.device)
+    return vae
+
+
+def load_vae_patcher(*arguments: Any, disable_dynamic: bool = False) -> Any:
+    """The patcher alone: how ComfyUI makes further copies of a loaded VAE."""
+    return load_vae(*arguments, disable_dynamic=disable_dynamic).patcher
+
+
+def recipe_check(recipe: Recipe) -> None:
+    """Refuse a file that does not fit its network; mention tensors nobody uses."""
+    unused = recipe.check()
+    if unused:
+        logger.warning("'%s' has %d tensors that are not used, for example '%s'.", recipe.parts[0].name, len(unused),
+                       unused[0])  # fmt: skip
+
+
+def _first_stage(recipe: Recipe, overlap: bool) -> FirstStage12 | FirstStage13:
+    if recipe.version == "1.2":
+        return FirstStage12(*recipe.settings, operations=Operations).eval()
+    return FirstStage13(*recipe.settings, overlap=overlap, operations=Operations).eval()
+
+
+def _fingerprint(weights: dict[str, Tensor]) -> str:
+    """Tells one set of weights from another: names, shapes and the first values of every tensor."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        first = weights[name].flatten()[:4].float().numpy().tobytes()
+        digest.update(f"{name}{tuple(weights[name].shape)}".encode() + first)
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without core's warning about missing VAE weights, which is how its defaults are asked for."""
+    root = logging.getLogger()
+    silence = lambda record: "No VAE weights" not in record.getMessage()  # noqa: E731
+    root.addFilter(silence)
+    try:
+        yield
+    finally:
+        root.removeFilter(silence)
