@@ -8,7 +8,8 @@ other text, bars included, is one prompt for the whole video. Source: ``split_pr
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ SEGMENT_KEY = "opensora_segment"
 """Key of a conditioning entry that says from which segment of a long video on it holds."""
 
 SETTINGS = ("reference_path", "mask_strategy")
+_SETTINGS_START = re.compile(r'\{\s*"')
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def join_parts(parts: Sequence[PromptPart]) -> str:
     return "".join(f"|{part.first_segment}|{part.text.strip()}" for part in parts)
 
 
-def each_part(prompt: str, change: Any) -> str:
+def each_part(prompt: str, change: Callable[[str], str]) -> str:
     """``prompt`` with ``change(text)`` applied to every part, segments kept."""
     if not is_segmented(prompt):
         return change(prompt)
@@ -97,13 +99,15 @@ def prompt_from_lines(lines: str) -> str:
 def split_settings(prompt: str) -> PromptSettings:
     """Separate a prompt from the JSON object behind it that names references and the mask strategy.
 
-    Raises ValueError for a second object, broken JSON or other keys.
+    Braces that do not open a JSON object are text, where the original gives up. Raises ValueError for a second object,
+    broken JSON or other keys.
     """
-    text, brace, rest = prompt.partition("{")
-    if not brace:
-        return PromptSettings(text)
+    opening = _SETTINGS_START.search(prompt)
+    if not opening:
+        return PromptSettings(prompt)
+    text = prompt[: opening.start()]
     try:
-        settings = json.loads(brace + rest)
+        settings = json.loads(prompt[opening.start() :])
     except ValueError as error:
         raise ValueError(
             f"The braces behind the prompt do not hold one JSON object ({error}); write for example "

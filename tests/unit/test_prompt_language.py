@@ -96,7 +96,8 @@ def test_settings_behind_a_prompt() -> None:
     with pytest.raises(ValueError, match="not 'seed'"):
         segments.split_settings('a {"seed": 1}')
     with pytest.raises(ValueError, match="one JSON object"):
-        segments.split_settings("a {curly} cat")
+        segments.split_settings('a {"curly cat')
+    assert segments.split_settings("a {curly} cat").text == "a {curly} cat"
 
 
 def test_limit_keeps_the_end_token() -> None:
