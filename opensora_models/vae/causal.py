@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .blocks import MidAttention, ResidualBlock, Upsample3d, group_norm
 from .image import stepped_down, stepped_up
-from .layers import CausalConv3d, Downsample2d, Downsample3d, Upsample2d, activated, same_size_strip
+from .layers import CausalConv3d, Downsample2d, Downsample3d, Upsample2d, activated, convolution3d, same_size_strip
 from .strips import Rows, Strips
 
 EPSILON = 1e-6
@@ -171,7 +171,7 @@ class CausalDecoder(nn.Module):
             channels = width
         self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(channels, config.groups, EPSILON, operations)
-        self.conv_out = operations.Conv3d(channels, 3, 3, padding=(0, 1, 1))
+        self.conv_out = convolution3d(operations.Conv3d)(channels, 3, 3, padding=(0, 1, 1))
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))

@@ -21,8 +21,6 @@ Moments = tuple[Tensor, Tensor]
 # A strip must be at least as high as the rows its neighbours look back at when a layer is overwritten in place:
 # two convolutions and one up-sampling.
 MIN_ROWS = 4
-# Torch's CPU convolution leaves its fast kernel for inputs with fewer channels × frames × rows (float32, one clip).
-FAST_KERNEL_ELEMENTS = 20_480
 
 
 class Rows:
@@ -71,13 +69,11 @@ class Strips:
     ``lean``: the first convolution of a residual block is computed twice instead of being stored, so that only one
     full-size tensor exists at a time (about half again the arithmetic of the layers that are cut).
     ``images``: frames the image stage of v1.2 takes at once.
-    ``least``: strips are not made smaller than this number of channels × frames × rows.
     """
 
     strip_bytes: int | None = None
     lean: bool = False
     images: int = 4
-    least: int = FAST_KERNEL_ELEMENTS
 
     def bounds(self, rows: Rows) -> list[tuple[int, int]]:
         """First and last row of each strip of a layer."""
@@ -85,8 +81,7 @@ class Strips:
         step = height
         if self.strip_bytes is not None:
             row_bytes = rows.element_size * math.prod(rows.shape) // height
-            least = self.least // math.prod(rows.shape[:-2]) + 1
-            step = min(height, max(MIN_ROWS, least, self.strip_bytes // max(1, row_bytes)))
+            step = min(height, max(MIN_ROWS, self.strip_bytes // max(1, row_bytes)))
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 
     def store(self, rows: Rows, groups: int, *, into: Rows | None = None) -> Rows:
