@@ -112,8 +112,10 @@ def build_clip(
     )
 
 
-def _load_patcher(*settings: Any, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    return load_text_encoder(*settings, disable_dynamic=disable_dynamic).patcher
+def _load_patcher(
+    path: str, precision: str, device: str, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    return load_text_encoder(path, precision, device, disable_dynamic).patcher
 
 
 def _expect_complete(checkpoint: Checkpoint, config: T5Config) -> None:

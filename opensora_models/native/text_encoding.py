@@ -113,7 +113,7 @@ def token_limit(model: Any | None) -> int:
 
 def check_clip(clip: Any, model: Any | None = None) -> None:
     """Refuse a CLIP without T5 v1.1 and one whose width the MODEL does not read, before anything is encoded."""
-    tokens = clip.tokenize("")
+    tokens = clip.tokenize("") if clip is not None else None  # a checkpoint without text encoder gives None
     names = list(tokens) if isinstance(tokens, dict) else []
     if T5_KEY not in names or any(part in names for part in OTHER_PARTS):
         found = " and ".join(ENCODER_TITLES.get(name, name) for name in names) or "of an unknown kind"

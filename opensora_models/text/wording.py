@@ -100,7 +100,7 @@ def read_motion(version: str, text: str) -> Score | None:
 
 def word_for(score: float, words: Mapping[str, float]) -> str:
     """The word of the first bound above ``score``."""
-    return next((word for word, bound in words.items() if score < bound), next(reversed(words)))
+    return next((word for word, bound in words.items() if score < bound), list(words)[-1])
 
 
 def number_for(word: str, words: Mapping[str, float]) -> float:

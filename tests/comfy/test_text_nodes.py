@@ -226,6 +226,8 @@ def test_another_clip_is_refused_in_one_sentence(executor: Executor) -> None:
     ):
         with pytest.raises(ValueError, match=f"The CLIP is .*{title}.*t5xxl_fp16.safetensors"):
             check_clip(Other(names))
+    with pytest.raises(ValueError, match="The CLIP is of an unknown kind"):
+        check_clip(None)
 
 
 def test_empty_negative_without_model_is_refused(executor: Executor) -> None:
