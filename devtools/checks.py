@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from .runtime import NEEDED_BY_TESTS, Runtime, prepare
 
 DRIVER = "playwright-core"
 DRIVER_VERSION = "1.65.1"
+MAX_WORKERS = 4  # each holds torch and perhaps ComfyUI, about 1.2 GB
 ORDINARY = "not gpu and not slow"
 TYPED_PARTS = ("devtools", "opensora_models", "nodes")
 
@@ -46,10 +46,9 @@ def run_compatibility(extra: Sequence[str]) -> int:
 
 
 def pytest_command(runtime: Runtime, markers: str, extra: Sequence[str]) -> list[str]:
-    """pytest with its temporary files below ``.comfyui/``, so that artefacts of a failure are found."""
-    artefacts = HOME / "artefacts"
-    artefacts.mkdir(parents=True, exist_ok=True)
-    return [str(runtime.python), "-m", "pytest", "-q", "-m", markers, "--durations=10", *extra]
+    """pytest on every core; tests that share a server or an imported ComfyUI stay together (``tests/conftest.py``)."""
+    spread = ["-n", str(min(MAX_WORKERS, os.cpu_count() or 1)), "--dist", "loadgroup"]
+    return [str(runtime.python), "-m", "pytest", "-q", "-m", markers, "--durations=10", *spread, *extra]
 
 
 def type_check_command(runtime: Runtime) -> list[str]:
@@ -101,7 +100,5 @@ def _environment(root: Path) -> dict[str, str]:
     environment["COMFYUI_PATH"] = str(root)
     environment["MYPYPATH"] = str(HOME / "types")
     environment.setdefault("PYTHONUTF8", "1")
-    if sys.platform == "linux":
-        # Tiny tensors: more threads than this only wait for one another.
-        environment.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+    environment.setdefault("OMP_NUM_THREADS", "1")  # the tests already run on every core
     return environment

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from support.browser import Browser
     from support.server import TestServer
 
+# With several test processes, tests that share something slow to make run in the same one.
+SHARED = {"running_server": "server", "executor": "comfy", "comfy": "comfy"}
 NO_COMFYUI = "no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests by the session fixture they use."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        group = next((group for fixture, group in SHARED.items() if fixture in names), None)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
