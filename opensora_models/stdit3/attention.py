@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .arithmetic import NORM_EPS
 from .conditions import BlockContext, PackedText
 from .config import STDiT3Config
+from .portions import in_portions
 from .positions import Rotary
 from .windows import gather, join
 
@@ -82,9 +83,14 @@ class SpatialAttention(SelfAttention):
 
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """[B, T, S, C] -> [B, T, S, C]."""
-        q, k, v = self.heads_of(self.qkv(x.flatten(0, 1)), context.spatial_rotary, context)
-        written_out = self.written_out(q.shape[0], q.shape[1])
-        return self.proj(self.attend(q, k, v, context, written_out=written_out)).view(x.shape)
+        frames = x.flatten(0, 1)
+        written_out = self.written_out(frames.shape[0], frames.shape[1])
+
+        def work(part: Tensor) -> Tensor:
+            q, k, v = self.heads_of(self.qkv(part), context.spatial_rotary, context)
+            return self.proj(self.attend(q, k, v, context, written_out=written_out))
+
+        return in_portions(work, frames, 3 * frames[0].numel()).view(x.shape)
 
 
 class TemporalAttention(SelfAttention):
@@ -92,20 +98,26 @@ class TemporalAttention(SelfAttention):
 
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """[B, T, S, C] -> [B, T, S, C]."""
-        q, k, v = self.heads_of(self.qkv(x), context.temporal_rotary, context)
-        if x.shape[1] == 1:  # the softmax over a single key is 1
-            return self.proj(v.flatten(-2))
+        written_out = self.written_out(x.shape[0] * x.shape[2], x.shape[1])
+
+        def work(part: Tensor) -> Tensor:
+            return self.proj(self._over_time(self.qkv(part), context, written_out))
+
+        return in_portions(work, x, 3 * x[:, :, 0].numel(), dim=2)
+
+    def _over_time(self, projected: Tensor, context: BlockContext, written_out: bool) -> Tensor:
+        """[B, T, S, 3·C] -> [B, T, S, C]."""
+        q, k, v = self.heads_of(projected, context.temporal_rotary, context)
+        if q.shape[1] == 1:  # the softmax over a single key is 1
+            return v.flatten(-2)
         # Row by row, because only one row's [T, S] can be read as S sequences without copying. An 8-bit kernel that
         # pads 15 keys and 72 dimensions to its block size would cost more than it saves.
-        options = {
-            "written_out": self.written_out(x.shape[0] * x.shape[2], x.shape[1]),
-            "low_precision_attention": False,
-        }
+        options = {"written_out": written_out, "low_precision_attention": False}
         rows = [
             self.attend(*(part[row].transpose(0, 1) for part in (q, k, v)), context, **options)
-            for row in range(x.shape[0])
+            for row in range(q.shape[0])
         ]
-        return self.proj(torch.stack([row.transpose(0, 1) for row in rows]))
+        return torch.stack([row.transpose(0, 1) for row in rows])
 
 
 class WindowedAttention(SelfAttention):
@@ -115,16 +127,16 @@ class WindowedAttention(SelfAttention):
         """[B, T, S, C] -> [B, T, S, C]."""
         size = (x.shape[1], *context.grid)
         grid = x.unflatten(2, context.grid)
-        pieces = [piece for piece, _ in context.windows]
-        windows = [gather(grid, piece) for piece in pieces]
-        counts = [part.shape[0] * part.shape[1] for part in windows]
-        projected = self.qkv(torch.cat([part.flatten(0, 1) for part in windows]) if len(windows) > 1 else windows[0])
-        attended = []
-        for part, (piece, rotary) in zip(projected.flatten(0, -2).split(counts), context.windows, strict=True):
-            q, k, v = self.heads_of(part.unflatten(0, (-1, piece.window_tokens)), rotary, context)
-            attended.append(self.attend(q, k, v, context).flatten(0, 1))
-        out = self.proj(torch.cat(attended) if len(attended) > 1 else attended[0])
-        return join(out.split(counts), pieces, size).flatten(2, 3)
+        done = [self._piece(gather(grid, piece), rotary, context) for piece, rotary in context.windows]
+        return join(done, [piece for piece, _ in context.windows], size).flatten(2, 3)
+
+    def _piece(self, windows: Tensor, rotary: Rotary, context: BlockContext) -> Tensor:
+        """[windows, window tokens, C] -> the same."""
+
+        def work(part: Tensor) -> Tensor:
+            return self.proj(self.attend(*self.heads_of(self.qkv(part), rotary, context), context))
+
+        return in_portions(work, windows, 3 * windows[0].numel())
 
 
 class CrossAttention(nn.Module):
@@ -140,22 +152,29 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """[B, T, S, C] -> [B, T, S, C]."""
-        q = self.q_linear(x)
         if context.null_text is None or not context.given:
-            return self.proj(self._attend(q, context.text, context))
-        runs = _runs(context.given, x.shape[1])
+            return self._frames(x, context.text, context)
         texts = {False: context.text, True: context.null_text}
-        parts = [self._attend(q[:, start:stop], texts[given], context) for start, stop, given in runs]
-        return self.proj(torch.cat(parts, dim=1))
+        runs = _runs(context.given, x.shape[1])
+        return torch.cat([self._frames(x[:, start:stop], texts[given], context) for start, stop, given in runs], dim=1)
 
-    def _attend(self, q: Tensor, text: PackedText, context: BlockContext) -> Tensor:
-        """Rows whose texts are equally long go through one call; others one by one."""
-        queries = q.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _frames(self, x: Tensor, text: PackedText, context: BlockContext) -> Tensor:
+        """Frames that all see the same text of their row."""
         kv = self.kv_linear(text.tokens)
-        if len(set(text.lengths)) == 1:
-            return self._call(queries, kv.unflatten(0, (len(text.lengths), -1)), context).view(q.shape)
-        rows = zip(queries.split(1), kv.split(text.lengths), strict=True)
-        return torch.cat([self._call(query, row[None], context) for query, row in rows]).view(q.shape)
+
+        def work(part: Tensor) -> Tensor:
+            q = self.q_linear(part)
+            return self.proj(self._attend(q.flatten(1, 2), kv, text.lengths, context).view(q.shape))
+
+        return in_portions(work, x, 2 * x[:, 0].numel(), dim=1)
+
+    def _attend(self, q: Tensor, kv: Tensor, lengths: tuple[int, ...], context: BlockContext) -> Tensor:
+        """[B, N, C]. Rows whose texts are equally long go through one call, others one by one."""
+        queries = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        if len(set(lengths)) == 1:
+            return self._call(queries, kv.unflatten(0, (len(lengths), -1)), context)
+        rows = zip(queries.split(1), kv.split(lengths), strict=True)
+        return torch.cat([self._call(query, row[None], context) for query, row in rows])
 
     def _call(self, q: Tensor, kv: Tensor, context: BlockContext) -> Tensor:
         """q [B, heads, N, d] and text [B, L, 2·C] -> [B, N, C]."""

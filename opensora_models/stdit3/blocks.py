@@ -13,15 +13,10 @@ from .arithmetic import Arithmetic
 from .attention import CrossAttention, SelfAttention
 from .conditions import BlockContext
 from .config import STDiT3Config
+from .portions import in_portions
 
 BRANCH_HOOK = "opensora_branch_hook"
 """Key in transformer_options of the hook around a residual branch; see :mod:`.network`."""
-
-MLP_HIDDEN_ELEMENTS = {"cpu": 2**20}
-"""Most elements of the MLP's hidden tensor at a time: on a CPU what stays in its cache."""
-
-MLP_HIDDEN_ELEMENTS_ELSEWHERE = 2**28
-"""On an accelerator half a gigabyte in 16 bits: large enough to keep it busy, small beside the other tensors."""
 
 
 class Mlp(nn.Module):
@@ -37,14 +32,7 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
         tokens = x.flatten(0, -2)
-        most = MLP_HIDDEN_ELEMENTS.get(x.device.type, MLP_HIDDEN_ELEMENTS_ELSEWHERE)
-        portions = -(-tokens.shape[0] * self.hidden // most)
-        if portions == 1:
-            return self._tokens(x)
-        return torch.cat([self._tokens(part) for part in tokens.chunk(portions)]).view(x.shape)
-
-    def _tokens(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu_tanh(self.fc1(x)))
+        return in_portions(lambda part: self.fc2(gelu_tanh(self.fc1(part))), tokens, self.hidden).view(x.shape)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

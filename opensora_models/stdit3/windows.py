@@ -71,9 +71,9 @@ def join(tokens: Sequence[Tensor], pieces: Sequence[Piece], size: Extent) -> Ten
 
 
 def _as_box(tokens: Tensor, piece: Piece) -> Tensor:
-    """[windows, tokens, C] -> the view [B, nt, kt, nh, kh, nw, kw, C]."""
+    """[windows, window tokens, C] -> the view [B, nt, kt, nh, kh, nw, kw, C]."""
     (nt, nh, nw), (kt, kh, kw) = _counts(piece), piece.window
-    return tokens.view(-1, nt, nh, nw, kt, kh, kw, tokens.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6, 7)
+    return tokens.unflatten(1, (kt, kh, kw)).unflatten(0, (-1, nt, nh, nw)).permute(0, 1, 4, 2, 5, 3, 6, 7)
 
 
 def _counts(piece: Piece) -> Extent:

@@ -107,12 +107,12 @@ def test_inputs_stay_as_they_were_and_gradients_reach_them(config: STDiT3Config)
 
 @BOTH
 @torch.no_grad()
-def test_gradient_mode_and_chunked_mlp_give_the_same_numbers(
+def test_gradient_mode_and_small_portions_give_the_same_numbers(
     config: STDiT3Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, inputs = filled(config), arguments(config)
     whole = network(**inputs)
-    monkeypatch.setattr("opensora.opensora_models.stdit3.blocks.MLP_HIDDEN_ELEMENTS", {"cpu": 5 * 192})
+    monkeypatch.setattr("opensora.opensora_models.stdit3.portions.MOST_ELEMENTS", {"cpu": 5 * 192})
     torch.testing.assert_close(network(**inputs), whole, atol=2e-6, rtol=1e-5)
     with torch.enable_grad():
         torch.testing.assert_close(network(**inputs), whole, atol=2e-6, rtol=1e-5)
@@ -120,7 +120,7 @@ def test_gradient_mode_and_chunked_mlp_give_the_same_numbers(
 
 @torch.no_grad()
 def test_mlp_never_holds_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opensora.opensora_models.stdit3.blocks.MLP_HIDDEN_ELEMENTS", {"cpu": 10 * 192})
+    monkeypatch.setattr("opensora.opensora_models.stdit3.portions.MOST_ELEMENTS", {"cpu": 10 * 192})
     mlp, seen = Mlp(V12, torch.nn, None, None), []
     mlp.fc1.register_forward_hook(lambda _module, _inputs, out: seen.append(out.numel()))
     mlp(torch.randn(2, 3, 7, 48))

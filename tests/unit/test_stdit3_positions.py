@@ -66,7 +66,7 @@ def test_windows_cover_every_token_once_and_come_back(size: tuple[int, int, int]
     pieces = cut(size, kernel)
     windows = [gather(grid, piece) for piece in pieces]
     assert sorted(torch.cat([part.flatten() for part in windows]).tolist()) == grid.flatten().tolist()
-    assert torch.equal(join([part.flatten(0, 1) for part in windows], pieces, size), grid)
+    assert torch.equal(join(windows, pieces, size), grid)
 
 
 def test_a_window_holds_neighbours_and_borders_are_short_windows() -> None:
