@@ -40,7 +40,9 @@ class Reference(io.ComfyNode):
             "connection, keyframes, editing. Chain several.",
             search_aliases=["image to video", "extend video", "keyframe", "first last frame", "video to video"],
             inputs=[
-                io.Vae.Input("vae", tooltip="The Open-Sora VAE of the model's version."),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="The Open-Sora VAE of the model's version; not needed for latents."
+                ),
                 io.Latent.Input("clip_latent", tooltip="The clip to be made: gives size, length and version."),
                 io.Image.Input("image", optional=True, tooltip="One picture, or the frames of a clip."),
                 io.Combo.Input(
@@ -118,9 +120,9 @@ class Reference(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        vae,
-        clip_latent,
         *,
+        vae=None,
+        clip_latent,
         image=None,
         placement,
         position,

@@ -53,6 +53,8 @@ def encode_pictures(
     vae: Any, pictures: Sequence[Tensor | None], clip: ClipSize, placing: Placing
 ) -> tuple[list[Reference], list[str]]:
     """References made of pictures ``[N, H, W, 3]``; only frames that are used are encoded, at the clip's size."""
+    if vae is None:
+        raise ValueError("Pictures are encoded by the Open-Sora VAE, none was given; connect one.")
     counts = tuple(0 if batch is None else batch.shape[0] for batch in pictures)
     pieces = plan(
         placing.placement, (counts[0], counts[1]), clip.latent_frames, clip.version, take=placing.take, at=placing.at
