@@ -7,16 +7,20 @@ from comfy_api.latest import ComfyExtension, io
 from ..opensora_models.native import startup
 from ..opensora_models.native.samplers import register_scheduler
 from .conditioning_files import LoadConditioning, SaveConditioning
+from .decode import Decode, DecodeToVideo, LoadLatent
+from .encode import Encode
 from .guidance import FlowSampler, GuidancePatch, Guider
 from .long_video import LongVideoSampler
 from .model_loader import ModelLoader
 from .prompts import PromptBuilder, PromptRequest, PromptSegments
 from .references import PlaceReferences, Reference
+from .reports import Reconstruction
 from .sampling import Sampler
 from .sigmas import ModelSampling, Sigmas
 from .size import EmptyLatent, Size
 from .text import NullText, TextEncode
 from .text_encoder_loader import TextEncoderLoader
+from .vae_loader import VAELoader
 
 NODES: list[type[io.ComfyNode]] = [
     Size,
@@ -39,6 +43,12 @@ NODES: list[type[io.ComfyNode]] = [
     Guider,
     GuidancePatch,
     FlowSampler,
+    VAELoader,
+    Encode,
+    Decode,
+    DecodeToVideo,
+    LoadLatent,
+    Reconstruction,
 ]
 
 

@@ -1,0 +1,146 @@
+"""Latents to frames, to a video file, and back from disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..opensora_models.native import decoding
+from ..opensora_models.native.decoding import AUTO, TILE_SIZES, own_vae
+from ..opensora_models.vae.video_file import FORMATS
+from .encode import TILE_TOOLTIP
+
+NUM_FRAMES_TOOLTIP = (
+    "True length of the clip if it does not fill its last group, for example 20 frames of Open-Sora 1.2. "
+    "0: what the latents give."
+)
+PREFIX_TOOLTIP = "Where files go in the output folder. May hold %date:yyyy-MM-dd% and other placeholders."
+
+
+def _common_inputs(prefix: str) -> list[Any]:
+    return [
+        io.Latent.Input("samples", tooltip="Open-Sora latents [batch, channels, frames, height, width]."),
+        io.Vae.Input("vae", tooltip="From Open-Sora Load VAE, of the same version as the model."),
+        io.Combo.Input("tile_size", options=list(TILE_SIZES), default=AUTO, tooltip=TILE_TOOLTIP),
+        io.String.Input("filename_prefix", default=prefix, tooltip=PREFIX_TOOLTIP),
+        io.Int.Input("num_frames", default=0, min=0, max=100_000, advanced=True, tooltip=NUM_FRAMES_TOOLTIP),
+    ]
+
+
+class Decode(io.ComfyNode):
+    """``OSoraDecode``: latents to images, streamed; the latents are on disk before the work begins."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraDecode",
+            display_name="Open-Sora Decode",
+            category="Open-Sora/latent",
+            description="Decodes a clip of any length in bounded memory. Saves the latents first, so that a failed "
+            "decode can be repeated with Open-Sora Load Latent.",
+            search_aliases=["vae decode", "open-sora decode"],
+            inputs=[
+                *_common_inputs("latents/opensora"),
+                io.Boolean.Input(
+                    "save_latent", default=True, advanced=True, tooltip="Save the latents before decoding."
+                ),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="All frames; clips of a batch follow each other."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, samples: dict[str, Any], vae: object, tile_size: str, filename_prefix: str, num_frames: int,
+        save_latent: bool,
+    ) -> io.NodeOutput:  # fmt: skip
+        vae, latents = own_vae(vae), samples["samples"]
+        if save_latent:
+            metadata = decoding.workflow_metadata(cls.hidden)
+            decoding.keep_latent(vae, latents, filename_prefix, {"num_frames": num_frames}, metadata)
+        return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
+
+
+class DecodeToVideo(io.ComfyNode):
+    """``OSoraDecodeToVideo``: latents straight into a video file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraDecodeToVideo",
+            display_name="Open-Sora Decode to Video",
+            category="Open-Sora/latent",
+            description="Decodes straight into a video file in constant memory. A run that was cut off continues at "
+            "the first missing group of frames when the same latents are decoded again.",
+            search_aliases=["save video", "vae decode", "mp4", "webm"],
+            is_output_node=True,
+            inputs=[
+                *_common_inputs("video/opensora"),
+                io.Float.Input(
+                    "frame_rate", default=24.0, min=0.1, max=1000.0, step=0.001, tooltip="Frames per second."
+                ),
+                io.Combo.Input("format", options=list(FORMATS), tooltip="Container and codec of the file."),
+                io.Int.Input(
+                    "quality", default=18, min=0, max=51, advanced=True,
+                    tooltip="The encoder's CRF: lower is better and larger. 18 is visually lossless for h264.",
+                ),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            outputs=[
+                io.String.Output(display_name="file", tooltip="Full path of the video."),
+                io.String.Output(display_name="latent_file", tooltip="Full path of the saved latents."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, samples: dict[str, Any], vae: object, tile_size: str, filename_prefix: str, num_frames: int,
+        frame_rate: float, format: str, quality: int,
+    ) -> io.NodeOutput:  # fmt: skip
+        vae, latents, metadata = own_vae(vae), samples["samples"], decoding.workflow_metadata(cls.hidden)
+        notes = {"num_frames": num_frames, "frame_rate": frame_rate}
+        kept = decoding.keep_latent(vae, latents, filename_prefix, notes, metadata)
+        file = decoding.decode_to_video(
+            vae, latents, num_frames or None, frame_rate, format, quality, tile_size, kept, metadata
+        )
+        shown = ui.PreviewVideo([ui.SavedResult(file.name, file.subfolder, io.FolderType.output)])
+        return io.NodeOutput(str(file.path), str(kept.path), ui=shown)
+
+
+class LoadLatent(io.ComfyNode):
+    """``OSoraLoadLatent``: latents a decode node saved."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OSoraLoadLatent",
+            display_name="Open-Sora Load Latent",
+            category="Open-Sora/latent",
+            description="Loads latents from the output or input folder, to decode them again.",
+            search_aliases=["load latent", "resume decode"],
+            inputs=[
+                io.Combo.Input(
+                    "file", options=decoding.latent_files(), tooltip="A .latent file; [output] marks the output folder."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The saved latents."),
+                io.Int.Output(display_name="num_frames", tooltip="The clip length noted with them; 0 if none was."),
+                io.Float.Output(display_name="frame_rate", tooltip="The frame rate noted with them; 24 if none was."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> float:
+        """Loads again when the file has changed."""
+        return decoding.latent_path(file).stat().st_mtime
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        latents, notes = decoding.read_latent(file)
+        return io.NodeOutput(
+            {"samples": latents}, int(notes.get("num_frames", 0)), float(notes.get("frame_rate", 24.0))
+        )
