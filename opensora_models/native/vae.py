@@ -56,23 +56,24 @@ class _CoreFace:
     comfy_has_chunked_io = True
     plan: Strips | None = None
     exchange: Exchange | None = None
+    true_length: int | None = None
 
     def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Pixels [B, 3, T, H, W] that come from latents of ``shape``."""
         batch, _, latents, height, width = shape
-        return batch, 3, self.frames_of(latents), height * SPATIAL_FACTOR, width * SPATIAL_FACTOR
+        frames = self.true_length or self.frames_of(latents)
+        return batch, 3, frames, height * SPATIAL_FACTOR, width * SPATIAL_FACTOR
 
     def decode(self, samples: Tensor, output_buffer: Tensor | None = None, num_frames: int | None = None) -> Tensor:
         """Latents to pixels in [-1, 1], on core's output device."""
         check_latents(samples, self.version, self.latent_channels)
+        num_frames = num_frames or self.true_length
         if num_frames is not None:
             check_num_frames(self.version, samples.shape[2], num_frames)
         pixels = output_buffer
-        shape = self.decode_output_shape(samples.shape)
-        if pixels is None or num_frames not in (None, shape[2]):
-            shape = (*shape[:2], num_frames or shape[2], *shape[3:])
+        if pixels is None:
             device = comfy.model_management.intermediate_device()
-            pixels = torch.empty(shape, dtype=samples.dtype, device=device)
+            pixels = torch.empty(self.decode_output_shape(samples.shape), dtype=samples.dtype, device=device)
         super().decode(self.to_own(samples), num_frames, self.plan_for(samples, decoding=True), between=_between,
                        out=pixels)  # fmt: skip
         return pixels
@@ -182,6 +183,14 @@ class OpenSoraVAE(comfy.sd.VAE):
             yield
         finally:
             self.network.plan = before
+
+    def decode(self, samples_in: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
+        """Core's decoding; ``vae_options`` may hold ``num_frames``, which core's result buffer must know as well."""
+        self.network.true_length = (vae_options or {}).get("num_frames")
+        try:
+            return super().decode(samples_in, vae_options or {})
+        finally:
+            self.network.true_length = None
 
     def tile_plan(self, height: int, width: int) -> Strips:
         """Strips with the area of a tile of ``height`` × ``width`` pixels."""
