@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from ..opensora_models.frames import FRAMES_PER_LATENT
 from ..opensora_models.vae.causal import CausalConfig, CausalDecoder, CausalEncoder
 from ..opensora_models.vae.distribution import LOG_VARIANCE_LIMITS
 from .average import MovingAverage
-from .patch_analysis import start_from_patches
+from .critic import Critic, CriticConfig, load_lpips
+from .latents import LatentCode
+from .lpips import LPIPS
+from .patch_analysis import LOG_VARIANCE, start_from_patches
 from .pictures import contact_sheet
 from .progress import Progress
 from .rendering import render, render_frames
@@ -30,10 +34,9 @@ from .scenes import SceneConfig, draw_scene
 
 # The decoder's residual branches start small, so that it starts close to a chain of its resampling convolutions; the
 # biases of that chain start large, so that group norms keep the size of the signal instead of dividing it away.
-START_BRANCH_SCALE = 0.1
+START_BRANCH_SCALE = 0.3
 START_BIAS = 0.5
 CLIP_FRAMES = 17
-ANALYSED_CLIPS = 128
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Stage:
     rate: float
     final_rate: float
     decoder_only: bool = False
+    adversarial: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,12 @@ class AutoencoderConfig:
         Stage(steps=1500, batch=8, frames=5, size=32, rate=2e-3, final_rate=5e-4, decoder_only=True),
         Stage(steps=800, batch=1, frames=17, size=64, rate=6e-4, final_rate=3e-5, decoder_only=True),
     )
-    scenes: SceneConfig = field(default_factory=lambda: SceneConfig(pattern_share=0.15, camera_share=0.05))
+    scenes: SceneConfig = field(default_factory=lambda: SceneConfig(pattern_share=0.1, camera_share=0.05))
     picture_size: int = 64
+    analysed_clips: int = 128
     kl_weight: float = 1e-3
+    perceptual_weight: float = 0.1
+    critic: CriticConfig = CriticConfig()
     gradient_limit: float = 1.0
     average: float = 0.99
     warm_up: int = 30
@@ -86,7 +93,7 @@ def new_autoencoder(config: AutoencoderConfig) -> TinyAutoencoder:
     torch.manual_seed(config.seed)
     model = TinyAutoencoder(config.network)
     rng = np.random.default_rng(config.seed)
-    scenes = [draw_scene(rng, CLIP_FRAMES, 1.0, config.scenes) for _ in range(ANALYSED_CLIPS)]
+    scenes = [draw_scene(rng, CLIP_FRAMES, 1.0, config.scenes) for _ in range(config.analysed_clips)]
     clips = render(scenes, CLIP_FRAMES, config.picture_size, config.picture_size)
     start_from_patches(model.encoder, clips[:, :, ::FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1))
     with torch.no_grad():
@@ -131,74 +138,107 @@ def stage_steps(config: AutoencoderConfig) -> Iterator[tuple[int, Stage, int]]:
             step += 1
 
 
-def loss_of(model: TinyAutoencoder, video: Tensor, stage: Stage, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """L1 per pixel plus weighted KL (reduced as in v1.3: sums per frame and per clip), and numbers for the log."""
-    with torch.set_grad_enabled(not stage.decoder_only):
-        mean, log_variance = model.moments(video)
-        latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-    error = model.decoder(latents) - video
-    reconstruction = error.abs().mean()
-    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() / video.shape[0]
-    elements = video[0, :, 0].numel()
-    loss = reconstruction if stage.decoder_only else reconstruction + kl_weight * kl / elements
-    squared = error.detach().square().mean().item()
-    numbers = {
-        "l1": reconstruction.item(),
-        "psnr": 10 * math.log10(4 / max(squared, 1e-12)),
-        "kl": kl.item() / mean[0].numel(),
-        "latent std": mean.detach().std().item(),
-    }
-    return loss, numbers
+class Run:
+    """One training run below a folder: its networks, where it stands, and what looks at reconstructions."""
 
+    def __init__(self, config: AutoencoderConfig, folder: Path, lpips: LPIPS | None = None) -> None:
+        self.config, self.lpips = config, lpips
+        self.progress = Progress(folder)
+        self.model = new_autoencoder(config)
+        self.average = MovingAverage(self.model, config.average)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), betas=(0.9, 0.98), fused=True)
+        self.critic = Critic(config.critic) if any(stage.adversarial for stage in config.stages) else None
+        self.code: LatentCode | None = None
+        self.done = 0
+        if (state := self.progress.load()) is not None:
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.done = state["step"]
 
-def train(config: AutoencoderConfig, folder: Path, last_step: int | None = None) -> tuple[TinyAutoencoder, int]:
-    """Run or resume; returns the averaged model and the number of steps done."""
-    progress = Progress(folder)
-    model = new_autoencoder(config)
-    average = MovingAverage(model, config.average)
-    optimiser = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), fused=True)
-    done = 0
-    if (state := progress.load()) is not None:
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        done = state["step"]
-    for step, stage, inner in stage_steps(config):
-        if step < done or (last_step is not None and step >= last_step):
-            continue
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        video = batch_of(config, stage, step)
-        loss, numbers = loss_of(model, video, stage, config.kl_weight)
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(stage, inner, config.warm_up)
-        optimiser.zero_grad(set_to_none=True)
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "average": self.average, "optimiser": self.optimiser}
+        if self.critic is not None:
+            parts |= {"critic": self.critic, "critic's optimiser": self.critic.optimiser}
+        return parts
+
+    def update(self, stage: Stage, inner: int) -> None:
+        """One step: the autoencoder, then, in an adversarial stage, the discriminator on the same clips."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.done)
+        video = batch_of(self.config, stage, self.done)
+        loss, again, numbers = self.loss(video, stage)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(stage, inner, self.config.warm_up)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        limit = nn.utils.clip_grad_norm_(model.parameters(), config.gradient_limit)
-        optimiser.step()
-        average.update(model)
-        progress.write(step, **numbers, gradient=limit.item())
-        done = step + 1
-        if progress.due():
-            _save(progress, model, average, optimiser, done, video)
-    _save(progress, model, average, optimiser, done, batch_of(config, config.stages[-1], done))
-    return average.applied_to(new_autoencoder(config)), done
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_limit)
+        self.optimiser.step()
+        self.average.update(self.model)
+        if stage.adversarial and self.critic is not None:
+            numbers["discriminator"] = self.critic.learn(video, again, self.done)
+        self.progress.write(self.done, **numbers, gradient=norm.item())
+        self.done += 1
+        if self.progress.due():
+            self.save(video)
+
+    def loss(self, video: Tensor, stage: Stage) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """(loss, reconstruction, numbers for the log): L1 per pixel, weighted KL (summed per clip as in v1.3, divided
+        by the elements of a frame), and the judges' terms."""
+        mean, log_variance = self._moments(video, stage)
+        again = self.model.decoder(mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean))
+        loss = (again - video).abs().mean()
+        squared = (again - video).detach().square().mean().item()
+        numbers = {"l1": loss.item(), "psnr": 10 * math.log10(4 / max(squared, 1e-12))}
+        if self.lpips is not None:
+            frames, made = (clip.transpose(1, 2).flatten(0, 1) for clip in (video, again))
+            loss = loss + self.config.perceptual_weight * self.lpips(frames, made).mean()
+        if stage.adversarial and self.critic is not None:
+            loss = loss + self.critic.reward(again, loss, self.model.decoder.conv_out.weight, self.done)
+        if not stage.decoder_only:
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() / video.shape[0]
+            loss = loss + self.config.kl_weight * kl / video[0, :, 0].numel()
+            numbers["kl"] = kl.item() / mean[0].numel()
+        return loss, again, numbers
+
+    def _moments(self, video: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Mean and log variance; a frozen encoder is replaced by the code it is, measured once."""
+        if not stage.decoder_only:
+            self.code = None
+            return self.model.moments(video)
+        if self.code is None:
+            self.code = LatentCode(self.model.encoder)
+            self.code.check(self.model.encoder, video)
+        mean = self.code.latents(video)
+        return mean, torch.full_like(mean, LOG_VARIANCE)
+
+    def save(self, video: Tensor) -> None:
+        """Write a checkpoint, the curves and a sheet of ``video`` beside its reconstruction."""
+        self.progress.save({"step": self.done} | {name: part.state_dict() for name, part in self._parts().items()})
+        with torch.no_grad():
+            again = self.model.decoder(self.model.moments(video)[0])
+        rows = [clip for pair in zip(video[:6], again[:6], strict=True) for clip in pair]
+        sheet = contact_sheet(rows, every=max(1, video.shape[2] // 8), scale=2)
+        sheet.save(self.progress.folder / "reconstruction.png")
 
 
-def _save(
-    progress: Progress, model: TinyAutoencoder, average: MovingAverage, optimiser: torch.optim.Optimizer, done: int,
-    video: Tensor,
-) -> None:  # fmt: skip
-    state = {
-        "step": done,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    progress.save(state)
-    with torch.no_grad():
-        again = model.decoder(model.moments(video)[0])
-    rows = [clip for pair in zip(video[:6], again[:6], strict=True) for clip in pair]
-    contact_sheet(rows, every=max(1, video.shape[2] // 8), scale=2).save(progress.folder / "reconstruction.png")
+def train(
+    config: AutoencoderConfig, folder: Path, last_step: int | None = None, lpips: LPIPS | None = None
+) -> tuple[TinyAutoencoder, int]:
+    """Run or resume; returns the averaged model and the number of steps done."""
+    run = Run(config, folder, lpips)
+    for step, stage, inner in stage_steps(config):
+        if step >= run.done and (last_step is None or step < last_step):
+            run.update(stage, inner)
+    run.save(batch_of(config, config.stages[-1], run.done))
+    return run.average.applied_to(new_autoencoder(config)), run.done
+
+
+def averaged_autoencoder(config: AutoencoderConfig, folder: Path) -> TinyAutoencoder:
+    """The averaged network of a run's last checkpoint."""
+    state = Progress(folder).read()
+    model = TinyAutoencoder(config.network)
+    average = MovingAverage(model, config.average)
+    average.load_state_dict(state["average"])
+    return average.applied_to(model).eval()
 
 
 def main(arguments: list[str]) -> None:
@@ -206,5 +246,6 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m training autoencoder", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--until", type=int, default=None, help="stop after this many steps")
+    parser.add_argument("--lpips", type=Path, help="LPIPS weights (safetensors) for a perceptual term; none: without")
     options = parser.parse_args(arguments)
-    train(AutoencoderConfig(), options.folder, options.until)
+    train(AutoencoderConfig(), options.folder, options.until, options.lpips and load_lpips(options.lpips))

@@ -34,7 +34,7 @@ class FlowConfig:
     """Everything that decides the result; the defaults made the shipped files."""
 
     network: STDiT3Config = STDiT3Config(
-        version="1.3", depth=3, hidden_size=144, num_heads=4, in_channels=16, caption_channels=64,
+        version="1.3", depth=3, hidden_size=120, num_heads=5, in_channels=16, caption_channels=64,
         kernel_size=RELEASED_KERNEL_SIZE, use_spatial_rope=True,
     )  # fmt: skip
     text: TextEncoderConfig = TextEncoderConfig()
@@ -188,9 +188,7 @@ def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer) -> Pair:
 
 def averaged(config: FlowConfig, folder: Path) -> Pair:
     """The averaged networks of a run's last checkpoint."""
-    state = Progress(folder).load()
-    if state is None:
-        raise ValueError(f"There is no checkpoint in '{folder}'; run the training first.")
+    state = Progress(folder).read()
     pair = Pair(config)
     pair.load_state_dict(state["model"])
     average = MovingAverage(pair, config.average)

@@ -19,7 +19,7 @@ from .rendering import render_frames
 from .scenes import Scene
 
 PATCH = 8
-TOLERANCE = 0.01  # largest difference from the encoder, in units of a latent's deviation
+TOLERANCE = 0.01  # largest difference from the encoder, of latents whose deviation is about 1
 
 
 class LatentCode:
@@ -38,14 +38,25 @@ class LatentCode:
         patches = F.pixel_unshuffle(pictures, PATCH)
         return torch.einsum("kc,nchw->nkhw", self.weight, patches) + self.bias[:, None, None]
 
+    def pictures(self, latents: Tensor) -> Tensor:
+        """The pictures [B, 3, l, H, W] whose code is nearest to normalised latents: a look without a decoder."""
+        patches = torch.einsum(
+            "ck,bklhw->blchw", torch.linalg.pinv(self.weight), latents - self.bias[:, None, None, None]
+        )
+        return F.pixel_shuffle(patches, PATCH).transpose(1, 2)
+
+    @torch.no_grad()
     def check(self, encoder: CausalEncoder, video: Tensor) -> None:
         """Raise ValueError unless ``encoder`` gives the same latents for ``video`` [B, 3, T, H, W], one group."""
-        wanted = _normalised(encoder(video))
-        got = self(video[:, :, ::FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1))
-        got = got.unflatten(0, (video.shape[0], -1)).transpose(1, 2)
+        wanted, got = encoder(video).chunk(2, dim=1)[0], self.latents(video)
         difference = float((got - wanted).abs().max())
         if difference > TOLERANCE:
             raise ValueError(f"The encoder is not a linear code of single frames: latents differ by {difference:.3f}.")
+
+    def latents(self, video: Tensor) -> Tensor:
+        """The encoder's own latents (before normalisation) of one group [B, 3, T, H, W]."""
+        unit = self(video[:, :, ::FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1))
+        return V13_STATISTICS["video"].denormalise(unit.unflatten(0, (video.shape[0], -1)).transpose(1, 2))
 
     def clips(self, scenes: Sequence[Scene], frames: int, height: int, width: int) -> Tensor:
         """Normalised latents [B, C, l, h, w] of whole scenes; only the frames that carry latents are drawn."""

@@ -33,14 +33,24 @@ class Progress:
 
     def load(self) -> dict[str, Any] | None:
         """The last checkpoint, or None at the start of a run; log lines written after it are dropped."""
-        path = self.folder / CHECKPOINT_NAME
-        if not path.exists():
+        if not self.checkpoint.exists():
             (self.folder / LOG_NAME).unlink(missing_ok=True)
             return None
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = self.read()
         lines = [line for line in self._lines() if line["step"] < state["step"]]
         (self.folder / LOG_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         return state
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the last checkpoint."""
+        return self.folder / CHECKPOINT_NAME
+
+    def read(self) -> dict[str, Any]:
+        """The last checkpoint, without touching the log; ValueError if there is none."""
+        if not self.checkpoint.exists():
+            raise ValueError(f"There is no checkpoint in '{self.folder}'; run the training first.")
+        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
 
     def write(self, step: int, **values: float) -> None:
         """Append one line to the log."""
@@ -53,7 +63,7 @@ class Progress:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint (with ``step`` = steps done) and the curves; an interruption leaves the old ones."""
-        path = self.folder / CHECKPOINT_NAME
+        path = self.checkpoint
         partial = path.with_suffix(".partial")
         torch.save(dict(state), partial)
         os.replace(partial, path)

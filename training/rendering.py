@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, tracks
 
+EDGE_WIDTH = 2.5  # pixels over which an outline fades: soft enough for a small autoencoder to learn quickly
 PATTERN_PERIOD = 0.25  # of the picture height
 PATTERN_CONTRAST = 0.16
 STAR_INNER = 0.45  # radius of a star's inner corners relative to its points
@@ -57,7 +58,7 @@ def _coverage(scenes: Sequence[Scene], track: dict[str, Tensor], x: Tensor, y: T
         if rows:
             distance[rows] = DISTANCES[shape](u[rows], v[rows])
     pixels = distance * track["radius"] * height * track["zoom"]
-    return (0.5 - pixels).clamp(0, 1)
+    return (0.5 - pixels / EDGE_WIDTH).clamp(0, 1)
 
 
 def _background(scenes: Sequence[Scene], x: Tensor, y: Tensor) -> Tensor:
@@ -67,8 +68,7 @@ def _background(scenes: Sequence[Scene], x: Tensor, y: Tensor) -> Tensor:
     wave = torch.sin(2 * math.pi * x / PATTERN_PERIOD)
     wave = wave * torch.where(checkered, torch.sin(2 * math.pi * y / PATTERN_PERIOD), 1.0)
     towards = torch.where(level > 0.7, -1.0, 1.0)  # patterns darken white and lighten the rest
-    square = (wave * 3).clamp(-1, 1) * 0.5 + 0.5
-    return level + striped * towards * PATTERN_CONTRAST * square
+    return level + striped * towards * PATTERN_CONTRAST * (wave * 0.5 + 0.5)
 
 
 def _circle(u: Tensor, v: Tensor) -> Tensor:

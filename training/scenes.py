@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -43,11 +44,12 @@ def combinations() -> list[tuple[str, str, str]]:
     return [row for row in every if row[1:] != ("circle", "rotate")]
 
 
-def held_out() -> list[tuple[str, str, str]]:
+@cache
+def held_out() -> tuple[tuple[str, str, str], ...]:
     """The (colour, shape, motion) rows never used in training, in a fixed order."""
     rows = combinations()
     chosen = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))[:HELD_OUT_COUNT]
-    return [rows[index] for index in sorted(chosen)]
+    return tuple(rows[index] for index in sorted(chosen))
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class SceneConfig:
 
 def draw_scene(rng: np.random.Generator, frames: int, aspect: float, config: SceneConfig) -> Scene:
     """A random training scene of ``frames`` frames; ``aspect`` = width / height. Never a held-out combination."""
-    kept_out = set(held_out())
+    kept_out = held_out()
     while True:
         words = (rng.choice(list(COLOURS)), rng.choice(SHAPES), rng.choice(MOTIONS))
         words = tuple(str(word) for word in words)

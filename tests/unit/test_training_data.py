@@ -1,0 +1,95 @@
+"""The drawn training clips: seeded, never a held-out combination, and readable back into their words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from opensora.training import captions, rendering, scenes
+from opensora.training.latents import latent_frames
+from opensora.training.pictures import contact_sheet, draw_curves, to_bytes
+from opensora.training.reading import Reading, read_clip
+
+PLAIN = scenes.SceneConfig(pattern_share=0.0, camera_share=0.0)
+
+
+def drawn(words: tuple[str, str, str], seed: int = 0, **size: int) -> np.ndarray:
+    """Frames of one scene."""
+    rng = np.random.default_rng(seed)
+    frames, height, width = size.get("frames", 17), size.get("height", 64), size.get("width", 64)
+    scene = scenes.place_scene(rng, *words, frames=frames, aspect=width / height, config=PLAIN)
+    return to_bytes(rendering.render([scene], frames, height, width)[0])
+
+
+def test_held_out_combinations_are_enough_and_every_word_is_still_trained() -> None:
+    kept_out = scenes.held_out()
+    trained = set(scenes.combinations()) - set(kept_out)
+    assert len(set(kept_out)) == len(kept_out) >= 60
+    for place, words in enumerate((scenes.COLOURS, scenes.SHAPES, scenes.MOTIONS)):
+        assert {row[place] for row in trained} == set(words)
+
+
+def test_training_never_draws_a_held_out_combination() -> None:
+    rng = np.random.default_rng(1)
+    drawn_rows = [scenes.draw_scene(rng, 17, 1.0, scenes.SceneConfig()) for _ in range(400)]
+    words = {(scene.colour, scene.shape, scene.motion) for scene in drawn_rows}
+    assert len(words) > 100
+    assert not words & set(scenes.held_out())
+    assert all(row[1:] != ("circle", "rotate") for row in words)
+
+
+def test_every_held_out_combination_reads_back() -> None:
+    for number, words in enumerate(scenes.held_out()):
+        assert read_clip(drawn(words, seed=number)) == Reading(*words), words
+
+
+@pytest.mark.parametrize("size", [{"height": 48, "width": 80}, {"height": 96, "width": 96}, {"frames": 33}])
+def test_other_sizes_and_lengths_read_back(size: dict[str, int]) -> None:
+    words = ("blue", "square", "right")
+    assert read_clip(drawn(words, **size)) == Reading(*words)
+
+
+def test_an_empty_picture_reads_as_nothing() -> None:
+    assert read_clip(np.full((17, 64, 64, 3), 128, np.uint8)) == Reading(None, None, None)
+
+
+def test_rendering_is_seeded_and_smooth() -> None:
+    first, again = drawn(("red", "star", "left")), drawn(("red", "star", "left"))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, drawn(("red", "star", "left"), seed=1))
+    assert len(np.unique(first[0][..., 0])) > 8, "outlines are anti-aliased"
+
+
+def test_part_of_a_clip_equals_the_whole() -> None:
+    rng = np.random.default_rng(2)
+    scene = scenes.place_scene(rng, "green", "triangle", "bounce", frames=17, config=PLAIN)
+    whole = rendering.render([scene], 17, 64, 64)
+    torch.testing.assert_close(rendering.render_frames([scene], [0, 4, 16], 64, 64), whole[:, :, [0, 4, 16]])
+
+
+def test_captions_name_what_is_shown() -> None:
+    rng = np.random.default_rng(3)
+    phrasings = set()
+    for _ in range(200):
+        scene = scenes.draw_scene(rng, 17, 1.0, scenes.SceneConfig(0.3, 0.3))
+        text = captions.caption(scene, rng)
+        phrasings.add(text.replace(scene.colour, "C").replace(scene.shape, "S"))
+        assert scene.colour in text and scene.shape in text and text == text.lower()
+        assert any(words in text for words in captions.MOTION_WORDS[scene.motion])
+        assert scene.camera is None or f"camera motion: {scene.camera}." in text
+    assert len(phrasings) > 60
+    assert captions.simple_caption("orange", "star", "up") == "an orange star moving up"
+
+
+def test_latent_frames_follow_the_groups_of_the_autoencoder() -> None:
+    assert latent_frames(1) == [0]
+    assert latent_frames(17) == [0, 4, 8, 12, 16]
+    assert latent_frames(33) == [0, 4, 8, 12, 16, 16, 20, 24, 28, 32]
+
+
+def test_pictures_of_clips_and_curves(tmp_path) -> None:
+    clip = torch.zeros(3, 17, 32, 48)
+    assert contact_sheet([clip, clip], every=4).size == (5 * 50, 2 * 34)
+    draw_curves({"loss": [(0, 2.0), (1, 1.0)], "single": [(0, 1.0)]}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 100

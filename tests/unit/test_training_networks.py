@@ -1,0 +1,194 @@
+"""Training parts: the encoder's start, resuming, the tiny text encoder, and one short run of each program."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golden.runner import load_case, weights_by_rule
+from opensora.opensora_models.stdit3.config import STDiT3Config
+from opensora.opensora_models.vae.causal import CausalConfig
+from opensora.opensora_models.vae.statistics import V13_STATISTICS
+from opensora.training import autoencoder, flow, flow_batches, rendering, scenes
+from opensora.training.average import MovingAverage
+from opensora.training.flow_sampling import SamplingConfig, sample
+from opensora.training.latents import LatentCode
+from opensora.training.progress import Progress
+from opensora.training.text_encoder import TextEncoder, TextEncoderConfig, relative_buckets
+
+TEXT_CASES = Path(__file__).parents[1] / "golden" / "cases" / "text"
+SMALL_CLIPS = (
+    flow_batches.Bucket(17, 32, 32, batch=3, early_share=1.0, share=1.0),
+    flow_batches.Bucket(1, 32, 32, batch=3, early_share=1.0, share=0.2),
+)
+
+
+class Words:
+    """Stands for the tokenizer, which comes with ComfyUI: one number per word."""
+
+    def padded(self, texts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [[2 + sum(map(ord, word)) % 90 for word in text.split()][: length - 1] + [1] for text in texts]
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+        return ids, torch.arange(length)[None] < torch.tensor([len(row) for row in rows])[:, None]
+
+
+@pytest.fixture(scope="module")
+def model() -> autoencoder.TinyAutoencoder:
+    return autoencoder.new_autoencoder(autoencoder.AutoencoderConfig())
+
+
+@pytest.fixture(scope="module")
+def clips() -> torch.Tensor:
+    rng = np.random.default_rng(8)
+    rows = [scenes.draw_scene(rng, 17, 1.0, scenes.SceneConfig()) for _ in range(6)]
+    return rendering.render(rows, 17, 64, 64)
+
+
+def test_the_encoder_starts_as_a_code_of_patches(model: autoencoder.TinyAutoencoder, clips: torch.Tensor) -> None:
+    code = LatentCode(model.encoder)
+    code.check(model.encoder, clips)
+    with torch.no_grad():
+        unit = V13_STATISTICS["video"].normalise(model.moments(clips)[0])
+    assert 0.5 < float(unit.square().mean()) < 2.0, "latents fit the released normalisation"
+    pictures = clips[:, :, ::4]
+    error = float((code.pictures(unit) - pictures).square().mean())
+    assert 10 * np.log10(4 / error) > 28, "16 numbers describe a patch well"
+
+
+def test_an_encoder_that_is_no_code_is_noticed(model: autoencoder.TinyAutoencoder, clips: torch.Tensor) -> None:
+    other = autoencoder.TinyAutoencoder(autoencoder.AutoencoderConfig().network)
+    with pytest.raises(ValueError, match="not a linear code"):
+        LatentCode(model.encoder).check(other.encoder, clips)
+
+
+def small_autoencoder() -> autoencoder.AutoencoderConfig:
+    network = CausalConfig(width=16, multipliers=(1, 1, 2, 4), blocks=1, groups=4)
+    stages = (
+        autoencoder.Stage(steps=2, batch=1, frames=5, size=16, rate=1e-3, final_rate=1e-3, decoder_only=True),
+        autoencoder.Stage(steps=2, batch=1, frames=5, size=16, rate=1e-3, final_rate=1e-3, adversarial=True),
+    )
+    return replace(autoencoder.AutoencoderConfig(), network=network, stages=stages, analysed_clips=16)
+
+
+def test_an_interrupted_autoencoder_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:
+    config = small_autoencoder()
+    whole, steps = autoencoder.train(config, tmp_path / "whole")
+    autoencoder.train(config, tmp_path / "parts", last_step=3)
+    parts, _ = autoencoder.train(config, tmp_path / "parts")
+    assert steps == 4
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    assert (tmp_path / "parts" / "curves.png").is_file()
+    fresh = autoencoder.new_autoencoder(config)
+    # The second stage trains the encoder as well.
+    assert not torch.equal(fresh.encoder.conv_in.conv.weight, whole.encoder.conv_in.conv.weight), (
+        "the second stage trains the encoder as well"
+    )
+
+
+def small_flow() -> flow.FlowConfig:
+    network = STDiT3Config(
+        version="1.3", depth=1, hidden_size=24, num_heads=2, in_channels=16, caption_channels=8,
+        kernel_size=(8, 8, -1), use_spatial_rope=True,
+    )  # fmt: skip
+    text = TextEncoderConfig(vocabulary=100, width=8, inner=8, heads=2, head_width=4, layers=1)
+    batches = flow_batches.BatchConfig(buckets=SMALL_CLIPS, early_steps=0, given_share=0.5, frame_mask_share=1.0)
+    return replace(flow.FlowConfig(), network=network, text=text, batches=batches, steps=6, warm_up=1)
+
+
+def test_a_short_flow_run_learns_and_samples(tmp_path: Path) -> None:
+    config = small_flow()
+    pair = flow.train(config, tmp_path, Words())
+    before = flow.Pair(config)
+    assert any(not torch.equal(old, new) for old, new in zip(before.parameters(), pair.parameters(), strict=True))
+    assert torch.equal(before.network.y_embedder.y_embedding, pair.network.y_embedder.y_embedding), "never trained"
+    bucket, settings = SMALL_CLIPS[0], SamplingConfig(steps=2)
+    given = torch.ones(2, 16, 5, 4, 4)
+    told = sample(pair, Words(), ["a", "b c"], bucket, settings, given=given, indices=(0,))
+    free = sample(pair, Words(), ["a", "b c"], bucket, settings)
+    assert told.shape == free.shape == (2, 16, 5, 4, 4)
+    assert bool(torch.isfinite(told).all()) and not torch.equal(told, free)
+
+
+def test_padding_of_captions_changes_nothing(model: autoencoder.TinyAutoencoder) -> None:
+    config = small_flow()
+    pair = flow.Pair(config)
+    batch = flow_batches.batch_of(config.batches, LatentCode(model.encoder), "1.3", 1, 1)
+    torch.nn.init.normal_(pair.network.final_layer.linear.weight)
+    for block in pair.network.blocks():
+        torch.nn.init.normal_(block.cross_attn.proj.weight)
+    ids, kept = Words().padded(batch.captions, flow_batches.TEXT_LENGTH)
+    states = pair.states(ids, kept, batch.has_text)
+    padded = pair.velocity(batch.latents, batch.times, states, kept, batch, None)
+    rows = [row[keep] for row, keep in zip(states, kept, strict=True)]
+    exact = pair.network(
+        batch.latents, batch.times, rows, fps=batch.fps, height=batch.bucket.height, width=batch.bucket.width
+    )
+    torch.testing.assert_close(padded, exact[:, :16], rtol=1e-4, atol=1e-5)
+
+
+def test_batches_tell_frames_and_drop_words(model: autoencoder.TinyAutoencoder) -> None:
+    code = LatentCode(model.encoder)
+    config = replace(small_flow().batches, given_share=0.5, text_dropout=0.5, given_dropout=0.5)
+    batches = [flow_batches.batch_of(config, code, "1.3", 2, step) for step in range(40)]
+    videos = [batch for batch in batches if batch.bucket.frames > 1]
+    assert {bool(batch.given) for batch in videos} == {True, False}
+    assert all(batch.frame_mask is None or not batch.given for batch in videos)
+    assert len({batch.given for batch in videos}) > 4
+    for drawn in (torch.cat([b.has_text for b in batches]), torch.cat([b.given_kept for b in batches])):
+        assert 0.3 < drawn.float().mean() < 0.7
+    times = torch.cat([batch.times for batch in batches])
+    assert 0 <= times.min() < 100 and 900 < times.max() <= 1000
+    again = flow_batches.batch_of(config, code, "1.3", 2, 0)
+    torch.testing.assert_close(again.latents, batches[0].latents)
+
+
+@pytest.mark.parametrize("name", ["t5_tiny_padded", "t5_tiny_long"])
+def test_the_text_encoder_is_a_t5(name: str) -> None:
+    case = load_case(TEXT_CASES / f"{name}.safetensors")
+    config = case.config
+    network = TextEncoder(
+        TextEncoderConfig(
+            config["vocab_size"], config["d_model"], config["d_ff"], config["num_heads"], config["d_kv"],
+            config["num_layers"],
+        )
+    )  # fmt: skip
+    network.load_state_dict(weights_by_rule(network.state_dict(), case))
+    with torch.no_grad():
+        states = network(case.input("input_ids"), case.input("attention_mask").bool())
+    torch.testing.assert_close(states, case.expected["y"][:, 0], rtol=1e-3, atol=1e-4)
+
+
+def test_relative_buckets_equal_the_recorded_ones() -> None:
+    case = load_case(TEXT_CASES / "t5_relative_buckets.safetensors")
+    relative = case.input("relative_position")
+    buckets = relative_buckets(311)
+    got = torch.stack([buckets[0, r] if r > 0 else buckets[-r, 0] for r in relative.tolist()])
+    assert torch.equal(got, case.expected["bucket"].to(got))
+
+
+def test_the_average_follows_the_weights() -> None:
+    layer = torch.nn.Linear(2, 2)
+    average = MovingAverage(layer, decay=0.5)
+    with torch.no_grad():
+        layer.weight.fill_(3.0)
+    for _ in range(30):
+        average.update(layer)
+    copy = average.applied_to(torch.nn.Linear(2, 2))
+    torch.testing.assert_close(copy.weight, layer.weight, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_is_replaced_as_a_whole_and_the_log_follows_it(tmp_path: Path) -> None:
+    progress = Progress(tmp_path)
+    for step in range(5):
+        progress.write(step, loss=float(step))
+    progress.save({"step": 3})
+    assert not list(tmp_path.glob("*.partial"))
+    assert Progress(tmp_path).load() == {"step": 3}
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+    with pytest.raises(ValueError, match="no checkpoint"):
+        Progress(tmp_path / "none").read()

@@ -1,0 +1,93 @@
+"""Samples held-out prompts and counts how often colour, shape and motion are right: ``python -m training evaluate …``.
+
+Any list of prompts can be measured: a text file with one "colour shape motion" per line, e.g. "red circle left".
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..opensora_models.vae.statistics import V13_STATISTICS
+from .autoencoder import AutoencoderConfig, TinyAutoencoder, averaged_autoencoder, new_autoencoder
+from .captions import simple_caption
+from .flow import FlowConfig, averaged
+from .flow_batches import Bucket
+from .flow_sampling import SamplingConfig, sample
+from .latents import LatentCode
+from .pictures import contact_sheet, to_bytes
+from .progress import log
+from .reading import Reading, read_clip
+from .scenes import BACKGROUNDS, held_out
+from .text_encoder import Tokenizer
+
+Words = tuple[str, str, str]
+ROWS_AT_ONCE = 16
+
+
+def prompts_for(rows: Sequence[Words]) -> list[str]:
+    """The standard phrasing for each row, over the backgrounds in turn."""
+    backgrounds = list(BACKGROUNDS)
+    return [simple_caption(*row, backgrounds[index % len(backgrounds)]) for index, row in enumerate(rows)]
+
+
+def read_rows(path: Path | None) -> list[Words]:
+    """Rows of a prompt list; None = the held-out combinations."""
+    if path is None:
+        return list(held_out())
+    rows = [tuple(line.split()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for row in rows:
+        if len(row) != 3:
+            raise ValueError(f"'{' '.join(row)}' in '{path.name}' is not of the form 'colour shape motion'.")
+    return rows  # type: ignore[return-value]
+
+
+def shares(rows: Sequence[Words], readings: Sequence[Reading]) -> dict[str, float]:
+    """Share of clips in which colour, shape and motion are as asked, 0…1."""
+    count = len(rows)
+    return {
+        name: sum(getattr(reading, name) == row[index] for row, reading in zip(rows, readings, strict=True)) / count
+        for index, name in enumerate(("colour", "shape", "motion"))
+    }
+
+
+def decoded(latents: Tensor, model: TinyAutoencoder | None, code: LatentCode) -> Tensor:
+    """Pixels of normalised latents, by the decoder or, without one, by the nearest pictures of the code."""
+    if model is None:
+        return code.pictures(latents)
+    with torch.no_grad():
+        raw = V13_STATISTICS["video"].denormalise(latents)
+        return torch.cat([model.decoder(part) for part in raw.split(4)])
+
+
+def main(arguments: list[str]) -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m training evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
+    parser.add_argument("--autoencoder", type=Path, help="run of the autoencoder; none: show the code's own pictures")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
+    parser.add_argument("--prompts", type=Path, help="list of 'colour shape motion'; none: the held-out combinations")
+    parser.add_argument("--count", type=int, help="only the first prompts of the list")
+    parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
+    parser.add_argument("--sheet", type=Path, help="contact sheet to write, a PNG")
+    options = parser.parse_args(arguments)
+    rows = read_rows(options.prompts)[: options.count]
+    pair = averaged(FlowConfig(), options.flow)
+    code = LatentCode(new_autoencoder(AutoencoderConfig()).encoder)
+    model = None if options.autoencoder is None else averaged_autoencoder(AutoencoderConfig(), options.autoencoder)
+    tokenizer, captions = Tokenizer(options.tokenizer), prompts_for(rows)
+    config = SamplingConfig(guidance=options.guidance)
+    videos: list[Tensor] = []
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = captions[start : start + ROWS_AT_ONCE]
+        videos += decoded(sample(pair, tokenizer, part, Bucket(17, 64, 64, 0, 0, 0), config), model, code)
+    readings = [read_clip(to_bytes(video)) for video in videos]
+    for caption, reading in zip(captions, readings, strict=True):
+        log.info("%s -> %s %s %s", caption, reading.colour, reading.shape, reading.motion)
+    log.info("%d prompts: %s", len(rows), {name: f"{share:.1%}" for name, share in shares(rows, readings).items()})
+    if options.sheet is not None:
+        contact_sheet(videos, every=1 if model is None else 2).save(options.sheet)

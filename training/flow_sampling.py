@@ -1,0 +1,67 @@
+"""Samples from a trained pair with the released settings, without ComfyUI: for looks and numbers during training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS, shift_for, timesteps
+from ..opensora_models.stdit3.conditions import GivenFrames
+from .flow import Pair
+from .flow_batches import TEXT_LENGTH, Batch, Bucket
+from .latents import latent_frames
+from .text_encoder import Tokenizer
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Released settings of v1.3, except that guidance stays the same in every step."""
+
+    steps: int = 30
+    guidance: float = 5.0
+    image_guidance: float = 2.0
+    seed: int = 0
+
+
+@torch.no_grad()
+def sample(
+    pair: Pair, tokenizer: Tokenizer, captions: Sequence[str], bucket: Bucket, config: SamplingConfig,
+    *, given: Tensor | None = None, indices: tuple[int, ...] = (),
+) -> Tensor:  # fmt: skip
+    """Normalised latents [B, C, l, h, w] for captions; ``given`` [B, C, l, h, w] holds the frames ``indices``."""
+    count, channels = len(captions), pair.network.config.in_channels
+    shape = (count, channels, len(latent_frames(bucket.frames)), bucket.height // 8, bucket.width // 8)
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed))
+    ids, kept = tokenizer.padded(captions, TEXT_LENGTH)
+    yes = torch.ones(count, dtype=torch.bool)
+    words, null = (pair.states(ids, kept, yes if has_text else ~yes) for has_text in (True, False))
+    # Rows: text and frames, frames alone (only with given frames), nothing.
+    rows = [words, null] if given is None else [words, null, null]
+    states, keeps = torch.cat(rows), kept.repeat(len(rows), 1)
+    batch = Batch(bucket, z, [], yes, torch.zeros(count), indices, yes, None)
+    frames = None if given is None else _given_rows(pair, given, indices)
+    times = timesteps(config.steps, shift_for(pair.network.config.version, bucket.height, bucket.width, bucket.frames))
+    for now, then in zip(times, [*times[1:], torch.zeros(())], strict=True):
+        time = now.expand(count * len(rows))
+        v = pair.velocity(z.repeat(len(rows), 1, 1, 1, 1), time, states, keeps, batch, frames)
+        z = z + _guided(v.chunk(len(rows)), config) * float(now - then) / TRAIN_TIMESTEPS
+    return z
+
+
+def _guided(rows: Sequence[Tensor], config: SamplingConfig) -> Tensor:
+    if len(rows) == 2:
+        words, nothing = rows
+        return nothing + config.guidance * (words - nothing)
+    words, frames, nothing = rows
+    return nothing + config.image_guidance * (frames - nothing) + config.guidance * (words - frames)
+
+
+def _given_rows(pair: Pair, given: Tensor, indices: tuple[int, ...]) -> GivenFrames:
+    mask = torch.zeros_like(given)
+    mask[:, :, list(indices)] = 1.0
+    latents = torch.cat([given * mask, given * mask, torch.zeros_like(given)])
+    null = pair.network.y_embedder.y_embedding[:TEXT_LENGTH].expand(len(latents), -1, -1)
+    return GivenFrames(latents, mask.repeat(3, 1, 1, 1, 1), indices, null)
