@@ -26,9 +26,12 @@ GUIDANCE_PRESETS = (AUTOMATIC, *PRESETS)
 
 @dataclass(frozen=True)
 class ClipSize:
-    """Version and size of a clip: pixels, pixel frames and latent frames."""
+    """Version and size of a clip: pixels, pixel frames and latent frames.
 
-    version: Version
+    ``version`` None is another model's clip: then pixels and frames are those of eight pixels and one frame per latent.
+    """
+
+    version: Version | None
     height: int
     width: int
     frames: int
@@ -45,7 +48,7 @@ def clip_size(latent: dict[str, Any], model: ModelPatcher | None = None) -> Clip
     version = _version(samples, model)
     frames = samples.shape[2] if samples.ndim == 5 else 1
     height, width = (side * SPATIAL_FACTOR for side in samples.shape[-2:])
-    return ClipSize(version, height, width, decoded_frames(version, frames), frames)
+    return ClipSize(version, height, width, decoded_frames(version, frames) if version else frames, frames)
 
 
 def model_version(model: ModelPatcher) -> Version:
@@ -56,14 +59,10 @@ def model_version(model: ModelPatcher) -> Version:
     return config.version
 
 
-def _version(samples: Tensor, model: ModelPatcher | None) -> Version:
+def _version(samples: Tensor, model: ModelPatcher | None) -> Version | None:
     known = {channels: version for version, channels in LATENT_CHANNELS.items()}
     version = known.get(samples.shape[1])
     if model is None:
-        if version is None:
-            raise ValueError(
-                f"A latent with {samples.shape[1]} channels is not Open-Sora's; use 4 channels (1.2) or 16 (1.3)."
-            )
         return version
     wanted = model_version(model)
     if version != wanted and bool(samples.any()):

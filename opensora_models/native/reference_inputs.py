@@ -11,7 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..frames import Version
+from ..frames import SPATIAL_FACTOR, Version
 from ..sampling.fitting import Fit, fit_pictures
 from ..sampling.masks import KEPT, parse_strategy
 from ..sampling.placements import plan
@@ -59,14 +59,24 @@ def encode_pictures(
     pieces = plan(
         placing.placement, (counts[0], counts[1]), clip.latent_frames, clip.version, take=placing.take, at=placing.at
     )
+    height, width = _pixels(vae, clip)
     references, notes = [], []
     for piece in pieces:
         taken = pictures[piece.source][piece.start : piece.start + piece.count]
-        fitted, note = fit_pictures(taken, clip.height, clip.width, placing.fit)
+        fitted, note = fit_pictures(taken, height, width, placing.fit)
         notes += [] if note is None or note in notes else [note]
         latent = _encode(vae, fitted)
-        references.append(Reference(latent, piece.target, edit_ratio=placing.strength, segment=placing.segment))
+        target = -latent.shape[1] if piece.target is None else piece.target
+        references.append(Reference(latent, target, edit_ratio=placing.strength, segment=placing.segment))
     return references, notes
+
+
+def _pixels(vae: Any, clip: ClipSize) -> tuple[int, int]:
+    """Height and width to encode at; another model's VAE knows how many pixels its latents have."""
+    if clip.version is not None:
+        return clip.height, clip.width
+    factor = vae.spacial_compression_encode()
+    return clip.height // SPATIAL_FACTOR * factor, clip.width // SPATIAL_FACTOR * factor
 
 
 def _encode(vae: Any, pictures: Tensor) -> Tensor:
@@ -121,7 +131,7 @@ def place_references(
     references = apply_strategy(chain.references, parse_strategy(strategy)) if strategy else list(chain.references)
     samples = latent["samples"]
     samples = samples if samples.ndim == 5 else samples.unsqueeze(2)
-    snap = ALIGN[clip.version] if align else None
+    snap = ALIGN.get(clip.version) if align else None
     placed = [lay_out(references, sample, segment=segment, align=snap, segments=segments) for sample in samples]
     notes = (*chain.notes, *placed[0].notes)
     text = strategy_text(references)
@@ -150,12 +160,12 @@ def method_for(model: ModelPatcher, version: Version, method: str) -> str:
     return AUTOMATIC if version == "1.3" and learned else FRAME_MASK
 
 
-def _method(method: str, version: Version, ratios: Tensor, frames: Sequence[int]) -> str:
+def _method(method: str, version: Version | None, ratios: Tensor, frames: Sequence[int]) -> str:
     if method == AUTOMATIC:
         edited = bool((ratios[list(frames)] != KEPT).any())
-        return FRAME_MASK if version == "1.2" or edited else GIVEN_FRAMES
-    if method == GIVEN_FRAMES and version == "1.2":
-        raise ValueError("Open-Sora 1.2 has no input for given frames; use the method frame mask.")
+        return GIVEN_FRAMES if version == "1.3" and not edited else FRAME_MASK
+    if method == GIVEN_FRAMES and version != "1.3":
+        raise ValueError("Only Open-Sora 1.3 has an input for given frames; use the method frame mask.")
     return method
 
 

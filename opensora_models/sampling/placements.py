@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..frames import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version, check_length, latent_frames
+from ..frames import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version, check_length
 
 AT_POSITION = "at position"
 FIRST = "first frame"
@@ -23,17 +23,17 @@ PLACEMENTS = (FIRST, LAST, FIRST_AND_LAST, LOOP, KEYFRAMES, AT_POSITION, FORWARD
 class Piece:
     """``count`` frames from frame ``start`` of picture input ``source`` (0 or 1), put at latent frame ``target``.
 
-    A negative target counts from the end of the clip.
+    A negative target counts from the end of the clip; None puts the piece at the very end, whatever its length.
     """
 
     source: int
     start: int
     count: int
-    target: int
+    target: int | None
 
 
 def plan(
-    placement: str, counts: tuple[int, int], clip_length: int, version: Version, *, take: int, at: int
+    placement: str, counts: tuple[int, int], clip_length: int, version: Version | None, *, take: int, at: int
 ) -> list[Piece]:
     """The pieces of one Reference node.
 
@@ -41,6 +41,7 @@ def plan(
         placement: one of :data:`PLACEMENTS`.
         counts: pictures in the first and in the second input (0 = not connected).
         clip_length: latent frames of the clip to be made.
+        version: None for another model's clip, whose lengths follow rules we do not know.
         take: frames to use of a clip; 0 = all of it, or one group where a clip is extended.
         at: latent frame for ``at position``.
 
@@ -63,37 +64,35 @@ def plan(
     if placement == FORWARDS:
         return [Piece(0, first - group, group, 0)]
     if placement == BACKWARDS:
-        return [_backwards(0, group, version)]
+        return [Piece(0, 0, group, None)]
     if not second:
         raise ValueError("To connect two clips a second one is needed; connect the clip that comes after.")
     after = _checked(version, take or min(GROUP_FRAMES, second), second, "second reference")
-    return [Piece(0, first - group, group, 0), _backwards(1, after, version)]
+    return [Piece(0, first - group, group, 0), Piece(1, 0, after, None)]
 
 
-def _backwards(source: int, count: int, version: Version) -> Piece:
-    return Piece(source, 0, count, -latent_frames(version, count))
-
-
-def _checked(version: Version, count: int, available: int, name: str) -> int:
+def _checked(version: Version | None, count: int, available: int, name: str) -> int:
     """``count`` if the reference has so many frames and they fill whole groups."""
     if count > available:
         raise ValueError(
             f"{count} frames of the {name} are wanted but it has {available}; the nearest good value is "
             f"{_longest(version, available)}."
         )
-    if count > 1:
+    if count > 1 and version is not None:
         check_length(version, count)
     return count
 
 
-def _longest(version: Version, available: int) -> int:
+def _longest(version: Version | None, available: int) -> int:
     """The longest whole-group length inside ``available`` frames."""
+    if version is None:
+        return available
     if available < GROUP_FRAMES:
         return 1
     return available - (available - GROUP_FRAMES) % GROUP_STEP[version]
 
 
-def _keyframes(count: int, clip_length: int, version: Version) -> list[Piece]:
+def _keyframes(count: int, clip_length: int, version: Version | None) -> list[Piece]:
     """Pictures spread over the clip: in 1.2 over the starts of its groups, in 1.3 over its latent frames."""
     step = GROUP_LATENTS if version == "1.2" else 1
     places = list(range(0, clip_length, step))
@@ -106,12 +105,16 @@ def _keyframes(count: int, clip_length: int, version: Version) -> list[Piece]:
     return [Piece(0, number, 1, places[round(number * span)]) for number in range(count)]
 
 
-def latent_of_frame(version: Version, frame: int, clip_length: int) -> int:
+def latent_of_frame(version: Version | None, frame: int, clip_length: int) -> int:
     """The latent frame that holds pixel frame ``frame`` of a clip of ``clip_length`` latent frames.
 
     A latent frame holds four pixel frames, the first one of a group only one. Negative frames stay negative:
     -1 is the last latent frame.
     """
+    if version is None:
+        if frame:
+            raise ValueError("This latent is not Open-Sora's; count the position in latent frames, 0 is the first.")
+        return 0
     if frame < 0:
         whole = clip_length // GROUP_LATENTS * GROUP_STEP[version] + (GROUP_FRAMES - GROUP_STEP[version])
         total = whole if clip_length >= GROUP_LATENTS else 4 * clip_length - 3

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..frames import GROUP_LATENTS
 from .masks import FREE, KEPT, Span, Strategy, format_strategy, overlapping, place, write_spans
 
-ALIGN: dict[str, int | None] = {"1.2": GROUP_LATENTS, "1.3": None}
+ALIGN: dict[str | None, int] = {"1.2": GROUP_LATENTS}
 """Latent frames both starts are snapped to: in 1.2 only whole groups keep their meaning when moved."""
 
 

@@ -13,17 +13,14 @@ import torch
 from safetensors.torch import load, load_file
 from torch import Tensor
 
+from support.graphs import Prompt, complete, node, saved_latents
+
 if TYPE_CHECKING:
     from support.server import TestServer
 
 pytestmark = pytest.mark.server
 
-Prompt = dict[str, dict[str, Any]]
 Graph = Callable[..., dict[str, Tensor]]
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def base(version: str = "1.2", frames: int = 17, batch: int = 1) -> Prompt:
@@ -68,34 +65,10 @@ def guided(model: str = "model", **changes: Any) -> Prompt:
     }
 
 
-def complete(prompt: Prompt, info: dict[str, Any]) -> Prompt:
-    """The prompt with every widget left out at its default, as the page would send it."""
-    full = {}
-    for name, entry in prompt.items():
-        inputs = dict(entry["inputs"])
-        for key, spec in info[entry["class_type"]]["input"].get("required", {}).items():
-            if key not in inputs and len(spec) > 1 and "default" in spec[1]:
-                inputs[key] = spec[1]["default"]
-            elif key not in inputs and (isinstance(spec[0], list) or spec[0] == "COMBO"):
-                inputs[key] = (spec[0] if isinstance(spec[0], list) else spec[1]["options"])[0]
-        full[name] = {**entry, "inputs": inputs}
-    return full
-
-
 @pytest.fixture
 def latents(server: TestServer, object_info: dict[str, Any]) -> Graph:
     """Run a graph and give the latents of the nodes named."""
-
-    def run(prompt: Prompt, *names: str) -> dict[str, Tensor]:
-        saves = {f"save_{name}": node("SaveLatent", samples=[name, 0], filename_prefix=name) for name in names}
-        outputs = server.run(complete({**prompt, **saves}, object_info))
-        found = {}
-        for name in names:
-            (item,) = outputs[f"save_{name}"]["latents"]
-            found[name] = load(server.file(item))["latent_tensor"]
-        return found
-
-    return run
+    return lambda prompt, *names: saved_latents(server, object_info, prompt, *names)
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> None:

@@ -27,8 +27,8 @@ def pieces(placement: str, first: int, second: int = 0, version: str = "1.2", ta
         (p.FIRST_AND_LAST, 2, 0, [Piece(0, 0, 1, 0), Piece(0, 1, 1, -1)]),
         (p.LOOP, 3, 0, [Piece(0, 0, 1, 0), Piece(0, 0, 1, -1)]),
         (p.FORWARDS, 40, 0, [Piece(0, 23, 17, 0)]),
-        (p.BACKWARDS, 40, 0, [Piece(0, 0, 17, -5)]),
-        (p.CONNECT, 40, 20, [Piece(0, 23, 17, 0), Piece(1, 0, 17, -5)]),
+        (p.BACKWARDS, 40, 0, [Piece(0, 0, 17, None)]),
+        (p.CONNECT, 40, 20, [Piece(0, 23, 17, 0), Piece(1, 0, 17, None)]),
         (p.EDIT, 51, 0, [Piece(0, 0, 51, 0)]),
         (p.KEYFRAMES, 3, 0, [Piece(0, 0, 1, 0), Piece(0, 1, 1, 5), Piece(0, 2, 1, 10)]),
         (p.KEYFRAMES, 1, 0, [Piece(0, 0, 1, 0)]),
@@ -51,7 +51,7 @@ def test_keyframes_of_13_are_spread_to_the_very_end() -> None:
 
 def test_more_frames_can_be_taken() -> None:
     assert pieces(p.FORWARDS, 60, take=34) == [Piece(0, 26, 34, 0)]
-    assert pieces(p.BACKWARDS, 60, take=33, version="1.3") == [Piece(0, 0, 33, -10)]
+    assert pieces(p.BACKWARDS, 60, take=33, version="1.3") == [Piece(0, 0, 33, None)]
     assert pieces(p.AT_POSITION, 60, take=17, at=5) == [Piece(0, 0, 17, 5)]
 
 
@@ -70,6 +70,13 @@ def test_more_frames_can_be_taken() -> None:
 def test_what_does_not_fit_is_refused(call, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_another_models_lengths_are_its_own_affair() -> None:
+    assert plan(p.FORWARDS, (40, 0), 9, None, take=25, at=0) == [Piece(0, 15, 25, 0)]
+    assert [piece.target for piece in plan(p.KEYFRAMES, (3, 0), 9, None, take=0, at=0)] == [0, 4, 8]
+    with pytest.raises(ValueError, match="count the position in latent frames"):
+        latent_of_frame(None, 8, 9)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""The size, prompt and reference nodes in front of other video models of ComfyUI, with tiny random weights."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from support.graphs import Prompt, complete, node, saved_latents
+
+if TYPE_CHECKING:
+    from support.comfyui import Executor
+    from support.server import TestServer
+
+pytestmark = pytest.mark.comfy
+
+LTX = {
+    "num_attention_heads": 32, "attention_head_dim": 4, "cross_attention_dim": 128, "caption_channels": 64,
+    "num_layers": 1, "in_channels": 128,
+}  # fmt: skip
+COGVIDEOX = {"num_attention_heads": 1, "time_embed_dim": 32, "text_embed_dim": 64, "num_layers": 1}
+
+
+def random_weights(network: torch.nn.Module) -> dict[str, Tensor]:
+    """Small seeded weights, norms near one."""
+    weights = {}
+    for name, entry in network.state_dict().items():
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        value = torch.randn(entry.shape, generator=generator) / max(1, entry[0].numel() if entry.ndim else 1) ** 0.5
+        weights[name] = 1 + 0.1 * value if entry.ndim == 1 and name.endswith("weight") else value
+    return weights
+
+
+def save_ltx(folder: Path) -> None:
+    """A tiny LTX-Video."""
+    import comfy.ldm.lightricks.model
+    import comfy.ops
+
+    operations = comfy.ops.disable_weight_init
+    network = comfy.ldm.lightricks.model.LTXVModel(**LTX, dtype=torch.float32, device="cpu", operations=operations)
+    metadata = {"config": json.dumps({"transformer": LTX})}
+    save_file(random_weights(network), folder / "tiny-ltx.safetensors", metadata=metadata)
+
+
+def save_cogvideox(folder: Path) -> bool:
+    """A tiny CogVideoX; False where this ComfyUI does not know it (before 0.30)."""
+    import comfy.ops
+
+    try:
+        from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel
+    except ImportError:
+        return False
+    settings = COGVIDEOX | {"use_rotary_positional_embeddings": True, "dtype": torch.float32, "device": "cpu"}
+    network = CogVideoXTransformer3DModel(**settings, operations=comfy.ops.disable_weight_init)
+    save_file(random_weights(network), folder / "tiny-cogvideox.safetensors")
+    return True
+
+
+def graph(model: str, empty: dict[str, Any], positive: list[Any], negative: list[Any]) -> Prompt:
+    """Our size and reference nodes in front of core's loader and KSampler."""
+
+    def sampler(latent: str, seed: int) -> dict[str, Any]:
+        links = {"model": ["model", 0], "positive": positive, "negative": negative, "latent_image": [latent, 0]}
+        settings = {"steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+        return node("KSampler", **links, **settings, seed=seed)
+
+    reference = {"placement": "at position", "position_unit": "latent frame"}
+    return {
+        "size": node("OSoraSize", version="1.3", resolution="144p", length="custom", custom_frames=17),
+        "words": node("OSoraPromptBuilder", prompt="a wave"),
+        "model": node("UNETLoader", unet_name=f"tiny-{model}.safetensors", weight_dtype="default"),
+        "empty": empty,
+        "start": sampler("empty", 1),
+        "cut": node("LatentCut", samples=["start", 0], dim="t", index=0, amount=1),
+        "reference": node("OSoraReference", clip_latent=["empty", 0], latent=["cut", 0], **reference),
+        "placed": node("OSoraPlaceReferences", references=["reference", 0], latent=["empty", 0], method="frame mask"),
+        "made": sampler("placed", 2),
+    }
+
+
+def empty_video(kind: str) -> dict[str, Any]:
+    """Core's empty latent at the size our node chose."""
+    return node(kind, width=["size", 1], height=["size", 0], length=["size", 2], batch_size=1)
+
+
+def check(made: Tensor, start: Tensor, channels: int) -> None:
+    """A clip of the model's own that starts with the frame it was given."""
+    assert made.shape == start.shape and made.shape[1] == channels
+    assert bool(made.isfinite().all()) and float(made.std()) > 1e-3
+    torch.testing.assert_close(made[:, :, :1], start[:, :, :1], atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(made[:, :, 1:], start[:, :, 1:], atol=1e-2)
+
+
+@pytest.mark.server
+def test_our_nodes_feed_cogvideox(
+    server: TestServer, object_info: dict[str, Any], comfy: Path, tiny_models: Path
+) -> None:
+    if not save_cogvideox(tiny_models / "diffusion_models"):
+        pytest.skip("this ComfyUI has no CogVideoX")
+    text = {
+        "clip": node("OSoraTextEncoderLoader", text_encoder_name="opensora-tiny-t5.safetensors"),
+        "text": node("OSoraTextEncode", clip=["clip", 0], prompt=["words", 0], negative_prompt="calm"),
+    }
+    prompt = text | graph("cogvideox", empty_video("EmptyHunyuanLatentVideo"), ["text", 0], ["text", 1])
+    found = saved_latents(server, object_info, prompt, "start", "made")
+    check(found["made"], found["start"], 16)
+
+
+def test_our_nodes_feed_ltx_video(executor: Executor, tiny_models: Path) -> None:
+    # LTX-Video needs the conditioning of its own CLIP. Core's loader only takes the full T5, so a node of this test
+    # brings a tiny one.
+    import nodes
+
+    save_ltx(tiny_models / "diffusion_models")
+    clip = ltx_clip(tiny_models / "text_encoders" / "opensora-tiny-t5.safetensors")
+
+    class TinyLTXClip:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+        RETURN_TYPES, FUNCTION, CATEGORY = ("CLIP",), "load", "test"
+
+        def load(self) -> tuple[Any]:
+            return (clip,)
+
+    nodes.NODE_CLASS_MAPPINGS["TinyLTXClip"] = TinyLTXClip
+    info = {name: {"input": kind.INPUT_TYPES()} for name, kind in nodes.NODE_CLASS_MAPPINGS.items() if "OSora" in name}
+    text = {
+        "clip": node("TinyLTXClip"),
+        "positive": node("CLIPTextEncode", clip=["clip", 0], text=["words", 0]),
+        "negative": node("CLIPTextEncode", clip=["clip", 0], text="calm"),
+    }
+    prompt = text | graph("ltx", empty_video("EmptyLTXVLatentVideo"), ["positive", 0], ["negative", 0])
+    ours = complete({name: each for name, each in prompt.items() if each["class_type"] in info}, info)
+    start, made = executor.run(prompt | ours, ("start", 0), ("made", 0))
+    check(made["samples"], start["samples"], 128)
+
+
+def ltx_clip(path: Path) -> Any:
+    """LTX-Video's own CLIP around the tiny T5."""
+    import comfy.sd
+    import comfy.supported_models_base
+    import comfy.text_encoders.lt
+    import comfy.text_encoders.sd3_clip
+
+    from opensora.opensora_models.text.t5_config import t5_config
+
+    weights = load_file(path)
+    config = t5_config({name: tuple(tensor.shape) for name, tensor in weights.items()}, path.name)
+    kind = comfy.text_encoders.lt.ltxv_te(**comfy.text_encoders.sd3_clip.t5_xxl_detect(weights))
+    target = comfy.supported_models_base.ClipTarget(comfy.text_encoders.lt.LTXVT5Tokenizer, kind)
+    options = {"t5xxl_model_config": config.as_options()}
+    return comfy.sd.CLIP(target, parameters=1, state_dict=[weights], model_options=options)
