@@ -24,7 +24,7 @@ from .websocket import WebSocket
 
 PACK_FOLDER = "opensora"  # the name of the custom-node folder is also the name in web addresses
 BASE_FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
-START_SECONDS = 180
+START_SECONDS = 400  # 10 s on an idle machine; a busy one must not fail
 STOP_SECONDS = 20
 RUN_SECONDS = 300
 HTTP_SECONDS = 60
@@ -154,14 +154,20 @@ class ComfyServer:
             self._process = subprocess.Popen(
                 self.command(), cwd=self.base, stdout=log, stderr=subprocess.STDOUT, env=_environment(), **group
             )
-        while not self.ready():
-            if self._process.poll() is not None:
-                raise Problem(f"ComfyUI ended with exit code {self._process.returncode} while starting.\n{self.tail()}")
-            if time.monotonic() - started > timeout:
-                self.stop()
-                raise Problem(f"ComfyUI did not answer within {timeout:.0f} s.\n{self.tail()}")
-            time.sleep(0.1)
+        try:
+            self._wait(started + timeout)
+        except BaseException:  # Ctrl-C too must not leave the process behind
+            self.stop()
+            raise
         self.seconds_to_ready = time.monotonic() - started
+
+    def _wait(self, end: float) -> None:
+        while not self.ready():
+            if self._process is not None and self._process.poll() is not None:
+                raise Problem(f"ComfyUI ended with exit code {self._process.returncode} while starting.\n{self.tail()}")
+            if time.monotonic() > end:
+                raise Problem(f"ComfyUI did not answer in time.\n{self.tail()}")
+            time.sleep(0.1)
 
     def command(self) -> list[str]:
         """The command line; the database gets its own file, else a second server finds it locked."""
