@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..frames import SPATIAL_FACTOR, Version
 from ..sampling.fitting import Fit, fit_pictures
-from ..sampling.masks import KEPT, parse_strategy
+from ..sampling.masks import KEPT, format_strategy, parse_strategy
 from ..sampling.placements import plan
 from ..sampling.references import ALIGN, Reference, apply_strategy, lay_out, strategy_text
 from .clips import ClipSize
@@ -128,13 +128,14 @@ def place_references(
     Raises:
         ValueError: anything that does not fit, see ``sampling.references.lay_out``.
     """
-    references = apply_strategy(chain.references, parse_strategy(strategy)) if strategy else list(chain.references)
+    groups = parse_strategy(strategy)
+    references = apply_strategy(chain.references, groups) if groups else list(chain.references)
     samples = latent["samples"]
     samples = samples if samples.ndim == 5 else samples.unsqueeze(2)
     snap = ALIGN.get(clip.version) if align else None
     placed = [lay_out(references, sample, segment=segment, align=snap, segments=segments) for sample in samples]
     notes = (*chain.notes, *placed[0].notes)
-    text = strategy_text(references)
+    text = format_strategy(groups) if groups else strategy_text(references)
     frames, ratios = placed[0].frames, placed[0].mask
     if not frames:
         return PlacedClip(latent, positive, negative, text, notes)
