@@ -55,9 +55,10 @@ class SelfAttention(nn.Module):
         self.version = config.version
         self.qkv = operations.Linear(width, 3 * width, **place)
         self.proj = operations.Linear(width, width, **place)
-        for name in ("q_norm", "k_norm"):
-            norm = operations.RMSNorm(config.head_dim, eps=NORM_EPS, **place) if config.qk_norm else nn.Identity()
-            self.add_module(name, norm)
+        self.q_norm, self.k_norm = (
+            operations.RMSNorm(config.head_dim, eps=NORM_EPS, **place) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
 
     def heads_of(self, tokens: Tensor, rotary: Rotary | None, context: BlockContext) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [..., heads, d] of projected tokens [..., 3·C], normalised and rotated."""
@@ -66,7 +67,7 @@ class SelfAttention(nn.Module):
         return q, k, v
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, context: BlockContext, *, written_out: bool = False, **options: Any
+        self, q: Tensor, k: Tensor, v: Tensor, context: BlockContext, written_out: bool = False, **options: Any
     ) -> Tensor:
         """[N, L, heads, d] views -> [N, L, C]. ``written_out``: the original uses no attention kernel here."""
         attention = context.arithmetic.attention(context.attention, written_out)
@@ -112,11 +113,8 @@ class TemporalAttention(SelfAttention):
             return v.flatten(-2)
         # Row by row, because only one row's [T, S] can be read as S sequences without copying. An 8-bit kernel that
         # pads 15 keys and 72 dimensions to its block size would cost more than it saves.
-        options = {"written_out": written_out, "low_precision_attention": False}
-        rows = [
-            self.attend(*(part[row].transpose(0, 1) for part in (q, k, v)), context, **options)
-            for row in range(q.shape[0])
-        ]
+        by_row = zip(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), strict=True)
+        rows = [self.attend(*qkv, context, written_out, low_precision_attention=False) for qkv in by_row]
         return torch.stack([row.transpose(0, 1) for row in rows])
 
 
@@ -134,7 +132,8 @@ class WindowedAttention(SelfAttention):
         """[windows, window tokens, C] -> the same."""
 
         def work(part: Tensor) -> Tensor:
-            return self.proj(self.attend(*self.heads_of(self.qkv(part), rotary, context), context))
+            q, k, v = self.heads_of(self.qkv(part), rotary, context)
+            return self.proj(self.attend(q, k, v, context))
 
         return in_portions(work, windows, 3 * windows[0].numel())
 

@@ -122,7 +122,7 @@ class FinalLayer(nn.Module):
         return arithmetic.adaptive_norm(x, shift, scale)
 
 
-def read_table(table: nn.Module, like: Tensor) -> Tensor:
+def read_table(table: nn.Embedding, like: Tensor) -> Tensor:
     """All rows of a modulation table, in the dtype and on the device of ``like``.
 
     ComfyUI's layer casts (and patches) while it is read and has to be told the dtype; PyTorch's own cannot be.

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from .conditions import BlockContext, GivenFrames, PackedText, pack, tile_rows
 from .config import STDiT3Config
 from .embedders import CaptionEmbedder, PatchEmbedder, ScalarEmbedder
 from .positions import PositionEmbedding2D, Rotary, RotaryEmbedding, rounded_number
-from .windows import Piece, cut
+from .windows import Extent, cut
 
 STACK_HOOK = "opensora_stack_hook"
 ARITHMETIC = "opensora_arithmetic"
@@ -134,21 +134,24 @@ class STDiT3(nn.Module):
 
     def blocks(self) -> list[Block]:
         """All blocks in the order they run."""
+        spatial = cast("list[Block]", list(self.spatial_blocks))
         if self.config.skip_temporal:
-            return list(self.spatial_blocks)
-        return [block for pair in zip(self.spatial_blocks, self.temporal_blocks, strict=True) for block in pair]
+            return spatial
+        temporal = cast("list[Block]", list(self.temporal_blocks))
+        return [block for pair in zip(spatial, temporal, strict=True) for block in pair]
 
     def positions(
         self, frames: int, grid: tuple[int, int], scale: float, device: torch.device, precision: torch.dtype
     ) -> dict[str, Any]:
         """The rotations of :class:`BlockContext` for a clip of ``frames`` frames of ``grid`` tokens."""
-        place = {"device": device, "precision": precision}
         if self.config.kernel_size is None:
-            return {"temporal_rotary": self.rope.along(frames, **place).per_frame()}
-        windows: list[tuple[Piece, Rotary]] = []
-        for piece in cut((frames, *grid), self.config.kernel_size):
-            windows.append((piece, self.rope.over_grid(*piece.window, scale=scale, **place)))
-        spatial = self.rope.over_grid(1, *grid, scale=scale, **place) if self.config.use_spatial_rope else None
+            return {"temporal_rotary": self.rope.along(frames, device=device, precision=precision).per_frame()}
+
+        def over(extent: Extent) -> Rotary:
+            return self.rope.over_grid(*extent, scale=scale, device=device, precision=precision)
+
+        windows = [(piece, over(piece.window)) for piece in cut((frames, *grid), self.config.kernel_size)]
+        spatial = over((1, *grid)) if self.config.use_spatial_rope else None
         return {"spatial_rotary": spatial, "windows": tuple(windows)}
 
     def _check(self, x: Tensor, text: Sequence[Tensor] | Tensor, given: GivenFrames | None) -> None:
