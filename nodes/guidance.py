@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from typing import Any
 
-from ..opensora_models.native.guiders import OpenSoraGuider, limited_to, patch_guidance
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..opensora_models.native.guiders import Conditioning, OpenSoraGuider, limited_to, patch_guidance
 from ..opensora_models.native.samplers import sampler
 from ..opensora_models.sampling.guidance import DEFAULT_FORCE_STEPS, Guidance
 from .sigmas import CATEGORY
@@ -90,7 +93,15 @@ def guidance_inputs() -> list[io.Input]:
     ]
 
 
-def guidance_from(model, cfg, image_cfg, start_percent, end_percent, oscillation, **rest) -> Guidance:
+def guidance_from(
+    model: Any,
+    cfg: float,
+    image_cfg: float,
+    start_percent: float,
+    end_percent: float,
+    oscillation: str,
+    **rest: Any,
+) -> Guidance:
     """The settings of the inputs above."""
     settings = Guidance(
         text_scale=cfg,
@@ -137,19 +148,19 @@ class Guider(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        positive,
-        negative,
-        cfg,
-        image_cfg,
-        oscillation,
-        flaw_fix,
-        force_steps,
-        fade_image,
-        initial_image_cfg,
-        start_percent,
-        end_percent,
-        full_schedule=None,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        cfg: float,
+        image_cfg: float,
+        oscillation: str,
+        flaw_fix: bool,
+        force_steps: int,
+        fade_image: bool,
+        initial_image_cfg: float,
+        start_percent: float,
+        end_percent: float,
+        full_schedule: Tensor | None = None,
     ) -> io.NodeOutput:
         settings = guidance_from(
             model,
@@ -189,16 +200,16 @@ class GuidancePatch(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        image_cfg,
-        oscillation,
-        flaw_fix,
-        force_steps,
-        fade_image,
-        initial_image_cfg,
-        start_percent,
-        end_percent,
-        full_schedule=None,
+        model: Any,
+        image_cfg: float,
+        oscillation: str,
+        flaw_fix: bool,
+        force_steps: int,
+        fade_image: bool,
+        initial_image_cfg: float,
+        start_percent: float,
+        end_percent: float,
+        full_schedule: Tensor | None = None,
     ) -> io.NodeOutput:
         settings = guidance_from(
             model,
@@ -238,5 +249,8 @@ class FlowSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, renoise_given) -> io.NodeOutput:
+    def execute(
+        cls,
+        renoise_given: bool,
+    ) -> io.NodeOutput:
         return io.NodeOutput(sampler(renoise_given=renoise_given))

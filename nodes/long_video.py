@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..opensora_models.native.clips import ClipRun
+from ..opensora_models.native.clips import ClipRun, Latent
+from ..opensora_models.native.guiders import Conditioning
 from ..opensora_models.native.long_video import SEED_MODES, Inputs, LongVideo, sample_long_video
 from ..opensora_models.native.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
 from .references import references_input
@@ -90,25 +93,25 @@ class LongVideoSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        positive,
-        negative,
-        latent,
-        segments,
-        steps,
-        cfg,
-        seed,
-        overlap,
-        overlap_strength,
-        drift_control,
-        seeds,
-        method,
-        resume,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
+        segments: int,
+        steps: int,
+        cfg: float,
+        seed: int,
+        overlap: int,
+        overlap_strength: float,
+        drift_control: float,
+        seeds: str,
+        method: str,
+        resume: bool,
         *,
-        references=None,
-        guidance,
-        image_cfg,
-        renoise_given,
+        references: ReferenceChain | None = None,
+        guidance: str,
+        image_cfg: float,
+        renoise_given: bool,
     ) -> io.NodeOutput:
         inputs = Inputs(model, positive, negative, latent, references or ReferenceChain())
         run = ClipRun(steps, seed, cfg, image_cfg, guidance, renoise_given=renoise_given)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from typing import Any
 
-from ..opensora_models.native.clips import ClipSize, clip_size
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..opensora_models.native.clips import ClipSize, Latent, clip_size
+from ..opensora_models.native.guiders import Conditioning
 from ..opensora_models.native.reference_inputs import (
     AUTOMATIC,
     METHODS,
@@ -14,7 +18,7 @@ from ..opensora_models.native.reference_inputs import (
     latent_references,
     place_references,
 )
-from ..opensora_models.sampling.fitting import FITS
+from ..opensora_models.sampling.fitting import FITS, Fit
 from ..opensora_models.sampling.placements import FIRST, PLACEMENTS, latent_of_frame
 
 CATEGORY = "Open-Sora/references"
@@ -22,7 +26,7 @@ References = io.Custom("OSORA_REFERENCES")
 FRAMES, LATENT_FRAMES = "frame", "latent frame"
 
 
-def references_input(tooltip: str, **options) -> io.Input:
+def references_input(tooltip: str, **options: Any) -> io.Input:
     """The wire of a chain of references."""
     return References.Input("references", optional=True, tooltip=tooltip, **options)
 
@@ -121,19 +125,19 @@ class Reference(io.ComfyNode):
     def execute(
         cls,
         *,
-        vae=None,
-        clip_latent,
-        image=None,
-        placement,
-        position,
-        frames,
-        strength,
-        references=None,
-        second_image=None,
-        latent=None,
-        position_unit,
-        resize,
-        segment,
+        vae: Any = None,
+        clip_latent: Latent,
+        image: Tensor | None = None,
+        placement: str,
+        position: int,
+        frames: int,
+        strength: float,
+        references: ReferenceChain | None = None,
+        second_image: Tensor | None = None,
+        latent: Latent | None = None,
+        position_unit: str,
+        resize: Fit,
+        segment: int,
     ) -> io.NodeOutput:
         chain, clip = references or ReferenceChain(), clip_size(clip_latent)
         start = in_latent_frames(clip, position, position_unit)
@@ -204,14 +208,22 @@ class PlaceReferences(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, references, latent, *, positive=None, negative=None, method, mask_strategy, align
+        cls,
+        references: ReferenceChain,
+        latent: Latent,
+        *,
+        positive: Conditioning | None = None,
+        negative: Conditioning | None = None,
+        method: str,
+        mask_strategy: str,
+        align: bool,
     ) -> io.NodeOutput:
         placed = place_references(
             references,
             latent,
             clip_size(latent),
-            positive,
-            negative,
+            positive or [],
+            negative or [],
             method=method,
             strategy=mask_strategy,
             align=align,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..opensora_models.native.clips import (
     AUTOMATIC,
     GUIDANCE_PRESETS,
     ClipRun,
+    Latent,
     clip_size,
     sample_clip,
 )
+from ..opensora_models.native.guiders import Conditioning
 from ..opensora_models.native.reference_inputs import ReferenceChain, method_for, place_references
 from .references import references_input
 from .sigmas import CATEGORY
@@ -106,22 +110,22 @@ class Sampler(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        positive,
-        negative,
-        latent,
-        steps,
-        cfg,
-        seed,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
+        steps: int,
+        cfg: float,
+        seed: int,
         *,
-        references=None,
-        denoise,
-        guidance,
-        image_cfg,
-        renoise_given,
+        references: ReferenceChain | None = None,
+        denoise: float,
+        guidance: str,
+        image_cfg: float,
+        renoise_given: bool,
     ) -> io.NodeOutput:
         clip, chain = clip_size(latent, model), references or ReferenceChain()
-        method = method_for(model, clip.version, AUTOMATIC)
+        method = method_for(model, clip.opensora_version, AUTOMATIC)
         placed = place_references(chain, latent, clip, positive, negative, method=method)
         run = ClipRun(steps, seed, cfg, image_cfg, guidance, denoise, renoise_given)
         done = sample_clip(model, placed.positive, placed.negative, placed.latent, run)

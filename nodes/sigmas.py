@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models.native.clips import clip_shift, clip_sigmas, clip_size
+from ..opensora_models.native.clips import Latent, clip_shift, clip_sigmas, clip_size
 from ..opensora_models.native.samplers import patch_shift
 
 PRECISIONS = {"exact": torch.float32, "as released (bfloat16)": torch.bfloat16}
@@ -76,7 +78,17 @@ class Sigmas(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent, steps, denoise, discrete, transform_scale, count_frames, rounding) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        latent: Latent,
+        steps: int,
+        denoise: float,
+        discrete: bool,
+        transform_scale: float,
+        count_frames: bool,
+        rounding: str,
+    ) -> io.NodeOutput:
         levels = clip_sigmas(
             clip_size(latent, model),
             steps,
@@ -112,7 +124,14 @@ class ModelSampling(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent, transform_scale, count_frames, rounding) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        latent: Latent,
+        transform_scale: float,
+        count_frames: bool,
+        rounding: str,
+    ) -> io.NodeOutput:
         shift = clip_shift(
             clip_size(latent, model),
             transform_scale=transform_scale,

@@ -21,6 +21,8 @@ from .model import opensora_config
 from .samplers import sampler
 
 AUTOMATIC = "automatic"
+Latent = dict[str, Any]
+"""ComfyUI's LATENT: ``samples`` and perhaps ``noise_mask`` and ``batch_index``."""
 GUIDANCE_PRESETS = (AUTOMATIC, *PRESETS)
 
 
@@ -37,8 +39,15 @@ class ClipSize:
     frames: int
     latent_frames: int
 
+    @property
+    def opensora_version(self) -> Version:
+        """The version where only Open-Sora will do."""
+        if self.version is None:
+            raise ValueError("This latent is not Open-Sora's; make or encode one with 4 channels (1.2) or 16 (1.3).")
+        return self.version
 
-def clip_size(latent: dict[str, Any], model: ModelPatcher | None = None) -> ClipSize:
+
+def clip_size(latent: Latent, model: ModelPatcher | None = None) -> ClipSize:
     """Size of a LATENT for ``model``; without a model its number of channels tells the version.
 
     Raises:
@@ -75,7 +84,7 @@ def _version(samples: Tensor, model: ModelPatcher | None) -> Version | None:
 
 def clip_shift(clip: ClipSize, **options: Any) -> float:
     """The shift of the schedule for a clip; options as in ``schedule.shift_for``."""
-    return schedule.shift_for(clip.version, clip.height, clip.width, clip.frames, **options)
+    return schedule.shift_for(clip.opensora_version, clip.height, clip.width, clip.frames, **options)
 
 
 def clip_sigmas(clip: ClipSize, steps: int, *, denoise: float = 1.0, discrete: bool = False, **options: Any) -> Tensor:
@@ -109,13 +118,15 @@ class ClipRun:
 
 
 def sample_clip(
-    model: ModelPatcher, positive: Conditioning, negative: Conditioning, latent: dict[str, Any], run: ClipRun
-) -> dict[str, Any]:
+    model: ModelPatcher, positive: Conditioning, negative: Conditioning, latent: Latent, run: ClipRun
+) -> Latent:
     """Sample one LATENT. Frames whose noise mask is 0 come back bit for bit."""
     clip, has_given = clip_size(latent, model), bool(given_values(positive))
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     sigmas = clip_sigmas(clip, run.steps, denoise=run.denoise)
-    guider = OpenSoraGuider(model, guidance_preset(run.preset, clip.version, has_given, run.cfg, run.image_cfg))
+    guider = OpenSoraGuider(
+        model, guidance_preset(run.preset, clip.opensora_version, has_given, run.cfg, run.image_cfg)
+    )
     guider.set_conds(positive, negative)
     done = guider.sample(
         comfy.sample.prepare_noise(start, run.seed, latent.get("batch_index")),

@@ -61,7 +61,7 @@ def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any],
     """The joined LATENT and a report in sentences."""
     clip = clip_size(inputs.latent, inputs.model)
     if video.segments > 1:
-        check_overlap(clip.version, video.overlap, clip.latent_frames)
+        check_overlap(clip.opensora_version, video.overlap, clip.latent_frames)
     _check_segments(inputs.chain, video.segments)
     samples = comfy.sample.fix_empty_latent_channels(inputs.model, inputs.latent["samples"])
     inputs = replace(inputs, latent={**inputs.latent, "samples": samples})
@@ -81,7 +81,7 @@ def _segment(inputs: Inputs, video: LongVideo, clip: ClipSize, index: int, befor
     """One segment, with its own prompt, references, seed and the end of the segment before."""
     positive, negative = (conditioning_of_segment(each, index) for each in (inputs.positive, inputs.negative))
     latent = inputs.latent if index == 0 else {"samples": torch.zeros_like(inputs.latent["samples"])}
-    method = method_for(inputs.model, clip.version, video.method)
+    method = method_for(inputs.model, clip.opensora_version, video.method)
     placed = place_references(
         inputs.chain, latent, clip, positive, negative, method=method, segment=index, segments=video.segments
     )

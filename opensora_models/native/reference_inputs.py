@@ -62,7 +62,10 @@ def encode_pictures(
     height, width = _pixels(vae, clip)
     references, notes = [], []
     for piece in pieces:
-        taken = pictures[piece.source][piece.start : piece.start + piece.count]
+        batch = pictures[piece.source]
+        if batch is None:
+            continue
+        taken = batch[piece.start : piece.start + piece.count]
         fitted, note = fit_pictures(taken, height, width, placing.fit)
         notes += [] if note is None or note in notes else [note]
         latent = _encode(vae, fitted)
@@ -97,8 +100,8 @@ class PlacedClip:
     """References in a clip: the LATENT to sample, both CONDITIONINGs, the strategy text, sentences."""
 
     latent: dict[str, Any]
-    positive: Conditioning | None
-    negative: Conditioning | None
+    positive: Conditioning
+    negative: Conditioning
     strategy: str
     notes: tuple[str, ...]
 
@@ -107,8 +110,8 @@ def place_references(
     chain: ReferenceChain,
     latent: dict[str, Any],
     clip: ClipSize,
-    positive: Conditioning | None = None,
-    negative: Conditioning | None = None,
+    positive: Conditioning,
+    negative: Conditioning,
     *,
     method: str = AUTOMATIC,
     strategy: str = "",
@@ -119,6 +122,7 @@ def place_references(
     """Put references into a clip.
 
     Args:
+        positive, negative: the prompts; empty where none is connected.
         method: ``frame mask`` writes them into the latent with a noise mask, ``given frames`` (1.3) into both
             conditionings; ``automatic`` takes the first for 1.2 and for edited references, else the second.
         strategy: a mask strategy that replaces the references' own places; empty keeps them.
@@ -143,10 +147,10 @@ def place_references(
     if _method(method, clip.version, ratios, frames) == FRAME_MASK:
         mask = combined_mask(latent, samples.shape, ratios, frames)
         return PlacedClip({**latent, "samples": filled, "noise_mask": mask}, positive, negative, text, notes)
-    if positive is None or negative is None:
+    if not positive or not negative:
         raise ValueError("Given frames travel in the conditioning; connect both positive and negative.")
-    given = [with_given_frames(each, filled, frames) for each in (positive, negative)]
-    return PlacedClip(latent, *given, text, notes)
+    positive, negative = (with_given_frames(each, filled, frames) for each in (positive, negative))
+    return PlacedClip(latent, positive, negative, text, notes)
 
 
 def method_for(model: ModelPatcher, version: Version, method: str) -> str:

@@ -73,18 +73,19 @@ def rectified_flow(
         renoise: given frames that are replaced by ``(1 - sigma) * clean + sigma * noise`` before every model call
             (upstream ``use_sdedit``).
     """
-    was_active = None if mask is None else _active_at_start(mask, sigmas[0])
+    joined = None
     if mask is not None:
-        x = torch.where(was_active, x, mask.latent)
+        joined = _active_at_start(mask, sigmas[0])
+        x = torch.where(joined, x, mask.latent)
     for index in range(len(sigmas) - 1):
         sigma, following = sigmas[index], sigmas[index + 1]
         active = None
-        if mask is not None:
+        if mask is not None and joined is not None:
             active = active_frames(mask.ratios, sigma)
-            joins = active & ~was_active
+            joins = active & ~joined
             if bool(joins.any()):
                 x = torch.where(joins, noised(x, noise.joining(index, float(sigma)), sigma), x)
-            was_active = active | was_active
+            joined = active | joined
         if renoise is not None:
             x = _renoised(x, renoise, noise.renoising(index, float(sigma)), sigma)
         denoised = denoise(x, sigma * x.new_ones(x.shape[0]))

@@ -124,6 +124,7 @@ def branch_weights(scales: Scales, has_given: bool) -> dict[Branch, tuple[float,
 
     Branches whose weight is zero everywhere are left out.
     """
+    weights: dict[Branch, tuple[float, ...]]
     if not has_given:
         weights = {Branch.PROMPT: (scales.text,), Branch.NOTHING: (1.0 - scales.text,)}
     else:

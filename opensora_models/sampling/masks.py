@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,15 @@ class Strategy:
     edit_ratio: float = KEPT
 
 
-FIELD_NAMES = ("loop", "reference", "start in the reference", "start in the clip", "length", "edit ratio")
+FIELDS: dict[str, tuple[str, type]] = {
+    "loop": ("loop", int),
+    "reference": ("reference", int),
+    "reference_start": ("start in the reference", int),
+    "target_start": ("start in the clip", int),
+    "length": ("length", int),
+    "edit_ratio": ("edit ratio", float),
+}
+"""The fields in the order they are written, what people call them, and what they hold."""
 
 
 def parse_strategy(text: str | None) -> list[Strategy]:
@@ -57,14 +66,13 @@ def format_strategy(groups: Sequence[Strategy]) -> str:
 
 def _parse_group(group: str) -> Strategy:
     fields = group.split(FIELD_SEPARATOR)
-    if len(fields) > len(FIELD_NAMES):
+    if len(fields) > len(FIELDS):
         raise ValueError(
-            f"The mask strategy group {group!r} has {len(fields)} fields, at most {len(FIELD_NAMES)} are allowed: "
-            f"{', '.join(FIELD_NAMES)}."
+            f"The mask strategy group {group!r} has {len(fields)} fields, at most {len(FIELDS)} are allowed: "
+            f"{', '.join(name for name, _ in FIELDS.values())}."
         )
-    kinds = (int, int, int, int, int, float)
-    values = [_parse_field(group, *item) for item in zip(fields, FIELD_NAMES, kinds, strict=False)]
-    parsed = Strategy(*values)
+    named = zip(FIELDS, fields, strict=False)
+    parsed = Strategy(**{name: _parse_field(group, text, *FIELDS[name]) for name, text in named})
     if not KEPT <= parsed.edit_ratio <= FREE:
         nearest = min(max(parsed.edit_ratio, KEPT), FREE)
         raise ValueError(
@@ -74,7 +82,7 @@ def _parse_group(group: str) -> Strategy:
     return parsed
 
 
-def _parse_field(group: str, text: str, name: str, kind: type) -> float:
+def _parse_field(group: str, text: str, name: str, kind: type) -> Any:
     try:
         return kind(text)
     except ValueError:

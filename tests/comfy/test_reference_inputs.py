@@ -124,7 +124,7 @@ def test_12_writes_a_mask_and_13_given_frames(native: SimpleNamespace) -> None:
 def test_edited_references_of_13_use_the_mask(native: SimpleNamespace) -> None:
     latent = {"samples": empty("1.3")}
     chain = chain_of(native, picture(native, "1.3", edit_ratio=0.4))
-    placed = native.inputs.place_references(chain, latent, native.clips.clip_size(latent), conditioning())
+    placed = native.inputs.place_references(chain, latent, native.clips.clip_size(latent), conditioning(), [])
     assert placed.latent["noise_mask"][0, 0, 0, 0, 0] == pytest.approx(0.4)
     assert native.guiders.given_values(placed.positive) == {}
 
@@ -134,7 +134,7 @@ def test_a_mask_that_is_there_stays_where_no_reference_goes(native: SimpleNamesp
     latent = {"samples": randn(*empty().shape), "noise_mask": own}
     chain = chain_of(native, picture(native, target_start=1), picture(native, target_start=2, edit_ratio=0.5))
     clip = native.clips.clip_size(latent)
-    placed = native.inputs.place_references(chain, latent, clip, align=False)
+    placed = native.inputs.place_references(chain, latent, clip, [], [], align=False)
     mask = placed.latent["noise_mask"]
     torch.testing.assert_close(mask[0, 0, :, 0, 0], torch.tensor([1.0, 0.0, 0.5, 1.0, 0.7]))
     assert torch.equal(placed.latent["samples"][:, :, 4], latent["samples"][:, :, 4])
@@ -145,7 +145,7 @@ def test_the_strategy_text_replaces_places_and_comes_back(native: SimpleNamespac
     chain = chain_of(native, picture(native), picture(native, seed=4))
     clip = native.clips.clip_size(latent)
     text = "0,1,0,0,1,0.0;0,0,0,-1,1,0.3"
-    placed = native.inputs.place_references(chain, latent, clip, strategy=text)
+    placed = native.inputs.place_references(chain, latent, clip, [], [], strategy=text)
     assert placed.strategy == text
     assert placed.latent["noise_mask"].flatten()[[0, 10]].tolist() == pytest.approx([0.0, 0.3])
     assert torch.equal(placed.latent["samples"][0, :, 0], chain.references[1].latent[:, 0])
@@ -155,7 +155,7 @@ def test_given_frames_without_conditioning_are_refused(native: SimpleNamespace) 
     latent = {"samples": empty("1.3")}
     with pytest.raises(ValueError, match="connect both positive and negative"):
         native.inputs.place_references(
-            chain_of(native, picture(native, "1.3")), latent, native.clips.clip_size(latent), conditioning()
+            chain_of(native, picture(native, "1.3")), latent, native.clips.clip_size(latent), conditioning(), []
         )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -388,3 +391,53 @@ def test_a_latent_of_the_other_version_is_refused(bench: Any, models: dict[str, 
         here.native.clips.clip_size({"samples": here.latent}, models["1.3"])
     empty = torch.zeros_like(here.latent)
     assert here.native.clips.clip_size({"samples": empty}, models["1.3"]).version == "1.3"
+
+
+def test_every_step_of_our_sampler_node_shows_a_preview(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import comfy.utils
+    import latent_preview
+    from comfy.cli_args import LatentPreviewMethod, args
+
+    here = bench("1.2")
+    shown: list[Any] = []
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(latent_preview, "args", args)
+    monkeypatch.setattr(
+        comfy.utils.ProgressBar, "update_absolute", lambda self, value, total=None, preview=None: shown.append(preview)
+    )
+    run = here.native.clips.ClipRun(steps=3, seed=1, cfg=4.0)
+    here.native.clips.sample_clip(here.model, here.positive, here.negative, {"samples": here.latent * 0}, run)
+    assert len(shown) == 3
+    assert all(preview is not None for preview in shown)
+
+
+def test_two_parts_of_cores_euler_show_waiting_frames_with_noise(bench: Any) -> None:
+    # What the help page of Place References says of KSampler (Advanced); our sampler repairs it, see above.
+    here = bench("1.2")
+    mask = mask_of(0, 1, 1, 1, 0)
+    whole = here.run(here.core(4.0), "euler", mask=mask)
+    first = here.run(here.core(4.0), "euler", mask=mask, sigmas=here.sigmas[:6])
+    second = here.run(
+        here.core(4.0), "euler", mask=mask, sigmas=here.sigmas[5:], latent=first, noise=torch.zeros_like(first)
+    )
+    assert (second[:, :, 0] - here.latent[:, :, 0]).abs().max() > 0.05
+    assert (second - whole).abs().max() > 0.05
+
+
+def test_an_interrupted_run_lets_go_of_its_latents(bench: Any) -> None:
+    here = bench("1.2")
+    held: list[weakref.ref[Tensor]] = []
+
+    def stop(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        held.extend(weakref.ref(each) for each in (denoised, x))
+        if step == 2:
+            raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            here.run(here.ours(here.native.guidance.Guidance()), callback=stop, mask=mask_of(0, 0.5, 1, 1, 1))
+
+    interrupted()
+    gc.collect()
+    assert len(held) == 6
+    assert all(reference() is None for reference in held)

@@ -14,6 +14,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from support.graphs import Prompt, complete, node, saved_latents
+from support.server import PromptFailed
 
 if TYPE_CHECKING:
     from support.server import TestServer
@@ -333,3 +334,27 @@ def test_a_killed_server_goes_on_with_the_first_missing_segment(
     assert {name: after[name] for name in before} == before
     assert len(after) == 3
     assert load_file(folder / "segment_0002.safetensors")["latent"].shape == (1, 4, 15, 8, 8)
+
+
+def test_an_interrupt_ends_our_sampler_within_a_step_and_the_next_run_works(
+    server: TestServer, object_info: dict[str, Any], latents: Graph
+) -> None:
+    ours = node(
+        "OSoraSampler", model=["model", 0], positive=["text", 0], negative=["text", 1], latent=["empty", 0],
+        steps=1000, cfg=4.0, seed=3,
+    )  # fmt: skip
+    prompt = base() | {"ours": ours, "save": node("SaveLatent", samples=["ours", 0], filename_prefix="x")}
+    steps: list[int] = []
+
+    def interrupt(event: str, data: dict[str, Any]) -> None:
+        if event == "progress" and data.get("node") == "ours":
+            steps.append(data["value"])
+            if len(steps) == 1:
+                server.interrupt(str(data["prompt_id"]))
+
+    with pytest.raises(PromptFailed) as failed:
+        server.watch(complete(prompt, object_info), interrupt)
+    assert failed.value.type == "interrupted"
+    assert steps[-1] < 500
+    prompt["ours"]["inputs"]["steps"] = 2
+    assert bool(latents(prompt, "ours")["ours"].isfinite().all())
