@@ -12,6 +12,7 @@ from ..stdit3.portions import MOST_ELEMENTS, MOST_ELEMENTS_ELSEWHERE
 # tokens, the branch and their sum), and what self attention adds (queries, keys, values and their float32 rotation),
 # which is made in portions. Counted by following every allocation of a forward; see tests/comfy/test_memory.py.
 RESIDENT_TENSORS = 4
+JOINED_TENSORS = 6  # ... and while many small portions are joined to the whole
 ATTENTION_TENSORS = 10
 QKV_TENSORS = 3  # what the size of a portion is measured in
 
@@ -28,4 +29,4 @@ def activation_bytes(
     values = batch * frames * math.ceil(height / 2) * math.ceil(width / 2) * config.hidden_size
     most = MOST_ELEMENTS.get(device_type, MOST_ELEMENTS_ELSEWHERE)
     portions = max(1, math.ceil(values * QKV_TENSORS / most))
-    return values * dtype_size * (RESIDENT_TENSORS + ATTENTION_TENSORS / portions)
+    return values * dtype_size * max(JOINED_TENSORS, RESIDENT_TENSORS + ATTENTION_TENSORS / portions)

@@ -1,0 +1,121 @@
+"""The native MODEL in the real server: preview frames on the websocket, and an interrupt in the middle."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from support.server import TestServer
+
+pytestmark = pytest.mark.server
+
+HEADER_BYTES = 8  # event number and picture kind, four bytes each, before the JPEG of a plain preview
+PREVIEW, PREVIEW_WITH_METADATA = 1, 4
+
+
+def prompt(version: str, seed: int, steps: int = 4) -> dict[str, dict[str, Any]]:
+    """Text to latent with the tiny models; the latent is saved so that something is asked for."""
+    text = {"clip": ["2", 0], "text": "a red boat"}
+    return {
+        "1": {
+            "class_type": "OSoraModelLoader",
+            "inputs": {
+                "model_name": f"opensora-tiny-v{version}.safetensors",
+                "weight_dtype": "default",
+                "rounding": "accurate",
+                "window": 0,
+                "spatial_rotary": "automatic",
+            },
+        },
+        "2": {"class_type": "OSoraTextEncoderLoader", "inputs": TEXT_ENCODER},
+        "3": {"class_type": "CLIPTextEncode", "inputs": text},
+        "4": {
+            "class_type": "OSoraEmptyLatent",
+            "inputs": {"version": version, "height": 96, "width": 128, "frames": FRAMES[version], "batch_size": 1},
+        },
+        "5": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["1", 0],
+                "positive": ["3", 0],
+                "negative": ["3", 0],
+                "latent_image": ["4", 0],
+                "seed": seed,
+                "steps": steps,
+                "cfg": 4.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "denoise": 1.0,
+            },
+        },
+        "6": {"class_type": "SaveLatent", "inputs": {"samples": ["5", 0], "filename_prefix": "native"}},
+    }
+
+
+TEXT_ENCODER = {
+    "text_encoder_name": "opensora-tiny-t5.safetensors",
+    "precision": "default",
+    "device": "default",
+}
+FRAMES = {"1.2": 51, "1.3": 49}
+
+
+def pictures(messages: list[bytes]) -> list[Image.Image]:
+    """The JPEGs among the binary messages of a run."""
+    found = []
+    for message in messages:
+        kind = int.from_bytes(message[:4], "big")
+        if kind == PREVIEW_WITH_METADATA:
+            found.append(message[HEADER_BYTES + int.from_bytes(message[4:8], "big") :])
+        elif kind == PREVIEW:
+            found.append(message[HEADER_BYTES:])
+    return [Image.open(io.BytesIO(data)) for data in found]
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_previews_show_the_clip_as_a_contact_sheet(
+    server: TestServer, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = server.post
+
+    def with_previews(path: str, payload: Any) -> Any:
+        extra = {"extra_data": {"preview_method": "latent2rgb"}} if path == "/prompt" else {}
+        return post(path, payload | extra)
+
+    monkeypatch.setattr(server, "post", with_previews)
+    run = server.watch(prompt(version, seed=31))
+    sheets = pictures(run.previews)
+    assert sheets, "no preview came"
+    # Nine frames of 16 x 12 latents in three rows of three.
+    assert {sheet.width / sheet.height for sheet in sheets} == {4 / 3}
+    assert min(sheet.width for sheet in sheets) >= 48
+    assert len(sheets[-1].convert("L").getcolors()) > 20
+
+
+def test_an_interrupt_ends_a_long_run_and_the_next_one_works(server: TestServer) -> None:
+    from support.server import PromptFailed
+
+    def stop(event: str, data: dict[str, Any]) -> None:
+        if event == "progress":
+            server.interrupt(data["prompt_id"])
+
+    with pytest.raises(PromptFailed):
+        server.watch(prompt("1.2", seed=32, steps=2000), stop)
+    assert server.watch(prompt("1.2", seed=33, steps=1)).outputs
+
+
+def test_a_wrong_file_is_told_in_one_sentence(server: TestServer, tiny_models: Any) -> None:
+    wrong = prompt("1.2", seed=34)
+    target = tiny_models / "diffusion_models" / "a-t5.safetensors"
+    target.write_bytes((tiny_models / "text_encoders" / "opensora-tiny-t5.safetensors").read_bytes())
+    try:
+        wrong["1"]["inputs"]["model_name"] = target.name
+        message = str(server.failure(wrong))
+    finally:
+        target.unlink()
+    assert "'a-t5.safetensors' looks like a T5 text encoder" in message
+    assert "expected an Open-Sora 1.2 or 1.3 diffusion model" in message
