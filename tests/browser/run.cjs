@@ -1,9 +1,10 @@
 // Opens ComfyUI's page in a headless browser, runs one scenario in it, and prints what happened as JSON.
 //
 // Scenario file: module.exports = async (page, tools) => value. `tools.shot(name)` saves a picture among the artefacts,
-// `tools.input` is the JSON given by the test. The answer: {value, errors, failed, foreign}.
+// `tools.input` is the JSON given on standard input. The answer: {value, errors, failed, foreign}.
 "use strict";
 
+const fs = require("fs");
 const path = require("path");
 const { chromium } = require(process.env.OPENSORA_DRIVER);
 
@@ -38,7 +39,7 @@ function keepOurs(seen) {
 }
 
 async function main() {
-  const [url, scenario, artefacts, input] = process.argv.slice(2);
+  const [url, scenario, artefacts] = process.argv.slice(2);
   const browser = await chromium.launch({
     executablePath: process.env.OPENSORA_BROWSER, headless: true, args: FLAGS,
   });
@@ -54,7 +55,7 @@ async function main() {
     await page.waitForTimeout(2000); // the extensions' setup runs after the node types are known
     keepOurs(seen); // until here the page also opened a workflow of its own and looked for the models of that
     const tools = {
-      input: JSON.parse(input),
+      input: JSON.parse(fs.readFileSync(0, "utf8")),
       shot: (name) => page.screenshot({ path: path.join(artefacts, `${name}.png`) }),
     };
     let value, failure;

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.server, pytest.mark.compat]
 
-# Files a user has and a clone has not: exactly those the README's table names.
-KNOWN_FILES = frozenset(re.findall(r"`([^`]+\.safetensors)`", (PACK_ROOT / "README.md").read_text(encoding="utf-8")))
+# Files a user has and a clone has not: exactly those the README names.
+NAMED_FILE = re.compile(r"`([^`]+\.(?:safetensors|latent)(?: \[output\])?)`")
+KNOWN_FILES = frozenset(NAMED_FILE.findall((PACK_ROOT / "README.md").read_text(encoding="utf-8")))
 
 
 def require_nodes(workflow: dict[str, Any], info: dict[str, Any], server: TestServer) -> None:

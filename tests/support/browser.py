@@ -53,9 +53,10 @@ class Browser:
     def visit(self, scenario: str, **given: Any) -> Visit:
         """Run ``tests/browser/<scenario>.cjs``; AssertionError where the scenario itself raised."""
         command = ["node", str(SCENARIOS / "run.cjs"), self.url, str(SCENARIOS / f"{scenario}.cjs"), str(ARTEFACTS)]
+        # Through standard input: workflows are longer than a command line may be.
         environment = {**os.environ, "OPENSORA_DRIVER": str(DRIVER), "OPENSORA_BROWSER": str(find_browser())}
         done = subprocess.run(
-            [*command, json.dumps(given)], capture_output=True, text=True, timeout=SCENARIO_SECONDS, env=environment
+            command, input=json.dumps(given), capture_output=True, text=True, timeout=SCENARIO_SECONDS, env=environment
         )
         assert done.returncode == 0, done.stderr[-3000:]
         answer = json.loads(done.stdout)

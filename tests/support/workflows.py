@@ -10,7 +10,6 @@ from typing import Any
 from support.pack import PACK_ROOT
 
 WORKFLOWS = PACK_ROOT / "workflows"
-MODEL_ENDINGS = (".safetensors", ".sft", ".gguf", ".pt")
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 DYNAMIC_TYPES = (DYNAMIC_COMBO, "COMFY_AUTOGROW_V3", "COMFY_DYNAMICSLOT_V3")
 NOTES = ("Note", "MarkdownNote")
@@ -83,7 +82,7 @@ def _widget_values(node: Json, info: Json) -> Iterator[tuple[str, Any]]:
 
 
 def complaints(prompt: Json, info: Json, known_files: frozenset[str]) -> list[str]:
-    """What is wrong with an API workflow. ``known_files`` may be named although the models folder lacks them."""
+    """What is wrong with an API workflow. ``known_files`` may be named although nobody has them here."""
     found = []
     for key, node in prompt.items():
         name = node["class_type"]
@@ -111,7 +110,7 @@ def _complaint(name: str, value: Any, specs: Json, prompt: Json, info: Json, kno
     if isinstance(value, list):
         return _link_complaint(value, spec[0], prompt, info)
     choices = _choices(spec)
-    if choices is not None and value not in choices and not (_is_model(value) and value in known_files):
+    if choices is not None and value not in choices and value not in known_files:
         return f"{value!r} is not among {choices}"
     limits = spec[1] if len(spec) > 1 else {}
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -147,7 +146,3 @@ def _choices(spec: list[Any]) -> list[Any] | None:
 
 def _specs(node_info: Json) -> Json:
     return {name: spec for part in ("required", "optional") for name, spec in node_info["input"].get(part, {}).items()}
-
-
-def _is_model(value: Any) -> bool:
-    return isinstance(value, str) and value.endswith(MODEL_ENDINGS)

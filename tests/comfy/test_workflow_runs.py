@@ -1,0 +1,67 @@
+"""Every shipped workflow, queued through the API on the real server: the video it leaves is the one it promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import pytest
+
+from support.workflows import api_workflows, read
+
+if TYPE_CHECKING:
+    from support.server import TestServer
+
+pytestmark = [pytest.mark.server]
+
+# Frames, height and width of the video at the end of each graph.
+VIDEOS = {
+    "text_to_video": (17, 64, 64),
+    "image_to_video": (17, 64, 64),
+    "first_and_last_frame": (34, 64, 64),
+    "keyframes": (51, 64, 64),
+    "extend_video": (34, 64, 64),
+    "connect_two_clips": (51, 64, 64),
+    "edit_video": (17, 64, 64),
+    "long_video": (68, 64, 64),
+    "text_to_image_to_video": (17, 64, 64),
+    "low_memory": (17, 144, 256),
+    "saved_prompt": (17, 64, 64),
+    "resume_decoding": (17, 144, 256),
+    "native_nodes_only": (17, 64, 64),
+}
+NEEDS = {"saved_prompt": "low_memory", "resume_decoding": "low_memory"}
+"""Workflows that take up a file another one leaves."""
+NEEDS_A_LANGUAGE_MODEL = {"prompt_refinement"}
+"""Run with a tiny language model, node by node, in test_prompt_writing.py."""
+
+WORKFLOWS = {path.stem: path for path in api_workflows()}
+
+
+def test_every_workflow_is_run_here_or_elsewhere() -> None:
+    assert set(WORKFLOWS) == set(VIDEOS) | NEEDS_A_LANGUAGE_MODEL
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_workflow_leaves_its_video(name: str, server: TestServer, tmp_path: Path) -> None:
+    if name in NEEDS:
+        server.run(read(WORKFLOWS[NEEDS[name]]))
+    run = server.watch(read(WORKFLOWS[name]))
+    (video,) = [item for item in run.files() if item["filename"].endswith(".mp4")]
+    file = tmp_path / video["filename"]
+    file.write_bytes(server.file(video))
+    frames, rate = frames_and_rate(file)
+    assert frames.shape == (*VIDEOS[name], 3)
+    assert rate == 24
+    assert frames.std() > 1, "every pixel has the same value"
+    assert np.abs(np.diff(frames.astype(np.int16), axis=0)).mean() > 0, "nothing moves"
+
+
+def frames_and_rate(file: Path) -> tuple[np.ndarray, float]:
+    """Frames uint8 [T, H, W, 3] of a video file and its frames per second."""
+    with av.open(str(file)) as container:
+        (stream,) = container.streams.video
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return np.stack(frames), float(stream.average_rate)
