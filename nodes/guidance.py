@@ -41,6 +41,13 @@ def guidance_inputs() -> list[io.Input]:
             tooltip="Bring contrast back to what the prompt alone would give (70 %). Released on for 1.3 "
             "text-to-video; not used with given frames.",
         ),
+        *fine_inputs(),
+    ]
+
+
+def fine_inputs() -> list[io.Input]:
+    """What the released settings fix and few people change."""
+    return [
         io.Int.Input(
             "force_steps",
             default=DEFAULT_FORCE_STEPS,
