@@ -72,6 +72,13 @@ def fine_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Image guidance of the first frame when it fades.",
         ),
+        *interval_inputs(),
+    ]
+
+
+def interval_inputs() -> list[io.Input]:
+    """Which part of the run is guided, and what the whole run is."""
+    return [
         io.Float.Input(
             "start_percent",
             default=0.0,
