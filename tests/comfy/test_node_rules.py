@@ -95,6 +95,13 @@ def test_execute_is_short(node: Any) -> None:
 
 
 @every_node
+def test_the_readme_lists_it(node: Any) -> None:
+    readme = (PACK_ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("## Nodes")[1].split("## ")[0]
+    assert node.define_schema().display_name in table
+
+
+@every_node
 def test_appears_in_a_shipped_workflow(node: Any) -> None:
     shipped = [node_types(read(path)) for path in (*page_workflows(), *api_workflows())]
     assert any(node.define_schema().node_id in types for types in shipped)
