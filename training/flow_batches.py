@@ -32,9 +32,9 @@ class Bucket:
 
 # Colours and shapes are learned from single pictures, five times cheaper than clips, before motion is.
 BUCKETS = (
-    Bucket(1, 64, 64, batch=80, early_share=0.55, share=0.10),
-    Bucket(17, 64, 64, batch=20, early_share=0.45, share=0.80),
-    Bucket(33, 64, 64, batch=10, early_share=0.0, share=0.06),
+    Bucket(1, 64, 64, batch=80, early_share=0.55, share=0.25),
+    Bucket(17, 64, 64, batch=20, early_share=0.45, share=0.67),
+    Bucket(33, 64, 64, batch=10, early_share=0.0, share=0.04),
     Bucket(17, 48, 80, batch=20, early_share=0.0, share=0.02),
     Bucket(17, 80, 48, batch=20, early_share=0.0, share=0.02),
 )
@@ -46,11 +46,13 @@ class BatchConfig:
 
     buckets: tuple[Bucket, ...] = BUCKETS
     early_steps: int = 450
-    given_share: float = 0.25
+    given_share: float = 0.2
     frame_mask_share: float = 0.08
     text_dropout: float = 0.12
     given_dropout: float = 0.12
-    transformed_share: float = 0.5  # of the noise levels drawn from the sampler's own shifted times, the rest uniform
+    transformed_share: float = 0.3  # of the noise levels drawn from the sampler's own shifted times
+    early_transformed_share: float = 0.5
+    noisy_shift: float = 3.0  # shifts the other levels towards noise, where words and places are decided; early: 1
     scenes: SceneConfig = field(default_factory=lambda: SceneConfig(pattern_share=0.06, camera_share=0.03))
 
 
@@ -94,7 +96,7 @@ def batch_of(config: BatchConfig, code: LatentCode, version: str, seed: int, ste
         latents=latents,
         captions=[caption(scene, rng) for scene in scenes],
         has_text=torch.from_numpy(rng.random(bucket.batch) >= config.text_dropout),
-        times=_times(rng, config, bucket, version),
+        times=_times(rng, config, bucket, version, early),
         given=given,
         given_kept=torch.from_numpy(rng.random(bucket.batch) >= config.given_dropout),
         frame_mask=frame_mask,
@@ -116,10 +118,12 @@ def draw_given(rng: np.random.Generator, count: int) -> tuple[int, ...]:
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 
 
-def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, version: str) -> Tensor:
-    """Noise levels 0…1000 [B]. Few of the sampler's shifted times lie where words decide, so uniform ones are mixed
-    in; antithetic draws spread each batch over the whole range."""
+def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, version: str, early: bool) -> Tensor:
+    """Noise levels 0…1000 [B]. Few of the sampler's shifted times lie where words decide, so others are mixed in;
+    antithetic draws spread each batch over the whole range."""
     uniform = torch.from_numpy((rng.permutation(bucket.batch) + rng.random(bucket.batch)) / bucket.batch).float()
+    share = config.early_transformed_share if early else config.transformed_share
+    transformed = torch.from_numpy(rng.random(bucket.batch) < share)
     shift = shift_for(version, bucket.height, bucket.width, bucket.frames)
-    transformed = torch.from_numpy(rng.random(bucket.batch) < config.transformed_share)
-    return torch.where(transformed, shift_time(uniform, shift), uniform) * TRAIN_TIMESTEPS
+    others = uniform if early else shift_time(uniform, config.noisy_shift)
+    return torch.where(transformed, shift_time(uniform, shift), others) * TRAIN_TIMESTEPS

@@ -17,6 +17,7 @@ from opensora.training import autoencoder, flow, flow_batches, rendering, scenes
 from opensora.training.average import MovingAverage
 from opensora.training.flow_sampling import SamplingConfig, sample
 from opensora.training.latents import LatentCode
+from opensora.training.muon import Muon, orthogonal
 from opensora.training.progress import Progress
 from opensora.training.text_encoder import TextEncoder, TextEncoderConfig, relative_buckets
 
@@ -192,3 +193,30 @@ def test_a_checkpoint_is_replaced_as_a_whole_and_the_log_follows_it(tmp_path: Pa
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
     with pytest.raises(ValueError, match="no checkpoint"):
         Progress(tmp_path / "none").read()
+
+
+def test_orthogonal_changes_keep_their_directions() -> None:
+    generator = torch.Generator().manual_seed(5)
+    for shape in ((3, 12, 40), (2, 40, 12)):
+        made = orthogonal(torch.randn(shape, generator=generator))
+        sizes = torch.linalg.svdvals(made)
+        assert made.shape == shape and float(sizes.min()) > 0.6 and float(sizes.max()) < 1.3
+    diagonal = torch.diag(torch.tensor([3.0, 0.5]))[None]
+    assert bool((orthogonal(diagonal)[0].diag() > 0.6).all())
+
+
+def test_muon_solves_a_small_problem_and_leaves_the_rest_alone() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 6)
+    goal, inputs, bias = torch.randn(6, 6) / 6**0.5, torch.randn(64, 6), layer.bias.detach().clone()
+    muon = Muon([("blocks.0.proj.weight", layer.weight)])
+    errors = []
+    for step in range(200):
+        loss = (layer(inputs) - bias - inputs @ goal.T).square().mean()
+        layer.zero_grad()
+        loss.backward()
+        muon.step(0.1 * (1 - step / 200))
+        assert layer.weight.grad is None
+        errors.append(loss.item())
+    assert errors[-1] < 0.01 * errors[0]
+    assert torch.equal(layer.bias, bias)

@@ -1,0 +1,66 @@
+"""Muon: momentum whose matrices are made orthogonal before they are applied (Jordan et al. 2024).
+
+All directions of a weight matrix then learn at the same speed, which saves about half the steps of a small
+transformer. The iteration and its coefficients are from https://kellerjordan.github.io/posts/muon/.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
+ITERATIONS = 5
+# Layers that hold several projections side by side; each is a matrix of its own.
+PIECES = {"qkv": 3, "kv_linear": 2}
+
+
+class Muon:
+    """Takes the gradients of the given matrices and clears them, so that another optimiser leaves those alone."""
+
+    def __init__(self, matrices: Iterable[tuple[str, nn.Parameter]]) -> None:
+        self.matrices = dict(matrices)
+        self.momentum = {name: torch.zeros_like(weight) for name, weight in self.matrices.items()}
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """One update; matrices of the same shape are made orthogonal together."""
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for name, weight in self.matrices.items():
+            if weight.grad is None:
+                continue
+            momentum = self.momentum[name].lerp_(weight.grad, 1 - MOMENTUM)
+            ahead = weight.grad.lerp(momentum, MOMENTUM)
+            count = PIECES.get(name.split(".")[-2], 1)
+            for part, change in zip(weight.chunk(count), ahead.chunk(count), strict=True):
+                by_shape[part.shape[0], part.shape[1]].append((part, change))
+            weight.grad = None
+        for (rows, columns), parts in by_shape.items():
+            changes = orthogonal(torch.stack([change for _, change in parts]))
+            scale = max(1.0, rows / columns) ** 0.5
+            for (part, _), change in zip(parts, changes, strict=True):
+                part.sub_(change, alpha=rate * scale)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return dict(self.momentum)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """From a checkpoint."""
+        self.momentum = {name: state[name] for name in self.momentum}
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """[N, rows, columns] with all singular values brought near 1 (0.7 to 1.2), directions kept."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.transpose(1, 2)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = x @ x.transpose(1, 2)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide else x.transpose(1, 2)
