@@ -24,7 +24,7 @@ from torch import Tensor
 from ..checkpoint import open_checkpoint
 from ..frames import SPATIAL_FACTOR
 from ..vae.autoencoder import OpenSora12, OpenSora13
-from ..vae.budget import Job, decode_bytes, encode_bytes, fitting, tiles
+from ..vae.budget import Job, candidate_plans, decode_bytes, encode_bytes, fitting, tiles
 from ..vae.distribution import Draw, mode
 from ..vae.guards import check_latents, check_num_frames
 from ..vae.recognition import Recipe, recognise
@@ -155,11 +155,11 @@ class OpenSoraVAE(comfy.sd.VAE):
 
     def _decode_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
         job = Job.decoding(shape, dtype.itemsize)
-        return decode_bytes(self.network, job, self.network.plan or Strips(STANDARD, images=1))
+        return decode_bytes(self.network, job, self.network.plan or candidate_plans()[0])
 
     def _encode_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
         job = Job.encoding(shape, dtype.itemsize)
-        return encode_bytes(self.network, job, self.network.plan or Strips(STANDARD, images=1))
+        return encode_bytes(self.network, job, self.network.plan or candidate_plans()[0])
 
     def _place(self, device: torch.device | None, dtype: torch.dtype | None, disable_dynamic: bool) -> None:
         """Devices, dtype and patcher, as core's own constructor chooses them."""
@@ -230,9 +230,6 @@ class OpenSoraVAE(comfy.sd.VAE):
         return latents.to(device=self.output_device, dtype=OUTPUT_TYPE())
 
 
-STANDARD = 256 * 2**20
-
-
 def load_vae(
     path: str | Path, spatial: str | Path | None = None, overlap: bool = True, dtype: torch.dtype | None = None,
     disable_dynamic: bool = False,
@@ -280,7 +277,7 @@ def _fingerprint(weights: dict[str, Tensor]) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without core's warning about missing VAE weights, which is how its defaults are asked for."""
-    root = logging.getLogger()
+    root = logging.root  # where core writes it
     silence = lambda record: "No VAE weights" not in record.getMessage()  # noqa: E731
     root.addFilter(silence)
     try:

@@ -1,20 +1,22 @@
 """How much memory encoding and decoding take, and which strips fit into what is free.
 
-The figures count tensors that live at the same time in the widest layers; the factors in front were fitted to the
-peaks that ``benchmarks/vae.py`` measures.
+The figures count tensors that live at the same time in the widest layers, fitted to what the allocator counts
+(``tests/unit/test_vae_budget.py`` holds them to it). Workspaces of convolution libraries are not in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..frames import FRAMES_PER_LATENT, GROUP_FRAMES, GROUP_LATENTS, SPATIAL_FACTOR
 from .autoencoder import OpenSora12, OpenSora13, VideoAutoencoder
-from .strips import Strips
+from .strips import MIN_ROWS, Strips
 
 MEBIBYTE = 2**20
-STANDARD_STRIP = 256 * MEBIBYTE
+# Of a 51x480x848 clip this is 1/30 of a layer: a third of the memory of whole layers, and still millions of elements.
+STANDARD_STRIP = 64 * MEBIBYTE
 SMALLEST_STRIP = 4 * MEBIBYTE
 # Share of the free memory a plan may take; the rest is for workspaces of the convolutions and fragmentation.
 USABLE = 0.8
@@ -47,41 +49,53 @@ class Job:
         return channels * (self.frames if frames is None else frames) * self.height * self.width * self.element_size
 
 
-# Tensors of strip size that live at once: input with halo, normalised, padded, result, float32 measuring copy.
-_STRIP_COPIES = 6.0
-# Full-size tensors of the narrowest width that live at once: (in one piece, by strips, by lean strips).
-_DECODE_LAYERS = {"1.2": (5.0, 3.0, 2.5), "1.3": (7.0, 2.6, 1.8)}
-_ENCODE_LAYERS = {"1.2": (4.0, 2.2, 1.4), "1.3": (4.0, 2.2, 1.4)}
+class Need(NamedTuple):
+    """Peak of one way of computing: ``layers`` full-size layers of the narrowest width and ``strips`` strips."""
+
+    layers: float
+    strips: float = 0.0
+
+    def bytes(self, layer: int, strip: int) -> float:
+        return self.layers * layer + self.strips * strip
+
+
+# In one piece, by strips, by lean strips. Fitted to allocated bytes in float32 with strips of 1/8 to 1/48 of a layer.
+_DECODE = {
+    "1.2": (Need(7.0), Need(3.1, 7.0), Need(1.5, 16.0)),
+    "1.3": (Need(9.4), Need(2.4, 10.0), Need(1.55, 17.0)),
+}
+_ENCODE = {
+    "1.2": (Need(5.0), Need(2.05, 5.0), Need(1.4, 8.0)),
+    "1.3": (Need(7.2), Need(2.1, 6.5), Need(1.4, 8.0)),
+}
+# Layers of twice the filters at latent size that v1.2's temporal stage holds at once.
+_TEMPORAL = {"decode": 10.0, "encode": 8.0}
 
 
 def decode_bytes(model: VideoAutoencoder, job: Job, plan: Strips) -> float:
-    """Peak bytes of activations while one group is decoded, the group's pixels included."""
-    return _peak(model, job, plan, _DECODE_LAYERS[model.version])
+    """Peak bytes of activations while one group is decoded."""
+    return _peak(model, job, plan, _DECODE[model.version], _TEMPORAL["decode"])
 
 
 def encode_bytes(model: VideoAutoencoder, job: Job, plan: Strips) -> float:
-    """Peak bytes of activations while one group is encoded, the group's pixels included."""
-    return _peak(model, job, plan, _ENCODE_LAYERS[model.version])
+    """Peak bytes of activations while one group is encoded."""
+    return _peak(model, job, plan, _ENCODE[model.version], _TEMPORAL["encode"])
 
 
-def _peak(model: VideoAutoencoder, job: Job, plan: Strips, layers: tuple[float, float, float]) -> float:
-    whole, strips, lean = layers
-    base = job.layer(3) * 2.0
+def _peak(model: VideoAutoencoder, job: Job, plan: Strips, needs: tuple[Need, Need, Need], temporal: float) -> float:
     if isinstance(model, OpenSora12):
-        # The temporal stage works on latents; at most four or so of its widest layers live at once.
-        images = min(plan.images, job.frames)
-        unit = job.layer(model.spatial_vae.module.config.widths[0], images)
+        layer = job.layer(model.spatial_vae.module.config.widths[0], min(plan.images, job.frames))
         cells = job.frames * job.height * job.width // SPATIAL_FACTOR**2
-        temporal = 4.0 * cells * 2 * model.temporal_vae.config.filters * job.element_size
+        other = temporal * cells * 2 * model.temporal_vae.config.filters * job.element_size
     else:
         assert isinstance(model, OpenSora13)
-        unit = job.layer(model.encoder.conv_in.conv.out_channels)
-        temporal = 0.0
-    in_one_piece = whole * unit
+        layer, other = job.layer(model.encoder.conv_in.conv.out_channels), 0.0
+    pixels = job.layer(3)
+    whole = needs[0].bytes(layer, 0)
     if plan.strip_bytes is None:
-        return base + max(in_one_piece, temporal)
-    cut = (lean if plan.lean else strips) * unit + _STRIP_COPIES * plan.strip_bytes
-    return base + max(min(in_one_piece, cut), temporal)
+        return pixels + max(whole, other)
+    strip = max(plan.strip_bytes, MIN_ROWS * layer // max(1, job.height))
+    return pixels + max(min(whole, needs[2 if plan.lean else 1].bytes(layer, strip)), other)
 
 
 def fitting(model: VideoAutoencoder, job: Job, free: float, *, decoding: bool) -> Strips:
