@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 import pytest
 
-from support.workflows import api_workflows, read
+from support.workflows import api_workflows, page_workflows, read, to_api
 
 if TYPE_CHECKING:
     from support.server import TestServer
@@ -42,6 +42,13 @@ WORKFLOWS = {path.stem: path for path in api_workflows()}
 
 def test_every_workflow_is_run_here_or_elsewhere() -> None:
     assert set(WORKFLOWS) == set(VIDEOS) | NEEDS_A_LANGUAGE_MODEL
+
+
+@pytest.mark.parametrize("page", page_workflows(), ids=lambda path: path.stem)
+def test_api_form_is_that_of_the_page(page: Path, object_info: dict[str, Any]) -> None:
+    stored = read(WORKFLOWS[page.stem])
+    bare = {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in stored.items()}
+    assert bare == to_api(read(page), object_info)
 
 
 @pytest.mark.parametrize("name", VIDEOS)
