@@ -15,7 +15,7 @@ DYNAMIC_TYPES = (DYNAMIC_COMBO, "COMFY_AUTOGROW_V3", "COMFY_DYNAMICSLOT_V3")
 NOTES = ("Note", "MarkdownNote")
 MUTED, BYPASSED = 2, 4
 SEEDS = ("seed", "noise_seed")
-IGNORED_INPUTS = ("upload",)  # the page's button beside a file list
+BUTTONS = ("upload",)  # the page saves the button beside a file list as if it were an input
 
 Json = dict[str, Any]
 
@@ -68,9 +68,11 @@ def _widget_values(node: Json, info: Json) -> Iterator[tuple[str, Any]]:
             continue
         name = entry["name"]
         try:
-            yield name, next(values)
+            value = next(values)
         except StopIteration:
             raise AssertionError(f"{node['type']} {node['id']}: no saved value for {name}") from None
+        if name not in BUTTONS:
+            yield name, value
         options = specs.get(name, [None, {}])[1:]
         if name in SEEDS or (options and options[0].get("control_after_generate")):
             control = next(values, None)
@@ -106,7 +108,7 @@ def _complaint(name: str, value: Any, specs: Json, prompt: Json, info: Json, kno
     spec = specs.get(name)
     if spec is None:
         parent = specs.get(name.split(".")[0], [None])
-        return None if name in IGNORED_INPUTS or parent[0] in DYNAMIC_TYPES else "no such input"
+        return None if parent[0] in DYNAMIC_TYPES else "no such input"
     if isinstance(value, list):
         return _link_complaint(value, spec[0], prompt, info)
     choices = _choices(spec)
