@@ -81,8 +81,9 @@ class Studio:
         for name in ("image", "second_image"):
             if name in inputs:
                 key = f"{name}{number}"
-                graph[key] = {"class_type": PICTURES, "inputs": {"value": inputs[name].tobytes().hex(),
-                                                                "shape": list(inputs[name].shape)}}  # fmt: skip
+                pixels = inputs[name]
+                values = {"value": pixels.tobytes().hex(), "shape": " ".join(map(str, pixels.shape))}
+                graph[key] = {"class_type": PICTURES, "inputs": values}
                 inputs[name] = [key, 0]
         node = self._node("OSoraReference", vae=["vae", 0], clip_latent=["empty", 0], **inputs)
         if chain is not None:
@@ -119,13 +120,12 @@ def studio(comfy: Path, executor: Executor) -> Studio:
     class Pictures:
         """Frames written into the graph."""
 
-        INPUT_TYPES = classmethod(lambda cls: {"required": {"value": ("STRING",), "shape": ("*",)}})
+        INPUT_TYPES = classmethod(lambda cls: {"required": {"value": ("STRING",), "shape": ("STRING",)}})
         RETURN_TYPES = ("IMAGE",)
         FUNCTION = "make"
-        VALIDATE_INPUTS = classmethod(lambda cls, input_types: True)
 
-        def make(self, value: str, shape: list[int]) -> tuple[torch.Tensor]:
-            pixels = np.frombuffer(bytes.fromhex(value), np.uint8).reshape(shape)
+        def make(self, value: str, shape: str) -> tuple[torch.Tensor]:
+            pixels = np.frombuffer(bytes.fromhex(value), np.uint8).reshape([int(side) for side in shape.split()])
             return (torch.from_numpy(pixels.astype(np.float32) / 255),)
 
     nodes.NODE_CLASS_MAPPINGS[PICTURES] = Pictures
