@@ -17,6 +17,7 @@ from .runtime import Runtime
 from .server import ComfyServer, Prompt, PromptFailed, PromptRefused
 
 DEMO = REPOSITORY / "demo"
+TRAINED = DEMO / "models"  # registered with ComfyUI by the pack itself
 WORKFLOW = REPOSITORY / "workflows" / "api" / "text_to_video.json"
 MODEL_FOLDERS = ("diffusion_models", "vae", "text_encoders")
 VIDEO_ENDINGS = (".mp4", ".webm", ".mkv")
@@ -24,8 +25,8 @@ VIDEO_ENDINGS = (".mp4", ".webm", ".mkv")
 
 def demo_models(runtime: Runtime) -> Path:
     """A models folder for the demo: the trained tiny models the repository ships, else seeded random ones."""
-    if any(DEMO.glob("*/*.safetensors")):
-        return DEMO
+    if any(TRAINED.glob("*/*.safetensors")):
+        return TRAINED
     script = DEMO / "random_weights.py"
     fingerprint = hashlib.sha256(script.read_bytes()).hexdigest()[:8]
     folder = HOME / f"random-models-{fingerprint}"
