@@ -47,7 +47,7 @@ def run_compatibility(extra: Sequence[str]) -> int:
 
 def pytest_command(runtime: Runtime, markers: str, extra: Sequence[str]) -> list[str]:
     """pytest on every core; tests that share a server or an imported ComfyUI stay together (``tests/conftest.py``)."""
-    spread = ["-n", str(min(MAX_WORKERS, os.cpu_count() or 1)), "--dist", "loadgroup"]
+    spread = ["-n", str(min(MAX_WORKERS, os.cpu_count() or 1)), "--dist", "load"]
     return [str(runtime.python), "-m", "pytest", "-q", "-m", markers, "--durations=10", *spread, *extra]
 
 

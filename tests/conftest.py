@@ -19,18 +19,15 @@ if TYPE_CHECKING:
     from support.browser import Browser
     from support.server import TestServer
 
-# With several test processes, tests that share something slow to make run in the same one.
-SHARED = {"running_server": "server", "executor": "comfy", "comfy": "comfy"}
 NO_COMFYUI = "no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests by the session fixture they use."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        group = next((group for fixture, group in SHARED.items() if fixture in names), None)
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)  # only asked where xdist is installed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep tests that share a server, or ComfyUI imported into the process, in one of several test processes."""
+    from support.spread import SharedScheduling
+
+    return SharedScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +65,6 @@ def running_server(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) 
     server = TestServer(tmp_path_factory.mktemp("comfyui"), tiny_models)
     server.start()
     try:
-        server.check_log()
         yield server
     finally:
         code = server.stop()

@@ -7,14 +7,15 @@ import re
 import sys
 from pathlib import Path
 
-from opensora.devtools.server import ComfyServer, Prompt, PromptFailed, PromptRefused, Run
+from opensora.devtools.server import START_SECONDS, ComfyServer, Prompt, PromptFailed, PromptRefused, Run
 from support.comfyui import MODEL_FOLDERS, comfyui_root, on_gpu
 from support.pack import PACK_ROOT
 
 __all__ = ["PromptFailed", "PromptRefused", "Run", "TestServer"]
 
-# Lines that tell of an exception. ComfyUI only logs a pack it cannot import and starts all the same.
-TROUBLE = re.compile(r"^Traceback|IMPORT FAILED|Cannot import .*opensora|Error while calling comfy_entrypoint", re.M)
+TROUBLE = re.compile(r"^Traceback", re.M)
+# ComfyUI only logs a pack it cannot import, and starts all the same. (It logs core nodes it cannot import alike.)
+NOT_IMPORTED = re.compile(r"^.*(?:IMPORT FAILED|Cannot import|comfy_entrypoint in).*custom_nodes[/\\]opensora.*$", re.M)
 
 
 class TestServer(ComfyServer):
@@ -31,6 +32,15 @@ class TestServer(ComfyServer):
         arguments = ["--extra-model-paths-config", str(paths), *([] if on_gpu() else ["--cpu"])]
         super().__init__(Path(sys.executable), root, base, PACK_ROOT, arguments=arguments)
         self._checked = 0
+
+    def start(self, timeout: float = START_SECONDS) -> None:
+        """Start, and raise AssertionError where the pack could not be imported."""
+        super().start(timeout)
+        found = NOT_IMPORTED.search(self.log())
+        if found:
+            self.stop()
+            raise AssertionError(f"{found.group()}\n{self.log()[-8000:]}")
+        self.forgive_log()
 
     def failure(self, prompt: Prompt) -> PromptFailed | PromptRefused:
         """Run a prompt that must fail and give the failure; its traceback does not count as trouble."""

@@ -83,8 +83,11 @@ def _widget_values(node: Json, info: Json) -> Iterator[tuple[str, Any]]:
     assert not left, f"{node['type']} {node['id']}: {left} belong to no input"
 
 
-def complaints(prompt: Json, info: Json, known_files: frozenset[str]) -> list[str]:
-    """What is wrong with an API workflow. ``known_files`` may be named although nobody has them here."""
+def complaints(prompt: Json, info: Json, known_files: frozenset[str], older: bool = False) -> list[str]:
+    """What is wrong with an API workflow. ``known_files`` may be named although nobody has them here.
+
+    ``older``: the ComfyUI is older than the one that saved the workflow; it ignores inputs its own nodes lack.
+    """
     found = []
     for key, node in prompt.items():
         name = node["class_type"]
@@ -98,6 +101,8 @@ def complaints(prompt: Json, info: Json, known_files: frozenset[str]) -> list[st
             if missing not in inputs and spec[0] not in DYNAMIC_TYPES
         ]
         for input_name, value in inputs.items():
+            if older and input_name not in specs and not name.startswith("OSora"):
+                continue
             problem = _complaint(input_name, value, specs, prompt, info, known_files)
             if problem:
                 found.append(f"{name} ({key}): {input_name}: {problem}")
