@@ -78,7 +78,8 @@ def recognise(checkpoint: Checkpoint, spatial: Checkpoint | None = None) -> Reci
                 f"'{checkpoint.name}' already holds everything; leave spatial_vae on none instead of '{spatial.name}'."
             )
         if checkpoint.kind is VAE_V13:
-            return Recipe("1.3", (causal_config(shapes),), (checkpoint,), ({name: name for name in shapes},))
+            settings = causal_config(shapes, checkpoint.settings().get("groups"))
+            return Recipe("1.3", (settings,), (checkpoint,), ({name: name for name in shapes},))
         return _whole_pipeline(checkpoint)
     temporal = _temporal_names(shapes)
     if temporal:
@@ -159,8 +160,8 @@ def temporal_config(shapes: Shapes) -> TemporalConfig:
     )
 
 
-def causal_config(shapes: Shapes) -> CausalConfig:
-    """Settings of a causal 3-D autoencoder."""
+def causal_config(shapes: Shapes, groups: int | None = None) -> CausalConfig:
+    """Settings of a causal 3-D autoencoder; ``groups`` is what the file says of its group norms, if anything."""
     width = _shape(shapes, "encoder.conv_in.conv.weight")[0]
     levels = _count(shapes, r"encoder\.down\.(\d+)\.")
     widths = [_shape(shapes, f"encoder.down.{i}.block.0.conv1.conv.weight")[0] for i in range(levels)]
@@ -171,7 +172,7 @@ def causal_config(shapes: Shapes) -> CausalConfig:
         latent_channels=_shape(shapes, "decoder.conv_in.conv.weight")[1],
         temporal_down=tuple(i for i in range(levels) if f"encoder.down.{i}.downsample.conv.conv.weight" in shapes),
         temporal_up=tuple(i for i in range(levels) if f"decoder.up.{i}.upsample.conv3d.conv1.conv.weight" in shapes),
-        groups=_groups(widths),
+        groups=groups or _groups(widths),
     )
 
 

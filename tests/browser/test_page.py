@@ -37,3 +37,11 @@ def test_the_page_makes_of_every_workflow_what_the_tests_validate(
         }
         assert page == to_api(workflow, object_info), name
     assert visit.errors == []
+
+
+def test_a_template_runs_and_shows_its_video(browser: Browser) -> None:
+    visit = browser.visit("template", name="text_to_video", source="opensora", ends_in="OSoraDecodeToVideo")
+    assert (visit.value["width"], visit.value["height"]) == (64, 64)
+    assert visit.value["seconds"] == pytest.approx(17 / 24, abs=0.05)
+    assert visit.errors == []
+    assert visit.failed == []

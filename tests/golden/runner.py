@@ -203,8 +203,8 @@ def _error_ratio(case: Case, name: str, got: Tensor, want: Tensor) -> float:
     if "rel_l2" in rules:
         return float((a - b).norm() / want.double().norm().clamp_min(1e-30)) / rules["rel_l2"]
     atol = rules.get("atol_per_output", {}).get(f"out.{name}", rules["atol"])
-    allowed = atol + rules["rtol"] * b.abs()
-    return float(((a - b).abs() / allowed).max()) if a.numel() else 0.0
+    error, allowed = (a - b).abs(), atol + rules["rtol"] * b.abs()
+    return float(torch.where(error == 0, 0.0, error / allowed).max()) if a.numel() else 0.0
 
 
 def _run_table(path: Path) -> Iterator[Result]:

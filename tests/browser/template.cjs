@@ -1,0 +1,26 @@
+// As a person would: open a template of the pack, press Run, and see the video in its node.
+"use strict";
+
+const RUN_MS = 240000;
+
+module.exports = async (page, tools) => {
+  const { name, source, ends_in: last } = tools.input;
+  await page.getByRole("button", { name: "Templates" }).first().click();
+  await page.getByText(source, { exact: true }).first().click();
+  await tools.shot("templates");
+  await page.getByTestId(`template-workflow-${name}`).click();
+  await page.waitForFunction(
+    (type) => window.app.graph._nodes.some((node) => node.type === type), last, { timeout: 60000 },
+  );
+  await page.getByTestId("queue-button").click();
+  await page.waitForFunction(
+    () => [...document.querySelectorAll("video")].some((video) => video.readyState >= 2 && video.videoWidth > 0),
+    null, { timeout: RUN_MS },
+  );
+  await page.waitForTimeout(500);
+  await tools.shot(`template-${name}`);
+  return page.evaluate(() => {
+    const video = [...document.querySelectorAll("video")].find((element) => element.videoWidth > 0);
+    return { width: video.videoWidth, height: video.videoHeight, seconds: video.duration };
+  });
+};
