@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..opensora_models import cost, frames, sizes
+from ..opensora_models.frames import Version
 
 IMAGE = "image"
 CUSTOM = "custom"
@@ -35,7 +36,7 @@ def version_input() -> io.Combo.Input:
     )
 
 
-def chosen_frames(version: frames.Version, length: str, custom_frames: int) -> int:
+def chosen_frames(version: Version, length: str, custom_frames: int) -> int:
     """Frames meant by a length preset or by the custom number; a ragged custom number is refused."""
     if length == IMAGE:
         return 1
@@ -45,7 +46,7 @@ def chosen_frames(version: frames.Version, length: str, custom_frames: int) -> i
     return sizes.preset_frames(version, length)
 
 
-def chosen_size(version: frames.Version, resolution: str, aspect_ratio: str) -> tuple[sizes.Size, sizes.Size]:
+def chosen_size(version: Version, resolution: str, aspect_ratio: str) -> tuple[sizes.Size, sizes.Size]:
     """Published size of the class and the usable size inside it, both height, width in pixels."""
     published = sizes.image_size(resolution, ASPECT_RATIOS.get(aspect_ratio, aspect_ratio))
     return published, sizes.usable_size(version, *published)
@@ -100,17 +101,27 @@ class Size(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, version: str, resolution: str, aspect_ratio: str, length: str, custom_frames: int):
+    def validate_inputs(
+        cls,
+        version: Version | None = None,
+        resolution: str | None = None,
+        aspect_ratio: str | None = None,
+        length: str | None = None,
+        custom_frames: int | None = None,
+    ) -> bool | str:
+        # A linked input arrives here as None; what it brings is checked in execute.
         try:
-            chosen_size(version, resolution, aspect_ratio)
-            chosen_frames(version, length, custom_frames)
+            if version and resolution and aspect_ratio:
+                chosen_size(version, resolution, aspect_ratio)
+            if version and length and custom_frames is not None:
+                chosen_frames(version, length, custom_frames)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(
-        cls, version: str, resolution: str, aspect_ratio: str, length: str, custom_frames: int
+        cls, version: Version, resolution: str, aspect_ratio: str, length: str, custom_frames: int
     ) -> io.NodeOutput:
         published, (height, width) = chosen_size(version, resolution, aspect_ratio)
         count = chosen_frames(version, length, custom_frames)
@@ -163,8 +174,12 @@ class EmptyLatent(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, version: str | None = None, height: int | None = None, width: int | None = None, frames: int | None = None
-    ):
+        cls,
+        version: Version | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        frames: int | None = None,
+    ) -> bool | str:
         # A linked input arrives here as None; what it brings is checked in execute.
         try:
             check(version, height, width, frames)
@@ -173,13 +188,13 @@ class EmptyLatent(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, version: str, height: int, width: int, frames: int, batch_size: int) -> io.NodeOutput:
+    def execute(cls, version: Version, height: int, width: int, frames: int, batch_size: int) -> io.NodeOutput:
         check(version, height, width, frames)
         samples = torch.zeros(empty_shape(version, height, width, frames, batch_size))
         return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": sizes.SPATIAL_FACTOR})
 
 
-def check(version: str | None, height: int | None, width: int | None, count: int | None) -> None:
+def check(version: Version | None, height: int | None, width: int | None, count: int | None) -> None:
     """Refuse what the model cannot fill; parts still unknown (None) are left to the next check."""
     if version and height is not None and width is not None:
         sizes.check_size(version, height, width)
@@ -187,6 +202,6 @@ def check(version: str | None, height: int | None, width: int | None, count: int
         frames.check_length(version, count)
 
 
-def empty_shape(version: frames.Version, height: int, width: int, count: int, batch: int) -> tuple[int, ...]:
+def empty_shape(version: Version, height: int, width: int, count: int, batch: int) -> tuple[int, ...]:
     """[B, C, T, h, w] of the latent of a clip."""
     return (batch, frames.LATENT_CHANNELS[version], *frames.latent_size(version, count, height, width))

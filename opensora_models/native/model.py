@@ -26,7 +26,7 @@ from .network import NativeSTDiT3
 
 logger = logging.getLogger("opensora")
 
-LATENT_FORMATS = {"1.2": latent_formats.OpenSora12, "1.3": latent_formats.OpenSora13}
+LATENT_FORMATS: dict[str, type[Any]] = {"1.2": latent_formats.OpenSora12, "1.3": latent_formats.OpenSora13}
 
 
 class OpenSoraModel(comfy.model_base.BaseModel):

@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, expect_kind, expect_shapes, open_checkpoint
@@ -41,8 +42,6 @@ SMALL_TENSORS_DTYPE = torch.bfloat16
 QUANTISED_ENDINGS = (".weight_scale", ".input_scale", ".scale_weight", ".scale_input", ".comfy_quant", "scaled_fp8")
 QUANTISED_METADATA = "_quantization_metadata"
 
-Patcher = comfy.model_patcher.ModelPatcher
-
 
 def load_model(
     path: str | Path,
@@ -51,7 +50,7 @@ def load_model(
     as_upstream: bool = False,
     custom_operations: Any = None,
     disable_dynamic: bool = False,
-) -> Patcher:
+) -> ModelPatcher:
     """The MODEL of a checkpoint file or folder.
 
     Args:
@@ -120,7 +119,7 @@ def _build(
     as_upstream: bool,
     custom_operations: Any,
     disable_dynamic: bool,
-) -> Patcher:
+) -> ModelPatcher:
     load_device = comfy.model_management.get_torch_device()
     config = OpenSoraConfig.of(network, as_upstream=as_upstream)
     config.custom_operations = custom_operations
@@ -132,7 +131,7 @@ def _build(
     # custom layers place their weights on the device they were made on and need a real one.
     plain = weights is None and custom_operations is None
     model = config.get_model({}, device=torch.device("meta") if plain else None)
-    patcher_class = Patcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher_class = ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=load_device, offload_device=comfy.model_management.unet_offload_device())
     if weights is None:
         weights = checkpoint.load(_storage_dtypes(model) if plain else None)
@@ -201,7 +200,7 @@ def _is_small(name: str, tensor: Tensor) -> bool:
     return tensor.ndim < 2 or name.endswith((TABLE, "y_embedding"))
 
 
-def _after_loading(model: OpenSoraModel, patcher: Patcher, as_upstream: bool) -> None:
+def _after_loading(model: OpenSoraModel, patcher: ModelPatcher, as_upstream: bool) -> None:
     model.diffusion_model.requires_grad_(False)
     if not patcher.is_dynamic():
         # ComfyUI noted the dtypes of the empty model; small tensors of 8-bit models have another one.

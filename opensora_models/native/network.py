@@ -41,7 +41,7 @@ class NativeSTDiT3(STDiT3):
         )
         self.dtype = dtype
 
-    def forward(
+    def forward(  # type: ignore[override]  # ComfyUI's arguments, not the network's
         self,
         x: Tensor,
         timestep: Tensor,

@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -30,6 +30,11 @@ from ..vae.guards import check_latents, check_num_frames
 from ..vae.recognition import Recipe, recognise
 from ..vae.statistics import Exchange, exchange_with
 from ..vae.strips import Strips
+
+if TYPE_CHECKING:
+    from ..vae.autoencoder import VideoAutoencoder
+else:
+    VideoAutoencoder = object  # the mixin stands before the network among the bases, not behind it
 
 logger = logging.getLogger("opensora")
 
@@ -50,7 +55,7 @@ class Operations(comfy.ops.disable_weight_init):
             return values
 
 
-class _CoreFace:
+class _CoreFace(VideoAutoencoder):
     """How core calls the networks; the mixin keeps their state-dict names."""
 
     comfy_has_chunked_io = True
@@ -64,7 +69,9 @@ class _CoreFace:
         frames = self.true_length or self.frames_of(latents)
         return batch, 3, frames, height * SPATIAL_FACTOR, width * SPATIAL_FACTOR
 
-    def decode(self, samples: Tensor, output_buffer: Tensor | None = None, num_frames: int | None = None) -> Tensor:
+    def decode(  # type: ignore[override]  # core's arguments, not the network's
+        self, samples: Tensor, output_buffer: Tensor | None = None, num_frames: int | None = None
+    ) -> Tensor:
         """Latents to pixels in [-1, 1], on core's output device."""
         check_latents(samples, self.version, self.latent_channels)
         num_frames = num_frames or self.true_length
@@ -78,7 +85,9 @@ class _CoreFace:
                        out=pixels)  # fmt: skip
         return pixels
 
-    def encode(self, pixels: Tensor, device: torch.device | None = None, draw: Draw = mode) -> Tensor:
+    def encode(  # type: ignore[override]
+        self, pixels: Tensor, device: torch.device | None = None, draw: Draw = mode
+    ) -> Tensor:
         """Pixels [B, 3, T, H, W] in [-1, 1] to latents."""
         if pixels.shape[2] < 1:
             raise ValueError("The VAE was given a clip without frames; give it at least one image.")
@@ -246,9 +255,11 @@ def load_vae(
     return vae
 
 
-def load_vae_patcher(*arguments: Any, disable_dynamic: bool = False) -> Any:
+def load_vae_patcher(
+    path: str, spatial: str | None, overlap: bool, dtype: torch.dtype | None, *, disable_dynamic: bool = False
+) -> Any:
     """The patcher alone: how ComfyUI makes further copies of a loaded VAE."""
-    return load_vae(*arguments, disable_dynamic=disable_dynamic).patcher
+    return load_vae(path, spatial, overlap, dtype, disable_dynamic=disable_dynamic).patcher
 
 
 def recipe_check(recipe: Recipe) -> None:
