@@ -1,0 +1,87 @@
+"""The size nodes inside ComfyUI: numbers out, bad ones refused before anything runs, linked ones checked when known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from support.comfyui import Executor
+
+pytestmark = [pytest.mark.comfy, pytest.mark.compat]
+
+Prompt = dict[str, dict[str, Any]]
+
+
+def size(**changed: Any) -> Prompt:
+    inputs = {
+        "version": "1.2",
+        "resolution": "480p",
+        "aspect_ratio": "9:16 (wide)",
+        "length": "2s",
+        "custom_frames": 51,
+        **changed,
+    }
+    return {"size": {"class_type": "OSoraSize", "inputs": inputs}}
+
+
+def empty(**changed: Any) -> Prompt:
+    inputs = {"version": "1.2", "height": 240, "width": 424, "frames": 51, "batch_size": 2, **changed}
+    return {"empty": {"class_type": "OSoraEmptyLatent", "inputs": inputs}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "numbers"),
+    [
+        ({}, [480, 848, 51, 15]),
+        ({"version": "1.3", "resolution": "720p", "length": "4s"}, [720, 1280, 97, 30]),
+        ({"version": "1.3", "resolution": "256", "aspect_ratio": "1:1 (square)", "length": "image"}, [256, 256, 1, 1]),
+        ({"aspect_ratio": "16:9 (tall)", "length": "custom", "custom_frames": 34}, [848, 480, 34, 10]),
+    ],
+)
+def test_size_gives_numbers_the_model_fills(executor: Executor, changed: dict[str, Any], numbers: list[int]) -> None:
+    assert executor.run(size(**changed), *(("size", output) for output in range(4))) == numbers
+
+
+def test_the_published_width_is_told(executor: Executor) -> None:
+    (summary,) = executor.run(size(), ("size", 4))
+    assert "published 480×854" in summary
+
+
+@pytest.mark.parametrize(
+    ("version", "frames", "shape"), [("1.2", 51, (2, 4, 15, 30, 53)), ("1.3", 49, (2, 16, 15, 30, 52))]
+)
+def test_empty_latent_has_the_shape_of_the_version(
+    executor: Executor, version: str, frames: int, shape: tuple[int, ...]
+) -> None:
+    width = shape[-1] * 8
+    (latent,) = executor.run(empty(version=version, frames=frames, width=width), ("empty", 0))
+    assert tuple(latent["samples"].shape) == shape
+    assert not latent["samples"].any()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (empty(frames=50), "the nearest good value is 51"),
+        (empty(version="1.3", width=424), "the nearest good size is 240×432"),
+        (empty(height=243), "the nearest good size is 240×424"),
+        (size(length="custom", custom_frames=60), "the nearest good value is 68"),
+        (size(resolution="256"), "the nearest it has is 0.57"),
+    ],
+)
+def test_bad_numbers_are_refused_with_the_nearest_good_one(executor: Executor, prompt: Prompt, words: str) -> None:
+    prompt = {**prompt, "shown": {"class_type": "PreviewAny", "inputs": {"source": [next(iter(prompt)), 0]}}}
+    assert words in str(executor.validate(prompt))
+
+
+def test_a_linked_number_is_checked_when_it_arrives(executor: Executor) -> None:
+    from support.comfyui import NodeError
+
+    linked = {**size(length="custom", custom_frames=34), **empty(frames=["size", 2])}
+    (latent,) = executor.run(linked, ("empty", 0))
+    assert latent["samples"].shape[2] == 10
+    number = {"class_type": "PrimitiveInt", "inputs": {"value": 35}}
+    with pytest.raises(NodeError, match="nearest good value is 34"):
+        executor.run({**size(length="custom", custom_frames=["n", 0]), "n": number}, ("size", 0))
