@@ -5,8 +5,8 @@ reduced network (hidden 384, 6+6 blocks, 8 heads) at latents of 5x16x16 and 15x3
 
     python benchmarks/stdit3.py --device cpu --version 1.3 --latents 15x30x40 --dtype bfloat16 --mask
 
-Ratios above 1 mean that the network is faster than the rewrite. The network is measured by itself, with PyTorch's layers
-and attention, without ComfyUI.
+Ratios above 1 mean that the network is faster than the rewrite. The network is measured by itself, with PyTorch's
+layers and attention, without ComfyUI.
 """
 
 from __future__ import annotations
