@@ -22,16 +22,18 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
+from support.pack import load_pack  # noqa: E402
+
+load_pack()
+from opensora.demo.random_weights import stdit3_shapes  # noqa: E402
+
 RELEASED = {"hidden_size": 1152, "num_heads": 16, "depth": 28, "caption_channels": 4096}
 RANDOM_BLOCK = 1 << 22  # values; repeating one block is as incompressible as a page cache needs
 
 
 def write_file(path: Path, version: str) -> None:
     """A released-size file of random bf16 values, written without holding it in memory."""
-    sys.path.insert(0, str(ROOT / "demo"))
-    from random_weights import stdit3_shapes
-
     header: dict[str, dict[str, object]] = {}
     end = 0
     for name, shape in stdit3_shapes(version, **RELEASED).items():
@@ -53,11 +55,8 @@ def resident_bytes() -> int:
 
 def measure(path: Path, dtype: str, core: bool) -> dict[str, float]:
     """Loads the file in this process; sizes in bytes, time in seconds."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from support.comfyui import use_comfyui
-    from support.pack import load_pack
 
-    load_pack()
     use_comfyui()
     import comfy.sd
 

@@ -26,6 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.opensora_models.cost import NetworkSize, operations_per_row  # noqa: E402
 from opensora.opensora_models.stdit3.config import XL_V12, XL_V13  # noqa: E402
 from opensora.opensora_models.stdit3.keys import to_checkpoint_key  # noqa: E402
 from opensora.opensora_models.stdit3.network import STDiT3  # noqa: E402
@@ -56,18 +57,15 @@ class Job:
     @property
     def operations(self) -> float:
         """Multiplications and additions of one row; window padding is not counted, since none is computed."""
-        frames, rows, columns = self.latents[0], -(-self.latents[1] // 2), -(-self.latents[2] // 2)
-        c, depth, spatial, length = self.config.hidden_size, self.config.depth, rows * columns, self.text_tokens
-        tokens = frames * spatial
-        window = frames
-        if self.config.kernel_size is not None:
-            window *= min(self.config.kernel_size[0], rows) * min(self.config.kernel_size[1], columns)
-        linear = 2 * depth * c * c * 28 * tokens
-        attention = 4 * depth * tokens * (spatial + window) * c
-        cross = 2 * depth * (4 * tokens * length * c + 4 * length * c * c)
-        ends = 2 * tokens * 4 * c * 3 * self.config.in_channels
-        ends += 2 * length * (self.config.caption_channels * c + c * c)
-        return linear + attention + cross + ends
+        window = self.config.kernel_size
+        size = NetworkSize(
+            hidden_size=self.config.hidden_size,
+            depth=self.config.depth,
+            in_channels=self.config.in_channels,
+            caption_channels=self.config.caption_channels,
+            window=None if window is None else window[:2],
+        )
+        return operations_per_row(size, self.latents, self.text_tokens, count_padding=False)
 
 
 def main() -> None:

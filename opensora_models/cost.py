@@ -44,8 +44,17 @@ def token_grid(latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     return time, math.ceil(height / 2), math.ceil(width / 2)
 
 
-def operations_per_row(network: NetworkSize, latent_shape: tuple[int, int, int], text_tokens: int = TEXT_TOKENS) -> int:
-    """Operations of one sample going once through the network; a windowed grid is counted as padded to windows."""
+def operations_per_row(
+    network: NetworkSize,
+    latent_shape: tuple[int, int, int],
+    text_tokens: int = TEXT_TOKENS,
+    *,
+    count_padding: bool = True,
+) -> int:
+    """Operations of one sample going once through the network.
+
+    ``count_padding``: count a windowed grid as padded to whole windows, as the original computes it.
+    """
     time, height, width = token_grid(latent_shape)
     hidden, depth = network.hidden_size, network.depth
     area = height * width
@@ -53,7 +62,10 @@ def operations_per_row(network: NetworkSize, latent_shape: tuple[int, int, int],
     padded, sequence = tokens, time
     if network.window:
         rows, columns = network.window
-        padded = time * math.ceil(height / rows) * rows * math.ceil(width / columns) * columns
+        if count_padding:
+            padded = time * math.ceil(height / rows) * rows * math.ceil(width / columns) * columns
+        else:
+            rows, columns = min(rows, height), min(columns, width)
         sequence = rows * columns * time
     # Per token and block: qkv 3, proj 1, cross q and proj 2, MLP 2·ratio (times hidden²).
     ungrouped = 2 + 2 * network.mlp_ratio
