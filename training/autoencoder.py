@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..opensora_models.frames import FRAMES_PER_LATENT
 from ..opensora_models.vae.causal import CausalConfig, CausalDecoder, CausalEncoder
 from ..opensora_models.vae.distribution import LOG_VARIANCE_LIMITS
+from ..opensora_models.vae.statistics import V13_MEAN, V13_STD
 from .average import MovingAverage
 from .critic import Critic, CriticConfig, load_lpips
 from .latents import LatentCode
@@ -95,7 +96,8 @@ def new_autoencoder(config: AutoencoderConfig) -> TinyAutoencoder:
     rng = np.random.default_rng(config.seed)
     scenes = [draw_scene(rng, CLIP_FRAMES, 1.0, config.scenes) for _ in range(config.analysed_clips)]
     clips = render(scenes, CLIP_FRAMES, config.picture_size, config.picture_size)
-    start_from_patches(model.encoder, clips[:, :, ::FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1))
+    pictures = clips[:, :, ::FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1)
+    start_from_patches(model.encoder, pictures, V13_MEAN, V13_STD)
     with torch.no_grad():
         for name, weight in model.decoder.named_parameters():
             if name.endswith(("conv2.conv.weight", "proj_out.conv.weight")):

@@ -1,20 +1,24 @@
-"""Gives the encoder a working start: a principal component analysis (PCA) of picture patches, written as its weights.
+"""Gives an encoder a working start: a principal component analysis (PCA) of picture patches, written as its weights.
 
 Training an encoder from random weights takes hours on two CPU cores. The best *linear* code of 8×8 patches takes a
-second to compute, and this architecture can hold it exactly: residual branches at zero, each strided convolution
-gathering its 2×2 pixels, and the one nonlinear step at the end made linear by feeding it x and -x (SiLU(x) - SiLU(-x)
-= x) beside large constant channels, which pin the group norm's statistics. Each latent frame then describes one
-picture, the last of the frames it stands for; what happens between is the decoder's to fill in.
+second to compute, and both of Open-Sora's encoders can hold it exactly: residual branches silent, each strided
+convolution gathering its 2×2 pixels, and the one nonlinear step at the end made linear by feeding it x and -x
+(SiLU(x) - SiLU(-x) = x) beside large constant channels, which pin the group norm's statistics. In the 3-D encoder
+each latent frame then describes one picture, the last of the frames it stands for; what happens between is the
+decoder's to fill in.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..opensora_models.vae.blocks import MidAttention, ResidualBlock
 from ..opensora_models.vae.causal import CausalEncoder
-from ..opensora_models.vae.statistics import V13_MEAN, V13_STD
+from ..opensora_models.vae.image import ImageEncoder
 
 # Constant channels are this many times larger than the signal's typical size, so that a group norm's statistics
 # vary by well under a percent from clip to clip.
@@ -26,26 +30,69 @@ LOG_VARIANCE = -6.0  # of the posterior, constant: deviation 0.05
 
 
 @torch.no_grad()
-def start_from_patches(encoder: CausalEncoder, pictures: Tensor) -> None:
-    """Set every weight of ``encoder`` from ``pictures`` [N, 3, H, W] in [-1, 1] (sides are multiples of 8)."""
-    for weight in encoder.parameters():
-        weight.zero_()
-    for name, weight in encoder.named_parameters():
-        if "norm" in name and name.endswith("weight"):
-            weight.fill_(1.0)
-    widths = [level.block[-1].out_channels for level in encoder.down]
-    _copy_channels(encoder.conv_in.conv, 3)
+def start_from_patches(
+    encoder: CausalEncoder | ImageEncoder, pictures: Tensor, mean: Sequence[float], deviation: Sequence[float]
+) -> None:
+    """Set ``encoder`` from ``pictures`` [N, 3, H, W] in [-1, 1] (sides are multiples of 8).
+
+    Its latents get about this mean and deviation per channel; its residual branches stay silent until trained.
+    """
+    silence_branches(encoder)
+    conv_in, levels, norm, conv_out = _trunk(encoder)
+    for conv in (conv_in, conv_out, *(conv for blocks, step in levels for conv in (*_shortcuts(blocks), step))):
+        if conv is not None:
+            conv.weight.zero_()
+            conv.bias.zero_()
+    _copy_channels(conv_in, 3)
     features, channels = pictures, 3
-    for index, level in enumerate(encoder.down[:-1]):
-        _widen(level, channels)
+    for blocks, step in levels[:-1]:
+        for shortcut in _shortcuts(blocks):
+            _copy_channels(shortcut, channels)
         gathered = F.pixel_unshuffle(features, 2)
-        basis = _components(gathered, widths[index])
-        _gather(level.step, basis, channels)
+        basis = _components(gathered, step.out_channels)
+        _gather(step, basis, channels)
         features = torch.einsum("kc,nchw->nkhw", basis, gathered)
         channels = basis.shape[0]
-    latents = encoder.conv_out.conv.out_channels // 2
-    basis = _components(features, latents)
-    _code(encoder, basis, torch.einsum("kc,nchw->nkhw", basis, features))
+    basis = _components(features, conv_out.out_channels // 2)
+    values = torch.einsum("kc,nchw->nkhw", basis, features)
+    write_linear_code(_shortcuts(levels[-1][0])[0], norm, conv_out, basis, values, mean, deviation)
+
+
+def silence_branches(network: nn.Module) -> None:
+    """Set the last layer of every residual branch to zero, so that blocks pass on what they get."""
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            last = _inner(module.conv2)
+        elif isinstance(module, MidAttention):
+            last = module.output
+        else:
+            continue
+        for weight in last.parameters():
+            weight.zero_()
+
+
+Level = tuple[nn.ModuleList, nn.Module | None]
+
+
+def _trunk(encoder: CausalEncoder | ImageEncoder) -> tuple[nn.Module, list[Level], nn.Module, nn.Module]:
+    """First convolution, (blocks, strided convolution) of each level, last norm, last convolution."""
+    if isinstance(encoder, CausalEncoder):
+        levels = [(level.block, level.step) for level in encoder.down]
+        norm = encoder.norm_out
+    else:
+        levels = [(level.resnets, level.step) for level in encoder.down_blocks]
+        norm = encoder.conv_norm_out
+    steps = [(blocks, None if step is None else _inner(step.conv)) for blocks, step in levels]
+    return _inner(encoder.conv_in), steps, norm, _inner(encoder.conv_out)
+
+
+def _inner(layer: nn.Module) -> nn.Module:
+    """The convolution itself, which causal layers wrap."""
+    return getattr(layer, "conv", layer)
+
+
+def _shortcuts(blocks: nn.ModuleList) -> list[nn.Module]:
+    return [_inner(block.shortcut) for block in blocks if block.shortcut is not None]
 
 
 def _components(features: Tensor, count: int) -> Tensor:
@@ -55,51 +102,57 @@ def _components(features: Tensor, count: int) -> Tensor:
     return vectors.flip(1)[:, :count].T.contiguous()
 
 
+def _last_frame(conv: nn.Module) -> Tensor:
+    """Weights [out, in, kh, kw] that act on the newest frame."""
+    return conv.weight[:, :, -1] if conv.weight.ndim == 5 else conv.weight
+
+
 def _copy_channels(conv: nn.Module, channels: int) -> None:
     """Output channel i is input channel i of the same frame and pixel."""
-    centre = conv.weight.shape[-1] // 2
+    taps = _last_frame(conv)
+    centre = taps.shape[-1] // 2
     for channel in range(channels):
-        conv.weight[channel, channel, -1, centre, centre] = 1.0
+        taps[channel, channel, centre, centre] = 1.0
 
 
-def _widen(level: nn.Module, channels: int) -> None:
-    for block in level.block:
-        if hasattr(block, "nin_shortcut"):
-            _copy_channels(block.nin_shortcut.conv, channels)
-
-
-def _gather(step: nn.Module, basis: Tensor, channels: int) -> None:
+def _gather(conv: nn.Module, basis: Tensor, channels: int) -> None:
     """A strided convolution that sees its 2×2 pixels as ``pixel_unshuffle`` orders them, last frame only."""
-    conv = step.conv.conv if hasattr(step.conv, "conv") else step.conv
     # 2-D steps pad below and right, so output i starts at pixel 2i; 3-D steps pad on both sides and start at 2i - 1.
     first = 1 if conv.weight.ndim == 5 else 0
     taps = basis.unflatten(1, (channels, 2, 2))
-    place = conv.weight[:, :, -1] if conv.weight.ndim == 5 else conv.weight
-    place[: basis.shape[0], :channels, first : first + 2, first : first + 2] = taps
+    _last_frame(conv)[: basis.shape[0], :channels, first : first + 2, first : first + 2] = taps
 
 
-def _code(encoder: CausalEncoder, basis: Tensor, values: Tensor) -> None:
-    """The last level's widening, the norm and the last convolution: unit latents brought to the released statistics."""
+def write_linear_code(
+    widening: nn.Module, norm: nn.Module, conv_out: nn.Module, basis: Tensor, values: Tensor,
+    wanted_mean: Sequence[float], wanted_deviation: Sequence[float],
+) -> None:  # fmt: skip
+    """Make SiLU(norm(widening x)) → conv_out the linear code basis·x, brought to the wanted mean and deviation.
+
+    ``values`` [N, C, h, w] are examples of basis·x; ``widening`` is a 1-wide convolution.
+    """
     count, channels = basis.shape
-    groups = encoder.norm_out.num_groups
+    groups = norm.num_groups
     per_group = count // groups
-    width = encoder.norm_out.num_channels // groups
+    width = norm.num_channels // groups
     mean, deviation = values.mean(dim=(0, 2, 3)), values.std(dim=(0, 2, 3))
     scaled = deviation**WHITENING
     gain = scaled / scaled.square().mean().sqrt() / deviation  # component to unit latent
+    target = torch.tensor(wanted_deviation)
     level = CONSTANT_LEVEL * float(deviation.max())
-    shortcut = encoder.down[-1].block[0].nin_shortcut.conv
+    taps, out = _last_frame(widening), _last_frame(conv_out)
+    centre = out.shape[-1] // 2
     for group in range(groups):
         for slot in range(width):
             row, index = group * width + slot, group * per_group + slot // 2
             sign = 1.0 if slot % 2 == 0 else -1.0
             if slot < 2 * per_group:
-                shortcut.weight[row, :channels, 0, 0, 0] = sign * basis[index]
-                encoder.conv_out.conv.weight[index, row, -1, 1, 1] = sign * gain[index] * V13_STD[index]
+                taps[row, :channels, 0, 0] = sign * basis[index]
+                out[index, row, centre, centre] = sign * gain[index] * target[index]
             else:
-                shortcut.bias[row] = sign * level
+                widening.bias[row] = sign * level
     spread = ((width - 2 * per_group) / width) ** 0.5 * level
-    encoder.norm_out.weight.fill_(spread)
-    centred = torch.tensor(V13_MEAN) - mean * gain * torch.tensor(V13_STD)
-    encoder.conv_out.conv.bias[:count] = centred
-    encoder.conv_out.conv.bias[count:] = LOG_VARIANCE
+    norm.weight.fill_(spread)
+    norm.bias.zero_()
+    conv_out.bias[:count] = torch.tensor(wanted_mean) - mean * gain * target
+    conv_out.bias[count:] = LOG_VARIANCE

@@ -66,8 +66,13 @@ class ResidualBlock(nn.Module):
         into = next((old for old in (x, h) if old.tensor is not None and old.shape == shape), None)
         return plan.store(x.computed(shape, read), self.groups, into=into)
 
+    @property
+    def shortcut(self) -> nn.Module | None:
+        """The convolution on x, where the widths differ."""
+        return getattr(self, self._shortcut) if self._shortcut else None
+
     def _skip(self, x: Tensor) -> Tensor:
-        return getattr(self, self._shortcut)(x) if self._shortcut else x
+        return x if self.shortcut is None else self.shortcut(x)
 
 
 def _strip_of(layer: nn.Module, read: Callable[[int, int], Tensor], height: int) -> Callable[[int, int], Tensor]:
@@ -96,6 +101,11 @@ class MidAttention(nn.Module):
         for name in layers:
             self.add_module(name, projection(channels))
         self.add_module(out, projection(channels))
+
+    @property
+    def output(self) -> nn.Module:
+        """The layer whose result is added to x."""
+        return getattr(self, self._names[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         norm, query, key, value, out = (getattr(self, name) for name in self._names)
