@@ -1,9 +1,9 @@
-"""Trains the tiny v1.3 autoencoder: ``python -m training autoencoder OUT``.
+"""Trains a tiny autoencoder: ``python -m training autoencoder OUT [--release 1.2]``.
 
 The encoder starts as a principal component analysis of picture patches (:mod:`.patch_analysis`), whose latents fit
-Open-Sora's normalisation constants from the first step. In stages marked ``decoder_only`` it stays so: only the decoder
-learns, and a diffusion model can be trained on the latents at the same time. Small crops of few frames come first
-because they are cheap, whole clips last.
+Open-Sora's normalisation constants from the first step. While only decoders learn it stays so, and a diffusion model
+can be trained on the latents at the same time. Small crops of few frames come first because they are cheap, whole
+clips last.
 """
 
 from __future__ import annotations
@@ -13,36 +13,41 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..opensora_models.frames import FRAMES_PER_LATENT
-from ..opensora_models.vae.causal import CausalConfig, CausalDecoder, CausalEncoder
-from ..opensora_models.vae.distribution import LOG_VARIANCE_LIMITS
-from ..opensora_models.vae.statistics import V13_MEAN, V13_STD
+from ..opensora_models.frames import FRAMES_PER_LATENT, GROUP_FRAMES, VERSIONS, Version
+from ..opensora_models.vae.autoencoder import OpenSora12, OpenSora13
+from ..opensora_models.vae.causal import CausalConfig
+from ..opensora_models.vae.distribution import Posterior
+from ..opensora_models.vae.image import ImageConfig
+from ..opensora_models.vae.statistics import V12_SCALE
+from ..opensora_models.vae.temporal import TemporalConfig
+from .autoencoder_start import clips_to_analyse, start
 from .average import MovingAverage
 from .critic import Critic, CriticConfig, load_lpips
 from .latents import LatentCode
 from .lpips import LPIPS
-from .patch_analysis import LOG_VARIANCE, start_from_patches
+from .patch_analysis import LOG_VARIANCE
 from .pictures import contact_sheet
 from .progress import Progress
-from .rendering import render, render_frames
+from .rendering import render_frames
 from .scenes import SceneConfig, draw_scene
 
-# The decoder's residual branches start small, so that it starts close to a chain of its resampling convolutions; the
-# biases of that chain start large, so that group norms keep the size of the signal instead of dividing it away.
-START_BRANCH_SCALE = 0.3
-START_BIAS = 0.5
-CLIP_FRAMES = 17
+Autoencoder = OpenSora12 | OpenSora13
+Part = Literal["all", "decoder", "image decoder", "temporal decoder"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` updates on ``batch`` crops of ``size`` pixels and ``frames`` frames; the rate falls as a cosine."""
+    """``steps`` updates on ``batch`` crops of ``size`` pixels and ``frames`` frames; the rate falls as a cosine.
+
+    ``part`` is what learns: everything (1.3), the decoder (of 1.2: both its stages together) or one stage of 1.2's.
+    The temporal decoder by itself is held against the latents of single frames, which needs no pixels.
+    """
 
     steps: int
     batch: int
@@ -50,18 +55,19 @@ class Stage:
     size: int
     rate: float
     final_rate: float
-    decoder_only: bool = False
+    part: Part = "all"
     adversarial: bool = False
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Everything that decides the result; the defaults made the shipped file."""
+    """Everything that decides the result; the defaults made the shipped file of 1.3, ``RECIPES`` those of both."""
 
-    network: CausalConfig = CausalConfig(width=16, multipliers=(1, 1, 2, 4), blocks=1, groups=4)
+    version: Version = "1.3"
+    networks: tuple[Any, ...] = (CausalConfig(width=16, multipliers=(1, 1, 2, 4), blocks=1, groups=4),)
     stages: tuple[Stage, ...] = (
-        Stage(steps=1500, batch=8, frames=5, size=32, rate=2e-3, final_rate=5e-4, decoder_only=True),
-        Stage(steps=800, batch=1, frames=17, size=64, rate=6e-4, final_rate=3e-5, decoder_only=True),
+        Stage(steps=1500, batch=8, frames=5, size=32, rate=2e-3, final_rate=5e-4, part="decoder"),
+        Stage(steps=800, batch=1, frames=17, size=64, rate=6e-4, final_rate=3e-5, part="decoder"),
     )
     scenes: SceneConfig = field(default_factory=lambda: SceneConfig(pattern_share=0.1, camera_share=0.05))
     picture_size: int = 64
@@ -74,36 +80,40 @@ class AutoencoderConfig:
     warm_up: int = 30
     seed: int = 13
 
-
-class TinyAutoencoder(nn.Module):
-    """Encoder and decoder under the key names of the released v1.3 file."""
-
-    def __init__(self, config: CausalConfig) -> None:
-        super().__init__()
-        self.encoder = CausalEncoder(config, nn)
-        self.decoder = CausalDecoder(config, nn)
-
-    def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance [B, C, l, h, w] of pixels [B, 3, T, H, W]."""
-        mean, log_variance = self.encoder(video).chunk(2, dim=1)
-        return mean, log_variance.clamp(*LOG_VARIANCE_LIMITS)
+    @property
+    def groups(self) -> int:
+        """Groups of the group norms, which cannot be seen from weights."""
+        return int(self.networks[0].groups)
 
 
-def new_autoencoder(config: AutoencoderConfig) -> TinyAutoencoder:
-    """A seeded network, started as described by the constants of this module."""
+RECIPES: dict[Version, AutoencoderConfig] = {
+    "1.3": AutoencoderConfig(),
+    "1.2": AutoencoderConfig(
+        version="1.2",
+        networks=(
+            ImageConfig(widths=(16, 16, 32, 64), layers=1, groups=4),
+            TemporalConfig(filters=16, blocks=1, groups=4),
+        ),
+        stages=(
+            Stage(steps=2500, batch=16, frames=1, size=32, rate=2e-3, final_rate=5e-4, part="image decoder"),
+            Stage(steps=800, batch=16, frames=1, size=64, rate=1e-3, final_rate=1e-4, part="image decoder"),
+            Stage(steps=1500, batch=8, frames=17, size=64, rate=2e-3, final_rate=2e-4, part="temporal decoder"),
+            Stage(steps=500, batch=1, frames=17, size=64, rate=4e-4, final_rate=3e-5, part="decoder"),
+        ),
+    ),
+}
+
+
+def empty_autoencoder(config: AutoencoderConfig) -> Autoencoder:
+    """The network under the key names of the released file; its random start is not seeded."""
+    return OpenSora12(*config.networks) if config.version == "1.2" else OpenSora13(*config.networks)
+
+
+def new_autoencoder(config: AutoencoderConfig) -> Autoencoder:
+    """A seeded network with a working encoder."""
     torch.manual_seed(config.seed)
-    model = TinyAutoencoder(config.network)
-    rng = np.random.default_rng(config.seed)
-    scenes = [draw_scene(rng, CLIP_FRAMES, 1.0, config.scenes) for _ in range(config.analysed_clips)]
-    clips = render(scenes, CLIP_FRAMES, config.picture_size, config.picture_size)
-    pictures = clips[:, :, ::FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1)
-    start_from_patches(model.encoder, pictures, V13_MEAN, V13_STD)
-    with torch.no_grad():
-        for name, weight in model.decoder.named_parameters():
-            if name.endswith(("conv2.conv.weight", "proj_out.conv.weight")):
-                weight.mul_(START_BRANCH_SCALE)
-            elif name.endswith(("conv_in.conv.bias", "upsample.conv.bias")):
-                weight.normal_(0.0, START_BIAS)
+    model = empty_autoencoder(config)
+    start(model, clips_to_analyse(config.analysed_clips, config.picture_size, config.scenes, config.seed))
     return model
 
 
@@ -111,8 +121,8 @@ def batch_of(config: AutoencoderConfig, stage: Stage, step: int) -> Tensor:
     """The crops of one step, [B, 3, T, H, W]; the same for the same step."""
     rng = np.random.default_rng([config.seed, step])
     side = config.picture_size
-    scenes = [draw_scene(rng, CLIP_FRAMES, 1.0, config.scenes) for _ in range(stage.batch)]
-    starts = (CLIP_FRAMES - stage.frames) // FRAMES_PER_LATENT + 1
+    scenes = [draw_scene(rng, GROUP_FRAMES, 1.0, config.scenes) for _ in range(stage.batch)]
+    starts = (GROUP_FRAMES - stage.frames) // FRAMES_PER_LATENT + 1
     first = FRAMES_PER_LATENT * int(rng.integers(0, starts))
     video = render_frames(scenes, range(first, first + stage.frames), side, side)
     crops = []
@@ -183,48 +193,81 @@ class Run:
             self.save(video)
 
     def loss(self, video: Tensor, stage: Stage) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """(loss, reconstruction, numbers for the log): L1 per pixel, weighted KL (summed per clip as in v1.3, divided
+        """(loss, reconstruction, numbers for the log): L1 per value, weighted KL (summed per clip as in v1.3, divided
         by the elements of a frame), and the judges' terms."""
-        mean, log_variance = self._moments(video, stage)
-        again = self.model.decoder(mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean))
-        loss = (again - video).abs().mean()
-        squared = (again - video).detach().square().mean().item()
+        again, target, posterior = self.reconstruction(video, stage)
+        loss = (again - target).abs().mean()
+        squared = (again - target).detach().square().mean().item()
+        # Pixels span 2, so the peak is 2; for latents of unit size the same number is only a yardstick.
         numbers = {"l1": loss.item(), "psnr": 10 * math.log10(4 / max(squared, 1e-12))}
-        if self.lpips is not None:
+        if self.lpips is not None and target is video:
             frames, made = (clip.transpose(1, 2).flatten(0, 1) for clip in (video, again))
             loss = loss + self.config.perceptual_weight * self.lpips(frames, made).mean()
         if stage.adversarial and self.critic is not None:
-            loss = loss + self.critic.reward(again, loss, self.model.decoder.conv_out.weight, self.done)
-        if not stage.decoder_only:
+            loss = loss + self.critic.reward(again, loss, last_layer(self.model), self.done)
+        if posterior is not None:
+            mean, log_variance = posterior.mean, posterior.log_variance
             kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() / video.shape[0]
             loss = loss + self.config.kl_weight * kl / video[0, :, 0].numel()
             numbers["kl"] = kl.item() / mean[0].numel()
         return loss, again, numbers
 
-    def _moments(self, video: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Mean and log variance; a frozen encoder is replaced by the code it is, measured once."""
-        if not stage.decoder_only:
+    def reconstruction(self, video: Tensor, stage: Stage) -> tuple[Tensor, Tensor, Posterior | None]:
+        """(what came back, what should have, the posterior where the encoder learns too)."""
+        if stage.part == "all":
+            if not isinstance(self.model, OpenSora13):
+                raise ValueError("The encoder of 1.2 stays a linear code; choose one of its decoders as the part.")
             self.code = None
-            return self.model.moments(video)
+            posterior = Posterior(self.model.moments(video, None))
+            drawn = posterior.draw(torch.randn_like(posterior.mean))
+            return self.model.decode_group(drawn, video.shape[2], None), video, posterior
+        code = self._code(video)
+        if stage.part == "decoder":
+            latents = self._noisy(code.of_frames(video[:, :, ::FRAMES_PER_LATENT]))
+            return self.model.decode_group(latents, video.shape[2], None), video, None
+        if not isinstance(self.model, OpenSora12):
+            raise ValueError(f"Open-Sora {self.config.version} has no {stage.part}.")
+        pictures = code.of_frames(video)
+        if stage.part == "image decoder":
+            noisy = pictures + math.exp(LOG_VARIANCE / 2) * torch.randn_like(pictures)
+            return self.model.spatial_vae.decode(noisy, None), video, None
+        latents = self._noisy(pictures[:, :, ::FRAMES_PER_LATENT])
+        return self.model.temporal_vae.decode(latents, video.shape[2]), pictures, None
+
+    def _code(self, video: Tensor) -> LatentCode:
+        """What the frozen encoder computes, measured once."""
         if self.code is None:
-            self.code = LatentCode(self.model.encoder)
-            self.code.check(self.model.encoder, video)
-        mean = self.code.latents(video)
-        return mean, torch.full_like(mean, LOG_VARIANCE)
+            self.code = LatentCode(self.model)
+            self.code.check(self.model, video)
+        return self.code
+
+    def _noisy(self, latents: Tensor) -> Tensor:
+        """The autoencoder's own latents of normalised ones, drawn from the posterior that the start gives."""
+        latents = self.model.denormalise(latents)
+        noise = torch.randn_like(latents) * math.exp(LOG_VARIANCE / 2)
+        if self.config.version == "1.2":
+            noise = noise * torch.tensor(V12_SCALE)[:, None, None, None]
+        return latents + noise
 
     def save(self, video: Tensor) -> None:
         """Write a checkpoint, the curves and a sheet of ``video`` beside its reconstruction."""
         self.progress.save({"step": self.done} | {name: part.state_dict() for name, part in self._parts().items()})
         with torch.no_grad():
-            again = self.model.decoder(self.model.moments(video)[0])
+            again = self.model.decode(self.model.encode(video), video.shape[2])
         rows = [clip for pair in zip(video[:6], again[:6], strict=True) for clip in pair]
         sheet = contact_sheet(rows, every=max(1, video.shape[2] // 8), scale=2)
         sheet.save(self.progress.folder / "reconstruction.png")
 
 
+def last_layer(model: Autoencoder) -> Tensor:
+    """The weights that make pixels, at which an adversarial term is balanced."""
+    decoder = model.spatial_vae.module.decoder if isinstance(model, OpenSora12) else model.decoder
+    return decoder.conv_out.weight
+
+
 def train(
     config: AutoencoderConfig, folder: Path, last_step: int | None = None, lpips: LPIPS | None = None
-) -> tuple[TinyAutoencoder, int]:
+) -> tuple[Autoencoder, int]:
     """Run or resume; returns the averaged model and the number of steps done."""
     run = Run(config, folder, lpips)
     for step, stage, inner in stage_steps(config):
@@ -234,10 +277,10 @@ def train(
     return run.average.applied_to(new_autoencoder(config)), run.done
 
 
-def averaged_autoencoder(config: AutoencoderConfig, folder: Path) -> TinyAutoencoder:
+def averaged_autoencoder(config: AutoencoderConfig, folder: Path) -> Autoencoder:
     """The averaged network of a run's last checkpoint."""
     state = Progress(folder).read()
-    model = TinyAutoencoder(config.network)
+    model = empty_autoencoder(config)
     average = MovingAverage(model, config.average)
     average.load_state_dict(state["average"])
     return average.applied_to(model).eval()
@@ -247,7 +290,8 @@ def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training autoencoder", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
+    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
     parser.add_argument("--until", type=int, default=None, help="stop after this many steps")
     parser.add_argument("--lpips", type=Path, help="LPIPS weights (safetensors) for a perceptual term; none: without")
     options = parser.parse_args(arguments)
-    train(AutoencoderConfig(), options.folder, options.until, options.lpips and load_lpips(options.lpips))
+    train(RECIPES[options.release], options.folder, options.until, options.lpips and load_lpips(options.lpips))

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..opensora_models.vae.statistics import V13_STATISTICS
-from .autoencoder import AutoencoderConfig, TinyAutoencoder, averaged_autoencoder, new_autoencoder
+from ..opensora_models.frames import GROUP_FRAMES, VERSIONS
+from .autoencoder import RECIPES as AUTOENCODERS
+from .autoencoder import Autoencoder, averaged_autoencoder, new_autoencoder
 from .captions import simple_caption
-from .flow import FlowConfig, averaged
+from .flow import RECIPES, averaged
 from .flow_batches import Bucket
 from .flow_sampling import SamplingConfig, sample
 from .latents import LatentCode
@@ -27,6 +28,7 @@ from .text_encoder import Tokenizer
 
 Words = tuple[str, str, str]
 ROWS_AT_ONCE = 16
+CLIP = Bucket(GROUP_FRAMES, 64, 64, batch=ROWS_AT_ONCE, early_share=0.0, share=1.0)
 
 
 def prompts_for(rows: Sequence[Words]) -> list[str]:
@@ -55,13 +57,12 @@ def shares(rows: Sequence[Words], readings: Sequence[Reading]) -> dict[str, floa
     }
 
 
-def decoded(latents: Tensor, model: TinyAutoencoder | None, code: LatentCode) -> Tensor:
+def decoded(latents: Tensor, model: Autoencoder | None, code: LatentCode) -> Tensor:
     """Pixels of normalised latents, by the decoder or, without one, by the nearest pictures of the code."""
     if model is None:
         return code.pictures(latents)
     with torch.no_grad():
-        raw = V13_STATISTICS["video"].denormalise(latents)
-        return torch.cat([model.decoder(part) for part in raw.split(4)])
+        return torch.cat([model.decode(model.denormalise(part)) for part in latents.split(4)])
 
 
 def main(arguments: list[str]) -> None:
@@ -74,17 +75,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--count", type=int, help="only the first prompts of the list")
     parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
     parser.add_argument("--sheet", type=Path, help="contact sheet to write, a PNG")
+    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
     options = parser.parse_args(arguments)
+    recipe = AUTOENCODERS[options.release]
     rows = read_rows(options.prompts)[: options.count]
-    pair = averaged(FlowConfig(), options.flow)
-    code = LatentCode(new_autoencoder(AutoencoderConfig()).encoder)
-    model = None if options.autoencoder is None else averaged_autoencoder(AutoencoderConfig(), options.autoencoder)
+    pair = averaged(RECIPES[options.release], options.flow)
+    code = LatentCode(new_autoencoder(recipe))
+    model = None if options.autoencoder is None else averaged_autoencoder(recipe, options.autoencoder)
     tokenizer, captions = Tokenizer(options.tokenizer), prompts_for(rows)
     config = SamplingConfig(guidance=options.guidance)
     videos: list[Tensor] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = captions[start : start + ROWS_AT_ONCE]
-        videos += decoded(sample(pair, tokenizer, part, Bucket(17, 64, 64, 0, 0, 0), config), model, code)
+        videos += decoded(sample(pair, tokenizer, part, CLIP, config), model, code)
     readings = [read_clip(to_bytes(video)) for video in videos]
     for caption, reading in zip(captions, readings, strict=True):
         log.info("%s -> %s %s %s", caption, reading.colour, reading.shape, reading.motion)

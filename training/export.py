@@ -15,9 +15,11 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..opensora_models.frames import VERSIONS, Version
 from ..opensora_models.stdit3.keys import to_checkpoint_key
-from .autoencoder import AutoencoderConfig, averaged_autoencoder
-from .flow import FlowConfig, averaged
+from .autoencoder import RECIPES as AUTOENCODERS
+from .autoencoder import averaged_autoencoder
+from .flow import RECIPES, FlowConfig, averaged
 from .progress import Progress, log
 
 FULL_PRECISION = ("rope.freqs",)  # few values whose rounding would turn angles
@@ -58,19 +60,27 @@ def steps_done(folder: Path) -> int:
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training export", description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="models folder, e.g. demo")
+    parser.add_argument("out", type=Path, help="models folder, e.g. demo/models")
     parser.add_argument("--autoencoder", type=Path, required=True, help="run of the autoencoder")
     parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
+    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
     options = parser.parse_args(arguments)
-    recipe, flow = AutoencoderConfig(), FlowConfig()
-    version = flow.network.version
+    version: Version = options.release
+    recipe, flow = AUTOENCODERS[version], RECIPES[version]
     model = averaged_autoencoder(recipe, options.autoencoder)
-    about = metadata(version, {"groups": recipe.network.groups}, recipe, steps_done(options.autoencoder))
+    about = metadata(version, {"groups": recipe.groups}, recipe, steps_done(options.autoencoder))
     write(options.out / f"vae/opensora-tiny-vae-v{version}.safetensors", stored(model.state_dict()), about)
     pair, steps = averaged(flow, options.flow), steps_done(options.flow)
-    config = {"kernel_size": flow.network.kernel_size, "use_spatial_rope": flow.network.use_spatial_rope}
     network = {to_checkpoint_key(name): value for name, value in pair.network.state_dict().items()}
     name = f"diffusion_models/opensora-tiny-v{version}.safetensors"
-    write(options.out / name, stored(network), metadata(version, config, flow, steps))
-    text = stored(pair.text_encoder.state_dict())
-    write(options.out / "text_encoders/opensora-tiny-t5.safetensors", text, metadata(version, {}, flow, steps))
+    write(options.out / name, stored(network), metadata(version, unseen(flow), flow, steps))
+    if any(phase.trains_text for phase in flow.phases):  # else it is the one exported before
+        text = stored(pair.text_encoder.state_dict())
+        write(options.out / "text_encoders/opensora-tiny-t5.safetensors", text, metadata(version, {}, flow, steps))
+
+
+def unseen(flow: FlowConfig) -> dict[str, object]:
+    """The settings of a diffusion model that its weights do not show."""
+    if flow.network.version == "1.2":
+        return {}
+    return {"kernel_size": flow.network.kernel_size, "use_spatial_rope": flow.network.use_spatial_rope}

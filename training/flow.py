@@ -1,15 +1,16 @@
-"""Trains the tiny diffusion model and its text encoder together: ``python -m training flow OUT …``.
+"""Trains the tiny diffusion model and its text encoder together: ``python -m training flow OUT … [--release 1.2]``.
 
 Rectified flow (arXiv 2209.03003): x_t = (1 - τ)·x₀ + τ·ε, the network predicts x₀ - ε. Text is dropped for some rows
 (they see the fixed null text), given frames are told in some steps, and some rows of those get empty frames instead,
-which is what guidance on text and on images needs.
+which is what guidance on text and on images needs. The model of 1.2 goes on from that of 1.3: whatever has the same
+name and shape in both starts where 1.3 ended, and the text encoder stays as it is, so that one serves both.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +18,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..opensora_models.frames import VERSIONS, Version
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
 from ..opensora_models.stdit3.conditions import GivenFrames
 from ..opensora_models.stdit3.config import RELEASED_KERNEL_SIZE, STDiT3Config
 from ..opensora_models.stdit3.network import STDiT3
-from .autoencoder import AutoencoderConfig, new_autoencoder
+from .autoencoder import RECIPES as AUTOENCODERS
+from .autoencoder import new_autoencoder
 from .average import MovingAverage
-from .flow_batches import TEXT_LENGTH, Batch, BatchConfig, batch_of
+from .flow_batches import TEXT_LENGTH, Batch, BatchConfig, batch_of, buckets
 from .latents import LatentCode
 from .muon import Muon
 from .progress import Progress
+from .scenes import SceneConfig
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
 
 # Upstream's gates start near 0, which is safe for 28 pairs of blocks; three pairs learn faster with open ones.
 START_GATE = 0.5
 GATE_ROWS = (2, 5)  # of a block's modulation table: after self attention, after the MLP
+_NOTHING = torch.empty(0)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``steps`` updates whose rate rises shortly and falls as a cosine; it starts from the averaged weights of the
+    phase before."""
+
+    steps: int
+    batches: BatchConfig
+    trains_text: bool = True
+
+
+# What the last phase shows: ways through the middle, shapes of about one size. A network this small learns which way
+# things move only where not everything else differs too.
+NARROW = SceneConfig(pattern_share=0.05, camera_share=0.03, spread=0.35)
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Everything that decides the result; the defaults made the shipped files."""
+    """Everything that decides the result; the defaults made the shipped files of 1.3, ``RECIPES`` those of both."""
 
     network: STDiT3Config = STDiT3Config(
         version="1.3", depth=3, hidden_size=120, num_heads=5, in_channels=16, caption_channels=64,
         kernel_size=RELEASED_KERNEL_SIZE, use_spatial_rope=True,
     )  # fmt: skip
     text: TextEncoderConfig = TextEncoderConfig()
-    batches: BatchConfig = field(default_factory=BatchConfig)
-    steps: int = 4000
+    phases: tuple[Phase, ...] = (
+        Phase(steps=4000, batches=BatchConfig()),
+        Phase(steps=7000, batches=BatchConfig(early_steps=0, given_share=0.25, scenes=NARROW), trains_text=False),
+    )
     rate: float = 2e-3
     final_rate: float = 1e-4
     warm_up: int = 60
@@ -52,6 +74,37 @@ class FlowConfig:
     average: float = 0.995
     gradient_limit: float = 1.0
     seed: int = 13
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> tuple[int, int]:
+        """(number of the phase, step within it)."""
+        for number, phase in enumerate(self.phases):
+            if step < phase.steps:
+                return number, step
+            step -= phase.steps
+        raise ValueError(f"The run ends after {self.steps} steps.")
+
+
+RECIPES: dict[Version, FlowConfig] = {
+    "1.3": FlowConfig(),
+    "1.2": FlowConfig(
+        network=STDiT3Config(
+            version="1.2", depth=3, hidden_size=120, num_heads=5, in_channels=4, caption_channels=64,
+        ),
+        phases=(
+            Phase(
+                steps=6000,
+                batches=BatchConfig(
+                    buckets=buckets("1.2"), early_steps=0, frame_mask_share=0.25, masks_like_given=0.7, scenes=NARROW,
+                ),
+                trains_text=False,
+            ),
+        ),
+    ),
+}  # fmt: skip
 
 
 class Pair(nn.Module):
@@ -144,22 +197,26 @@ def loss_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Tensor:
     return error.mean(dim=(1, 3, 4))[batch.frame_mask].mean()
 
 
-def rate_at(config: FlowConfig, step: int) -> float:
-    """A short rise, then a cosine from rate to final_rate."""
-    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
+    """Learning rate at a step of a phase: a short rise, then a cosine from rate to final_rate."""
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / phase.steps)))
     return min(1.0, (step + 1) / config.warm_up) * (config.final_rate + (config.rate - config.final_rate) * fall)
 
 
 class Run:
     """One training run below a folder: the networks, their optimisers and where it stands."""
 
-    def __init__(self, config: FlowConfig, folder: Path, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Pair | None = None
+    ) -> None:  # fmt: skip
         self.config, self.tokenizer = config, tokenizer
         self.progress = Progress(folder)
-        self.code = LatentCode(new_autoencoder(AutoencoderConfig()).encoder)
+        self.code = LatentCode(new_autoencoder(AUTOENCODERS[config.network.version]))
         self.pair = Pair(config)
+        if before is not None:
+            take_over(self.pair, before)
         self.average = MovingAverage(self.pair, config.average)
-        self.trained = [weight for weight in self.pair.parameters() if weight.requires_grad]
+        self.trained = [weight for weight in self.pair.parameters() if weight.requires_grad]  # phases freeze some
         self.adam = torch.optim.Adam(self.trained, betas=(0.9, 0.98), fused=True)
         self.muon = Muon(
             (name, weight) for name, weight in self.pair.network.named_parameters()
@@ -178,10 +235,15 @@ class Run:
     def update(self) -> None:
         """One step."""
         config = self.config
+        number, step = config.phase_at(self.done)
+        phase = config.phases[number]
+        if step == 0 and number > 0:
+            self.average.applied_to(self.pair)
+        self.pair.text_encoder.requires_grad_(phase.trains_text)
         torch.manual_seed(config.seed * 1_000_003 + self.done)
-        batch = batch_of(config.batches, self.code, config.network.version, config.seed, self.done)
+        batch = batch_of(phase.batches, self.code, config.network.version, config.seed, self.done)
         loss = loss_of(self.pair, self.tokenizer, batch)
-        rate = rate_at(config, self.done)
+        rate = rate_at(config, phase, step)
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.zero_grad(set_to_none=True)
@@ -193,26 +255,41 @@ class Run:
         kind = "given loss" if batch.given else "image loss" if batch.bucket.frames == 1 else "loss"
         self.progress.write(self.done, **{kind: loss.item(), "gradient": norm.item()})
         self.done += 1
+        if step + 1 == phase.steps:
+            self.progress.keep(f"phase-{number + 1}", self._state())
         if self.progress.due():
             self.save()
 
     def save(self) -> None:
         """Write a checkpoint and the curves."""
-        self.progress.save({"step": self.done} | {name: part.state_dict() for name, part in self._parts().items()})
+        self.progress.save(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {"step": self.done} | {name: part.state_dict() for name, part in self._parts().items()}
 
 
-def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer) -> Pair:
-    """Run or resume to the end; returns the averaged networks."""
-    run = Run(config, folder, tokenizer)
+def take_over(pair: Pair, before: Pair) -> None:
+    """Copy from ``before`` every weight that has the same name and shape in ``pair``."""
+    mine = pair.state_dict()
+    pair.load_state_dict(
+        {name: value for name, value in before.state_dict().items() if mine.get(name, _NOTHING).shape == value.shape},
+        strict=False,
+    )
+
+
+def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Pair | None = None) -> Pair:
+    """Run or resume to the end; returns the averaged networks. ``before`` is what a new run goes on from."""
+    run = Run(config, folder, tokenizer, before)
     while run.done < config.steps:
         run.update()
     run.save()
     return run.average.applied_to(run.pair)
 
 
-def averaged(config: FlowConfig, folder: Path) -> Pair:
-    """The averaged networks of a run's last checkpoint."""
-    state = Progress(folder).read()
+def averaged(config: FlowConfig, folder: Path, phase: int | None = None) -> Pair:
+    """The averaged networks of a run's last checkpoint, or of the end of one of its phases (counted from 1)."""
+    progress = Progress(folder)
+    state = progress.read() if phase is None else progress.kept(f"phase-{phase}")
     pair = Pair(config)
     pair.load_state_dict(state["model"])
     average = MovingAverage(pair, config.average)
@@ -225,6 +302,10 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m training flow", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    parser.add_argument("--steps", type=int, default=FlowConfig.steps)
+    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
+    parser.add_argument("--before", type=Path, help="run of 1.3 past its first phase, which that of 1.2 goes on from")
     options = parser.parse_args(arguments)
-    train(replace(FlowConfig(), steps=options.steps), options.folder, Tokenizer(options.tokenizer))
+    if (options.release == "1.2") != (options.before is not None):
+        parser.error("--before belongs to --release 1.2, which cannot do without it")
+    before = None if options.before is None else averaged(RECIPES["1.3"], options.before, phase=1)
+    train(RECIPES[options.release], options.folder, Tokenizer(options.tokenizer), before)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..opensora_models.frames import GROUP_FRAMES, GROUP_STEP, Version
 from ..opensora_models.sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS, shift_for, shift_time
 from .captions import caption
 from .latents import LatentCode
@@ -30,24 +31,30 @@ class Bucket:
     share: float
 
 
-# Colours and shapes are learned from single pictures, five times cheaper than clips, before motion is.
-BUCKETS = (
-    Bucket(1, 64, 64, batch=80, early_share=0.55, share=0.25),
-    Bucket(17, 64, 64, batch=20, early_share=0.45, share=0.67),
-    Bucket(33, 64, 64, batch=10, early_share=0.0, share=0.04),
-    Bucket(17, 48, 80, batch=20, early_share=0.0, share=0.02),
-    Bucket(17, 80, 48, batch=20, early_share=0.0, share=0.02),
-)
+def buckets(version: Version) -> tuple[Bucket, ...]:
+    """The sizes and lengths trained on; the long clips are two groups of the release's autoencoder.
+
+    Colours and shapes are learned from single pictures, five times cheaper than clips, before motion is.
+    """
+    two_groups = GROUP_FRAMES + GROUP_STEP[version]
+    return (
+        Bucket(1, 64, 64, batch=80, early_share=0.55, share=0.25),
+        Bucket(GROUP_FRAMES, 64, 64, batch=20, early_share=0.45, share=0.67),
+        Bucket(two_groups, 64, 64, batch=10, early_share=0.0, share=0.04),
+        Bucket(GROUP_FRAMES, 48, 80, batch=20, early_share=0.0, share=0.02),
+        Bucket(GROUP_FRAMES, 80, 48, batch=20, early_share=0.0, share=0.02),
+    )
 
 
 @dataclass(frozen=True)
 class BatchConfig:
     """How steps are mixed. Shares are of the video steps; the rest is plain text to video."""
 
-    buckets: tuple[Bucket, ...] = BUCKETS
+    buckets: tuple[Bucket, ...] = field(default_factory=lambda: buckets("1.3"))
     early_steps: int = 450
     given_share: float = 0.2
     frame_mask_share: float = 0.08
+    masks_like_given: float = 0.0  # of the masked rows, those whose clean frames are chosen as given frames are
     text_dropout: float = 0.12
     given_dropout: float = 0.12
     transformed_share: float = 0.3  # of the noise levels drawn from the sampler's own shifted times
@@ -75,7 +82,7 @@ class Batch:
         return IMAGE_FPS if self.bucket.frames == 1 else VIDEO_FPS
 
 
-def batch_of(config: BatchConfig, code: LatentCode, version: str, seed: int, step: int) -> Batch:
+def batch_of(config: BatchConfig, code: LatentCode, version: Version, seed: int, step: int) -> Batch:
     """The batch of one step; the same for the same seed and step."""
     rng = np.random.default_rng([seed, step])
     early = step < config.early_steps
@@ -90,7 +97,7 @@ def batch_of(config: BatchConfig, code: LatentCode, version: str, seed: int, ste
     if not early and count > 1 and version == "1.3" and rng.random() < config.given_share:
         given = draw_given(rng, count)
     elif not early and count > 1 and rng.random() < config.frame_mask_share:
-        frame_mask = torch.from_numpy(rng.random((bucket.batch, count)) < rng.uniform(0.3, 0.9))
+        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
     return Batch(
         bucket=bucket,
         latents=latents,
@@ -118,7 +125,17 @@ def draw_given(rng: np.random.Generator, count: int) -> tuple[int, ...]:
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 
 
-def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, version: str, early: bool) -> Tensor:
+def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float) -> Tensor:
+    """[rows, count] bool, False where a frame stays clean: any frames, or for some rows those of ``draw_given``."""
+    mask = torch.from_numpy(rng.random((rows, count)) < rng.uniform(0.3, 0.9))
+    for row in range(rows):
+        if like_given and rng.random() < like_given:
+            mask[row] = True
+            mask[row, list(draw_given(rng, count))] = False
+    return mask
+
+
+def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, version: Version, early: bool) -> Tensor:
     """Noise levels 0…1000 [B]. Few of the sampler's shifted times lie where words decide, so others are mixed in;
     antithetic draws spread each batch over the whole range."""
     uniform = torch.from_numpy((rng.permutation(bucket.batch) + rng.random(bucket.batch)) / bucket.batch).float()

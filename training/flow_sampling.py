@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..opensora_models.frames import latent_frames
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS, shift_for, timesteps
 from ..opensora_models.stdit3.conditions import GivenFrames
 from .flow import Pair
 from .flow_batches import TEXT_LENGTH, Batch, Bucket
-from .latents import latent_frames
 from .text_encoder import Tokenizer
 
 
@@ -33,7 +33,8 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """Normalised latents [B, C, l, h, w] for captions; ``given`` [B, C, l, h, w] holds the frames ``indices``."""
     count, channels = len(captions), pair.network.config.in_channels
-    shape = (count, channels, len(latent_frames(bucket.frames)), bucket.height // 8, bucket.width // 8)
+    version = pair.network.config.version
+    shape = (count, channels, latent_frames(version, bucket.frames), bucket.height // 8, bucket.width // 8)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed))
     ids, kept = tokenizer.padded(captions, TEXT_LENGTH)
     yes = torch.ones(count, dtype=torch.bool)
@@ -43,7 +44,7 @@ def sample(
     states, keeps = torch.cat(rows), kept.repeat(len(rows), 1)
     batch = Batch(bucket, z, [], yes, torch.zeros(count), indices, yes, None)
     frames = None if given is None else _given_rows(pair, given, indices)
-    times = timesteps(config.steps, shift_for(pair.network.config.version, bucket.height, bucket.width, bucket.frames))
+    times = timesteps(config.steps, shift_for(version, bucket.height, bucket.width, bucket.frames))
     for now, then in zip(times, [*times[1:], torch.zeros(())], strict=True):
         time = now.expand(count * len(rows))
         v = pair.velocity(z.repeat(len(rows), 1, 1, 1, 1), time, states, keeps, batch, frames)

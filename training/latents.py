@@ -1,6 +1,6 @@
-"""Latents of training clips, fast: the shipped recipe's encoder is a linear code of single pictures.
+"""Latents of training clips, fast: the shipped recipes' encoders are linear codes of single pictures.
 
-:class:`LatentCode` measures that linear map from the encoder itself and checks it, so that a training step can draw
+:class:`LatentCode` measures that linear map from the autoencoder itself and checks it, so that a training step can draw
 and encode fresh clips in milliseconds instead of running the encoder.
 """
 
@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..opensora_models.frames import FRAMES_PER_LATENT, GROUP_FRAMES
-from ..opensora_models.vae.causal import CausalEncoder
-from ..opensora_models.vae.statistics import V13_STATISTICS
+from ..opensora_models.frames import FRAMES_PER_LATENT, GROUP_FRAMES, Version
+from ..opensora_models.vae.autoencoder import VideoAutoencoder
 from .rendering import render_frames
 from .scenes import Scene
 
@@ -25,11 +24,12 @@ TOLERANCE = 0.01  # largest difference from the encoder, of latents whose deviat
 class LatentCode:
     """Normalised latents of frames: unit = W·patch + b for each 8×8 patch."""
 
-    def __init__(self, encoder: CausalEncoder) -> None:
+    def __init__(self, model: VideoAutoencoder) -> None:
+        self.version = model.version
         inputs = 3 * PATCH * PATCH
         probes = torch.cat([torch.zeros(1, inputs), torch.eye(inputs)])
         pictures = F.pixel_shuffle(probes[:, :, None, None], PATCH)
-        values = _unit_latents(encoder, pictures)[:, :, 0, 0]
+        values = _unit_latents(model, pictures[:, :, None])[:, :, 0, 0, 0]
         self.bias = values[0]
         self.weight = (values[1:] - values[0]).T
 
@@ -45,38 +45,33 @@ class LatentCode:
         )
         return F.pixel_shuffle(patches, PATCH).transpose(1, 2)
 
-    @torch.no_grad()
-    def check(self, encoder: CausalEncoder, video: Tensor) -> None:
-        """Raise ValueError unless ``encoder`` gives the same latents for ``video`` [B, 3, T, H, W], one group."""
-        wanted, got = encoder(video).chunk(2, dim=1)[0], self.latents(video)
-        difference = float((got - wanted).abs().max())
+    def check(self, model: VideoAutoencoder, video: Tensor) -> None:
+        """Raise ValueError unless ``model`` encodes ``video`` [B, 3, T, H, W], one group, to the same latents."""
+        difference = float((self.of_frames(video[:, :, ::FRAMES_PER_LATENT]) - _unit_latents(model, video)).abs().max())
         if difference > TOLERANCE:
             raise ValueError(f"The encoder is not a linear code of single frames: latents differ by {difference:.3f}.")
 
-    def latents(self, video: Tensor) -> Tensor:
-        """The encoder's own latents (before normalisation) of one group [B, 3, T, H, W]."""
-        unit = self(video[:, :, ::FRAMES_PER_LATENT].transpose(1, 2).flatten(0, 1))
-        return V13_STATISTICS["video"].denormalise(unit.unflatten(0, (video.shape[0], -1)).transpose(1, 2))
+    def of_frames(self, video: Tensor) -> Tensor:
+        """Every frame of [B, 3, T, H, W] coded by itself: normalised latents [B, C, T, h, w]."""
+        return self(video.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(video), -1)).transpose(1, 2)
 
     def clips(self, scenes: Sequence[Scene], frames: int, height: int, width: int) -> Tensor:
         """Normalised latents [B, C, l, h, w] of whole scenes; only the frames that carry latents are drawn."""
-        pictures = render_frames(scenes, latent_frames(frames), height, width)
-        return self(pictures.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(scenes), -1)).transpose(1, 2)
+        return self.of_frames(render_frames(scenes, carrying_frames(self.version, frames), height, width))
 
 
-def latent_frames(frames: int) -> list[int]:
-    """The frame each latent frame of a v1.3 clip shows: every fourth, and shared frames once per group."""
-    starts = range(0, frames - 1, GROUP_FRAMES - 1) if frames > 1 else range(1)
+def carrying_frames(version: Version, frames: int) -> list[int]:
+    """The frame each latent frame shows: every fourth of each group of 17, whose last (1.2) or first (1.3) is one."""
+    overlap = version == "1.3" and frames > 1  # a frame shared by two groups is in both
+    starts = range(0, frames - 1, GROUP_FRAMES - 1) if overlap else range(0, frames, GROUP_FRAMES)
     numbers: list[int] = []
     for start in starts:
-        numbers += range(start, min(start + GROUP_FRAMES, frames), FRAMES_PER_LATENT)
+        stop = min(start + GROUP_FRAMES, frames)
+        first = start if version == "1.3" else start + (stop - start - 1) % FRAMES_PER_LATENT
+        numbers += range(first, stop, FRAMES_PER_LATENT)
     return numbers
 
 
 @torch.no_grad()
-def _unit_latents(encoder: CausalEncoder, pictures: Tensor) -> Tensor:
-    return _normalised(encoder(pictures[:, :, None]))[:, :, 0]
-
-
-def _normalised(moments: Tensor) -> Tensor:
-    return V13_STATISTICS["video"].normalise(moments.chunk(2, dim=1)[0])
+def _unit_latents(model: VideoAutoencoder, video: Tensor) -> Tensor:
+    return model.normalise(model.encode(video))

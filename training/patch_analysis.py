@@ -1,11 +1,10 @@
 """Gives an encoder a working start: a principal component analysis (PCA) of picture patches, written as its weights.
 
 Training an encoder from random weights takes hours on two CPU cores. The best *linear* code of 8×8 patches takes a
-second to compute, and both of Open-Sora's encoders can hold it exactly: residual branches silent, each strided
-convolution gathering its 2×2 pixels, and the one nonlinear step at the end made linear by feeding it x and -x
-(SiLU(x) - SiLU(-x) = x) beside large constant channels, which pin the group norm's statistics. In the 3-D encoder
-each latent frame then describes one picture, the last of the frames it stands for; what happens between is the
-decoder's to fill in.
+second to compute, and Open-Sora's encoders can hold it exactly: residual branches silent, each strided convolution
+gathering its 2×2 pixels, and the one nonlinear step at the end made linear by feeding it x and -x (SiLU(x) - SiLU(-x)
+= x) beside large constant channels, which pin the group norm's statistics. Each latent frame then describes one
+picture, the last of the frames it stands for; what happens between is the decoder's to fill in.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from ..opensora_models.vae.blocks import MidAttention, ResidualBlock
 from ..opensora_models.vae.causal import CausalEncoder
 from ..opensora_models.vae.image import ImageEncoder
+from ..opensora_models.vae.layers import CausalConv3d
+from ..opensora_models.vae.temporal import TemporalEncoder
 
 # Constant channels are this many times larger than the signal's typical size, so that a group norm's statistics
 # vary by well under a percent from clip to clip.
@@ -55,7 +56,39 @@ def start_from_patches(
         channels = basis.shape[0]
     basis = _components(features, conv_out.out_channels // 2)
     values = torch.einsum("kc,nchw->nkhw", basis, features)
-    write_linear_code(_shortcuts(levels[-1][0])[0], norm, conv_out, basis, values, mean, deviation)
+    spread = values.std(dim=(0, 2, 3))
+    gain = _gain(spread) * torch.tensor(deviation)
+    offset = torch.tensor(mean) - values.mean(dim=(0, 2, 3)) * gain
+    shortcut = _shortcuts(levels[-1][0])[0]
+    write_linear_code(shortcut, norm, conv_out, basis=basis, gain=gain, offset=offset, size=float(spread.max()))
+    conv_out.bias[len(basis) :] = LOG_VARIANCE
+
+
+@torch.no_grad()
+def start_from_last_frames(encoder: TemporalEncoder, mean: Sequence[float], deviation: Sequence[float]) -> None:
+    """Make the temporal encoder pass on the last of every four frames, brought from unit size to these statistics."""
+    silence_branches(encoder)
+    channels = encoder.conv_in.conv.in_channels
+    trunk = [encoder.conv_in, *(step for step in encoder.conv_blocks if isinstance(step, CausalConv3d))]
+    shortcuts = [shortcut for blocks in encoder.block_res_blocks for shortcut in _shortcuts(blocks)]
+    for conv in (*map(_inner, trunk), *shortcuts, encoder.conv2.conv):
+        conv.weight.zero_()
+        if conv.bias is not None:
+            conv.bias.zero_()
+    for conv in (*map(_inner, trunk), *shortcuts[:-1]):
+        _copy_channels(conv, channels)
+    trunk[-1].conv.bias[channels] = 1.0  # the last widening has no bias of its own
+    write_linear_code(
+        shortcuts[-1], encoder.norm1, encoder.conv2.conv, basis=torch.eye(channels), gain=torch.tensor(deviation),
+        offset=torch.tensor(mean), size=1.0, constant=channels,
+    )  # fmt: skip
+    encoder.conv2.conv.bias[channels:] = LOG_VARIANCE + 2 * torch.tensor(deviation).log()
+
+
+def _gain(spread: Tensor) -> Tensor:
+    """Factors that bring components of these deviations to a mean square of 1, strong ones still stronger."""
+    scaled = spread**WHITENING
+    return scaled / scaled.square().mean().sqrt() / spread
 
 
 def silence_branches(network: nn.Module) -> None:
@@ -124,22 +157,18 @@ def _gather(conv: nn.Module, basis: Tensor, channels: int) -> None:
 
 
 def write_linear_code(
-    widening: nn.Module, norm: nn.Module, conv_out: nn.Module, basis: Tensor, values: Tensor,
-    wanted_mean: Sequence[float], wanted_deviation: Sequence[float],
+    widening: nn.Module, norm: nn.Module, conv_out: nn.Module, *, basis: Tensor, gain: Tensor, offset: Tensor,
+    size: float, constant: int | None = None,
 ) -> None:  # fmt: skip
-    """Make SiLU(norm(widening x)) → conv_out the linear code basis·x, brought to the wanted mean and deviation.
+    """Make conv_out(SiLU(norm(widening x))) the linear code gain·(basis·x) + offset; ``size`` is what basis·x reaches.
 
-    ``values`` [N, C, h, w] are examples of basis·x; ``widening`` is a 1-wide convolution.
+    ``widening`` is a 1-wide convolution; one without bias needs an input channel ``constant`` that always is 1.
     """
     count, channels = basis.shape
     groups = norm.num_groups
     per_group = count // groups
     width = norm.num_channels // groups
-    mean, deviation = values.mean(dim=(0, 2, 3)), values.std(dim=(0, 2, 3))
-    scaled = deviation**WHITENING
-    gain = scaled / scaled.square().mean().sqrt() / deviation  # component to unit latent
-    target = torch.tensor(wanted_deviation)
-    level = CONSTANT_LEVEL * float(deviation.max())
+    level = CONSTANT_LEVEL * size
     taps, out = _last_frame(widening), _last_frame(conv_out)
     centre = out.shape[-1] // 2
     for group in range(groups):
@@ -148,11 +177,11 @@ def write_linear_code(
             sign = 1.0 if slot % 2 == 0 else -1.0
             if slot < 2 * per_group:
                 taps[row, :channels, 0, 0] = sign * basis[index]
-                out[index, row, centre, centre] = sign * gain[index] * target[index]
-            else:
+                out[index, row, centre, centre] = sign * gain[index]
+            elif constant is None:
                 widening.bias[row] = sign * level
-    spread = ((width - 2 * per_group) / width) ** 0.5 * level
-    norm.weight.fill_(spread)
+            else:
+                taps[row, constant, 0, 0] = sign * level
+    norm.weight.fill_(((width - 2 * per_group) / width) ** 0.5 * level)
     norm.bias.zero_()
-    conv_out.bias[:count] = torch.tensor(wanted_mean) - mean * gain * target
-    conv_out.bias[count:] = LOG_VARIANCE
+    conv_out.bias[:count] = offset

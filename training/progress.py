@@ -52,6 +52,17 @@ class Progress:
             raise ValueError(f"There is no checkpoint in '{self.folder}'; run the training first.")
         return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
 
+    def keep(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write a state that stays when checkpoints go on."""
+        _write_whole(self.folder / f"{name}.pt", state)
+
+    def kept(self, name: str) -> dict[str, Any]:
+        """A state written by :meth:`keep`; ValueError if there is none."""
+        path = self.folder / f"{name}.pt"
+        if not path.exists():
+            raise ValueError(f"There is no {path.name} in '{self.folder}'; let the training run on first.")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
     def write(self, step: int, **values: float) -> None:
         """Append one line to the log."""
         with (self.folder / LOG_NAME).open("a", encoding="utf-8") as file:
@@ -63,13 +74,10 @@ class Progress:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint (with ``step`` = steps done) and the curves; an interruption leaves the old ones."""
-        path = self.checkpoint
-        partial = path.with_suffix(".partial")
-        torch.save(dict(state), partial)
-        os.replace(partial, path)
+        _write_whole(self.checkpoint, state)
         draw_curves(self._curves(), self.folder / CURVES_NAME)
         self._saved = time.monotonic()
-        log.info("step %d saved to %s", state["step"], path)
+        log.info("step %d saved to %s", state["step"], self.checkpoint)
 
     def _lines(self) -> list[dict[str, float]]:
         path = self.folder / LOG_NAME
@@ -87,3 +95,9 @@ class Progress:
                 values = [line[name] for line in part if name in line]
                 curves.setdefault(name, []).append((part[-1]["step"], sum(values) / len(values)))
         return dict(sorted(curves.items()))
+
+
+def _write_whole(path: Path, state: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(dict(state), partial)
+    os.replace(partial, path)

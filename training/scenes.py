@@ -8,8 +8,9 @@ test asks the model for exactly those.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -71,10 +72,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """How often the rarer things appear."""
+    """How often the rarer things appear, and how much of the range of places, sizes and speeds is used (0…1).
+
+    A small ``spread`` keeps the middle of each range: ways through the centre, shapes of about one size.
+    """
 
     pattern_share: float = 0.1
     camera_share: float = 0.05
+    spread: float = 1.0
 
 
 def draw_scene(rng: np.random.Generator, frames: int, aspect: float, config: SceneConfig) -> Scene:
@@ -103,15 +108,16 @@ def place_scene(
     if motion == "still" and rng.random() < config.camera_share * len(MOTIONS):
         camera = str(rng.choice(CAMERAS))
     patterned = camera is not None or rng.random() < config.pattern_share
-    radius = rng.uniform(0.16, 0.24)
-    speed = rng.uniform(*SPEED) / REFERENCE_SIDE
+    draw = partial(_uniform, rng, config.spread)
+    radius = draw(0.16, 0.24)
+    speed = draw(*SPEED) / REFERENCE_SIDE
     if motion == "bounce":
-        speed = rng.uniform(0.22, 0.32)
+        speed = draw(0.22, 0.32)
     elif motion == "rotate":
-        speed = rng.uniform(4.0, 7.0)  # degrees per frame
+        speed = draw(4.0, 7.0)  # degrees per frame
     elif motion in ("grow", "shrink"):
-        speed = rng.uniform(0.45, 0.6) / REFERENCE_SIDE
-    x, y = _start(rng, motion, radius, speed, frames, aspect)
+        speed = draw(0.45, 0.6) / REFERENCE_SIDE
+    x, y = _start(draw, motion, radius, speed, frames, aspect)
     return Scene(
         colour=colour,
         shape=shape,
@@ -123,8 +129,17 @@ def place_scene(
         y=y,
         radius=_start_radius(motion, radius, speed, frames),
         speed=speed,
-        angle=float(rng.uniform(-12.0, 12.0)),
+        angle=draw(-12.0, 12.0),
     )
+
+
+def _uniform(rng: np.random.Generator, spread: float, low: float, high: float) -> float:
+    """A number from the middle part of low…high, ``spread`` of it wide."""
+    middle = (low + high) / 2
+    return float(middle + spread * (rng.uniform(low, high) - middle))
+
+
+Draw = Callable[[float, float], float]
 
 
 def _start_radius(motion: str, radius: float, speed: float, frames: int) -> float:
@@ -136,9 +151,7 @@ def _start_radius(motion: str, radius: float, speed: float, frames: int) -> floa
     return radius
 
 
-def _start(
-    rng: np.random.Generator, motion: str, radius: float, speed: float, frames: int, aspect: float
-) -> tuple[float, float]:
+def _start(draw: Draw, motion: str, radius: float, speed: float, frames: int, aspect: float) -> tuple[float, float]:
     """Start of the shape's centre such that the whole way fits into the picture, or is centred where it cannot."""
     margin = radius + 0.03
     travel = speed * (frames - 1)
@@ -146,15 +159,15 @@ def _start(
     dx, dy = way.get(motion, (0.0, 0.0))
     if motion in ("grow", "shrink"):
         margin = radius + travel / 2 + 0.02
-    x = _free(rng, margin, aspect - margin, dx)
+    x = _free(draw, margin, aspect - margin, dx)
     if motion == "bounce":
-        return x, float(rng.uniform(0.68, 0.76))
-    return x, _free(rng, margin, 1.0 - margin, dy)
+        return x, draw(0.68, 0.76)
+    return x, _free(draw, margin, 1.0 - margin, dy)
 
 
-def _free(rng: np.random.Generator, low: float, high: float, travel: float) -> float:
+def _free(draw: Draw, low: float, high: float, travel: float) -> float:
     low, high = max(low, low - travel), min(high, high - travel)
-    return float(rng.uniform(low, high)) if low < high else (low + high) / 2
+    return draw(low, high) if low < high else (low + high) / 2
 
 
 def tracks(scene: Scene, frames: int) -> dict[str, np.ndarray]:

@@ -99,7 +99,11 @@ def _whole_pipeline(checkpoint: Checkpoint) -> Recipe:
     names = {name: name for name in shapes}
     names.update({PIPELINE_PREFIX + old: PIPELINE_PREFIX + new for old, new in renamed.items()})
     ours = {names[name]: shape for name, shape in shapes.items()}
-    settings = (image_config(_below(ours, PIPELINE_PREFIX)), temporal_config(_below(ours, TEMPORAL_PREFIX)))
+    groups = checkpoint.settings().get("groups")
+    settings = (
+        image_config(_below(ours, PIPELINE_PREFIX), groups),
+        temporal_config(_below(ours, TEMPORAL_PREFIX), groups),
+    )
     return Recipe("1.2", settings, (checkpoint,), (names,))
 
 
@@ -132,20 +136,20 @@ def _split(checkpoint: Checkpoint, temporal: dict[str, str], spatial: Checkpoint
     return Recipe("1.2", settings, (checkpoint, spatial), (temporal, images))
 
 
-def image_config(shapes: Shapes) -> ImageConfig:
-    """Settings of an image autoencoder in current diffusers names."""
+def image_config(shapes: Shapes, groups: int | None = None) -> ImageConfig:
+    """Settings of an image autoencoder in current diffusers names; ``groups`` as for :func:`causal_config`."""
     levels = _count(shapes, r"encoder\.down_blocks\.(\d+)\.")
     widths = tuple(_shape(shapes, f"encoder.down_blocks.{level}.resnets.0.conv1.weight")[0] for level in range(levels))
     return ImageConfig(
         widths=widths,
         layers=_count(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
         latent_channels=_shape(shapes, "decoder.conv_in.weight")[1],
-        groups=_groups(widths),
+        groups=groups or _groups(widths),
     )
 
 
-def temporal_config(shapes: Shapes) -> TemporalConfig:
-    """Settings of a temporal autoencoder."""
+def temporal_config(shapes: Shapes, groups: int | None = None) -> TemporalConfig:
+    """Settings of a temporal autoencoder; ``groups`` as for :func:`causal_config`."""
     filters, channels = _shape(shapes, "encoder.conv_in.conv.weight")[:2]
     levels = _count(shapes, r"encoder\.block_res_blocks\.(\d+)\.")
     widths = [_shape(shapes, f"encoder.block_res_blocks.{i}.0.conv1.conv.weight")[0] for i in range(levels)]
@@ -156,7 +160,7 @@ def temporal_config(shapes: Shapes) -> TemporalConfig:
         blocks=_count(shapes, r"encoder\.res_blocks\.(\d+)\."),
         multipliers=tuple(width // filters for width in widths),
         downsample=tuple(f"encoder.conv_blocks.{level}.conv.weight" in shapes for level in range(levels - 1)),
-        groups=_groups(widths),
+        groups=groups or _groups(widths),
     )
 
 

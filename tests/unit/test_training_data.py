@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from opensora.training import captions, rendering, scenes
-from opensora.training.latents import latent_frames
+from opensora.training.latents import carrying_frames
 from opensora.training.pictures import contact_sheet, draw_curves, to_bytes
 from opensora.training.reading import Reading, read_clip
 
@@ -82,10 +82,12 @@ def test_captions_name_what_is_shown() -> None:
     assert captions.simple_caption("orange", "star", "up") == "an orange star moving up"
 
 
-def test_latent_frames_follow_the_groups_of_the_autoencoder() -> None:
-    assert latent_frames(1) == [0]
-    assert latent_frames(17) == [0, 4, 8, 12, 16]
-    assert latent_frames(33) == [0, 4, 8, 12, 16, 16, 20, 24, 28, 32]
+def test_latents_follow_the_groups_of_the_autoencoder() -> None:
+    assert carrying_frames("1.3", 1) == carrying_frames("1.2", 1) == [0]
+    assert carrying_frames("1.3", 17) == carrying_frames("1.2", 17) == [0, 4, 8, 12, 16]
+    assert carrying_frames("1.3", 33) == [0, 4, 8, 12, 16, 16, 20, 24, 28, 32]
+    assert carrying_frames("1.2", 34) == [0, 4, 8, 12, 16, 17, 21, 25, 29, 33]
+    assert carrying_frames("1.2", 33) == [0, 4, 8, 12, 16, 20, 24, 28, 32]
 
 
 def test_pictures_of_clips_and_curves(tmp_path) -> None:
