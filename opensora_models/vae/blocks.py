@@ -142,14 +142,14 @@ class Upsample3d(nn.Module):
         self.groups = groups
         self.conv3d = nn.Module()
         self.conv3d.conv1 = nn.Module()
-        self.conv3d.conv1.conv = doubling_convolution(operations.Conv3d)(channels, channels, 3, padding=1)
+        self.conv3d.conv1.conv = doubling_convolution(operations.Conv3d)(channels, channels, 3)
         self.conv3d.norm1 = group_norm(channels, groups, eps, operations)
         self.conv3d.conv2 = CausalConv3d(channels, channels, operations=operations)
         self.conv3d.norm2 = group_norm(channels, groups, eps, operations)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.conv3d
-        h = inner.conv2(F.silu(inner.norm1(inner.conv1.conv(x))))
+        h = inner.conv2(F.silu(inner.norm1(self.doubled(x, 1, 1))))
         u = _nearest_doubled(x)
         return u + F.silu(inner.norm2(h) + u)
 
@@ -159,7 +159,7 @@ class Upsample3d(nn.Module):
         batch, channels, *sizes = x.shape
         shape = (batch, channels, *(2 * size for size in sizes))
         low_height, height = x.height, 2 * x.height
-        first = x.computed(shape, lambda a, b: doubling_strip(inner.conv1.conv, x.read, low_height, a, b))
+        first = x.computed(shape, lambda a, b: doubling_strip(self.doubled, x.read, low_height, a, b))
         h = plan.keep(first, self.groups)
         second = h.computed(shape, _strip_of(inner.conv2, activated(inner.norm1, h), height))
         c = plan.store(second, self.groups, into=h if h.tensor is not None else None)
@@ -171,6 +171,10 @@ class Upsample3d(nn.Module):
             return F.silu(normed(a, b).add_(u), inplace=True).add_(u)
 
         return plan.store(c.computed(shape, read), self.groups, into=c)
+
+    def doubled(self, x: Tensor, above: int, below: int) -> Tensor:
+        """The doubling convolution of rows with so many rows of zeros above and below."""
+        return self.conv3d.conv1.conv(F.pad(x, (1, 1, above, below, 1, 0)))
 
 
 def _nearest_doubled(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .blocks import MidAttention, ResidualBlock, Upsample3d, group_norm
 from .image import stepped_down, stepped_up
-from .layers import CausalConv3d, Downsample2d, Downsample3d, Upsample2d, activated, convolution3d, same_size_strip
+from .layers import CausalConv3d, Downsample2d, Downsample3d, Upsample2d, activated, convolution3d, window, zeros_around
 from .strips import Rows, Strips
 
 EPSILON = 1e-6
@@ -171,17 +171,17 @@ class CausalDecoder(nn.Module):
             channels = width
         self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(channels, config.groups, EPSILON, operations)
-        self.conv_out = convolution3d(operations.Conv3d)(channels, 3, 3, padding=(0, 1, 1))
+        self.conv_out = convolution3d(operations.Conv3d)(channels, 3, 3, padding=(0, 0, 1))
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        x = self._out(F.silu(self.norm_out(x)))
+        x = self._out(F.silu(self.norm_out(x)), 1, 1)
         return x[:, :, self.extra_frames :]
 
-    def _out(self, x: Tensor) -> Tensor:
-        return self.conv_out(F.pad(x, (0, 0, 0, 0, 2, 0)))
+    def _out(self, x: Tensor, above: int, below: int) -> Tensor:
+        return self.conv_out(zeros_around(x, 2, above, below))
 
     def strips(self, z: Tensor, plan: Strips) -> Tensor:
         """The same by strips."""
@@ -196,7 +196,7 @@ class CausalDecoder(nn.Module):
                 rows = plan.pass_on(stepped_up(level.step, rows), self.groups)
         read = activated(self.norm_out, rows)
         shape = (rows.shape[0], 3, *rows.shape[2:])
-        out = rows.computed(shape, lambda a, b: same_size_strip(self._out, 1, read, rows.height, a, b))
+        out = rows.computed(shape, lambda a, b: self._out(*window(read, rows.height, a - 1, b + 1)))
         return plan.finish(out)[:, :, self.extra_frames :]
 
 

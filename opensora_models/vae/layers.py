@@ -46,15 +46,17 @@ class CausalConv3d(nn.Module):
         super().__init__()
         self.front = kernel - 1 if front is None else front
         self.halo = kernel // 2
+        # Rows are padded with the frames in front, in one copy; a strip then needs no more than its rows.
         self.conv = convolution3d(operations.Conv3d)(
-            channels, out_channels, kernel, stride=(time_stride, 1, 1), padding=(0, self.halo, self.halo), bias=bias
+            channels, out_channels, kernel, stride=(time_stride, 1, 1), padding=(0, 0, self.halo), bias=bias
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(_zero_frames_in_front(x, self.front))
+        return self.conv(zeros_around(x, self.front, self.halo, self.halo))
 
     def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
-        return same_size_strip(self, self.halo, read, height, first, last)
+        x, above, below = window(read, height, first - self.halo, last + self.halo)
+        return self.conv(zeros_around(x, self.front, above, below))
 
 
 @cache
@@ -84,15 +86,22 @@ def convolve3d(
     return F.conv3d(x, weight, bias, stride, padding)
 
 
-def _zero_frames_in_front(x: Tensor, count: int) -> Tensor:
-    if count == 0:
+def window(read: Read, height: int, first: int, last: int) -> tuple[Tensor, int, int]:
+    """Rows first…last of a layer of ``height`` rows: those it has, and how many lie above and below it."""
+    return read(max(0, first), min(last, height)), max(0, -first), max(0, last - height)
+
+
+def zeros_around(x: Tensor, front: int, above: int, below: int) -> Tensor:
+    """[B, C, T, H, W] with frames of zeros in front and rows of zeros above and below."""
+    if not (front or above or below):
         return x
     batch, channels, frames, height, width = x.shape
-    padded = torch.empty(
-        (batch, channels, frames + count, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format(x)
-    )
-    padded[:, :, :count] = 0
-    padded[:, :, count:] = x
+    shape = (batch, channels, front + frames, above + height + below, width)
+    padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    padded[:, :, :front] = 0
+    padded[:, :, front:, :above] = 0
+    padded[:, :, front:, above + height :] = 0
+    padded[:, :, front:, above : above + height] = x
     return padded
 
 
@@ -119,9 +128,7 @@ class Downsample2d(nn.Module):
         return (*shape[:-2], shape[-2] // 2, shape[-1] // 2)
 
     def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
-        high = 2 * last + 1
-        x = read(2 * first, min(high, height))
-        below = max(0, high - height)
+        x, _, below = window(read, height, 2 * first, 2 * last + 1)
         return _frames_folded(lambda frames: self.conv(F.pad(frames, (0, 1, 0, below))), x)
 
 
@@ -140,9 +147,8 @@ class Downsample3d(nn.Module):
         return (*shape[:-3], *((size + 1) // 2 for size in shape[-3:]))
 
     def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
-        low, high = 2 * first - 1, 2 * last
-        x = read(max(0, low), min(high, height))
-        return self.conv.conv(F.pad(x, (1, 1, max(0, -low), max(0, high - height), 2, 0)))
+        x, above, below = window(read, height, 2 * first - 1, 2 * last)
+        return self.conv.conv(F.pad(x, (1, 1, above, below, 2, 0)))
 
 
 class Upsample2d(nn.Module):
@@ -150,19 +156,25 @@ class Upsample2d(nn.Module):
 
     def __init__(self, channels: int, *, operations: Any = nn) -> None:
         super().__init__()
-        self.conv = doubling_convolution(operations.Conv2d)(channels, channels, 3, padding=1)
+        self.conv = doubling_convolution(operations.Conv2d)(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _frames_folded(self.conv, x)
+        return self.doubled(x, 1, 1)
 
     def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
-        return doubling_strip(self, read, height // 2, first, last)
+        return doubling_strip(self.doubled, read, height // 2, first, last)
+
+    def doubled(self, x: Tensor, above: int, below: int) -> Tensor:
+        """The doubling of rows with so many rows of zeros above and below."""
+        return _frames_folded(lambda frames: self.conv(F.pad(frames, (1, 1, above, below))), x)
 
 
-def doubling_strip(layer: Callable[[Tensor], Tensor], read: Read, low_height: int, first: int, last: int) -> Tensor:
-    """Rows of a doubling convolution; a halo of one low row on each side is computed and cut again."""
-    low, high = max(0, first // 2 - 1), min(low_height, (last + 1) // 2 + 1)
-    y = layer(read(low, high))
+def doubling_strip(
+    double: Callable[[Tensor, int, int], Tensor], read: Read, low_height: int, first: int, last: int
+) -> Tensor:
+    """Rows of a doubling convolution; ``double`` takes low rows and how many rows of zeros belong above and below."""
+    low, high = first // 2, (last + 1) // 2
+    y = double(*window(read, low_height, low - 1, high + 1))
     return y[..., first - 2 * low : last - 2 * low, :]
 
 
@@ -172,7 +184,8 @@ def doubling_convolution(base: type[nn.Module]) -> type[nn.Module]:
 
     A 3-tap kernel over doubled pixels only meets two different pixels per output position, so each of the 4 (in 3-D,
     causal in time: 8) output phases is a 2-tap convolution with summed weights: 16 instead of 36 (64 instead of 216)
-    multiplications per small pixel. The weights are summed in float32.
+    multiplications per small pixel. The weights are summed in float32. The input has a margin of one pixel around, in
+    3-D also of one frame in front.
     """
 
     class DoublingConvolution(base):  # type: ignore[misc, valid-type]
@@ -185,15 +198,15 @@ def doubling_convolution(base: type[nn.Module]) -> type[nn.Module]:
 def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     causal = x.ndim == 5
     layout = memory_format(x)
-    padded = F.pad(x, (1, 1, 1, 1, 1, 0) if causal else (1, 1, 1, 1)).contiguous(memory_format=layout)
-    sizes = [2 * size for size in x.shape[2:]]
+    x = x.contiguous(memory_format=layout)
+    height, width = (size - 2 for size in x.shape[-2:])
+    sizes = [*(2 * (frames - 1) for frames in x.shape[2:-2]), 2 * height, 2 * width]
     out = torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device=x.device, memory_format=layout)
     convolve = convolve3d if causal else F.conv2d
-    height, width = x.shape[-2:]
     for time, time_kernel in enumerate(_phases(weight.float(), 2, causal=True) if causal else (weight.float(),)):
         for row, row_kernel in enumerate(_phases(time_kernel, weight.ndim - 2, causal=False)):
             for column, kernel in enumerate(_phases(row_kernel, weight.ndim - 1, causal=False)):
-                part = padded[..., row : row + height + 1, column : column + width + 1]
+                part = x[..., row : row + height + 1, column : column + width + 1]
                 place = out[..., row::2, column::2]
                 (place[:, :, time::2] if causal else place).copy_(convolve(part, kernel.to(weight.dtype), bias))
     return out

@@ -81,7 +81,8 @@ class Strips:
         step = height
         if self.strip_bytes is not None:
             row_bytes = rows.element_size * math.prod(rows.shape) // height
-            step = min(height, max(MIN_ROWS, self.strip_bytes // max(1, row_bytes)))
+            # Even, so that a doubled layer is cut between the copies of two rows.
+            step = min(height, max(MIN_ROWS, self.strip_bytes // max(1, row_bytes) // 2 * 2))
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 
     def store(self, rows: Rows, groups: int, *, into: Rows | None = None) -> Rows:
