@@ -154,8 +154,7 @@ class OpenSoraVAE(comfy.sd.VAE):
         network = self.network
         self.latent_dim, self.output_channels = 3, 3
         self.latent_channels = network.latent_channels
-        latents = lambda frames: sum(-(-(s.stop - s.start) // 4) for s in network.encode_slices(frames))  # noqa: E731
-        self.downscale_ratio = (latents, SPATIAL_FACTOR, SPATIAL_FACTOR)
+        self.downscale_ratio = (network.latents_of, SPATIAL_FACTOR, SPATIAL_FACTOR)
         self.upscale_ratio = (lambda count: network.frames_of(max(1, count)), SPATIAL_FACTOR, SPATIAL_FACTOR)
         self.downscale_index_formula, self.upscale_index_formula = self.downscale_ratio, self.upscale_ratio
         self.memory_used_decode = self._decode_bytes

@@ -128,6 +128,10 @@ class VideoAutoencoder(nn.Module):
                 between(index + 1, groups)
         return out if out is not None else torch.cat(parts, dim=2)
 
+    def latents_of(self, frames: int) -> int:
+        """Latent frames that encoding ``frames`` frames gives, ragged last groups included."""
+        return sum(-(-(part.stop - part.start) // FRAMES_PER_LATENT) for part in self.encode_slices(frames))
+
     def frames_of(self, latents: int) -> int:
         """Frames that come back for ``latents`` latent frames when the true length is not given."""
         if self.group_frames is None:
