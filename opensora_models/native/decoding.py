@@ -21,7 +21,7 @@ from ..vae.distribution import mode, seeded
 from ..vae.guards import check_latents, check_num_frames, check_pixels
 from ..vae.latent_file import ENDING, load_latent, save_latent
 from ..vae.strips import Strips
-from ..vae.video_file import FORMATS, GroupedVideo, exact_rate, job_key
+from ..vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
 from .vae import OpenSoraVAE
 
 logger = logging.getLogger("opensora")
@@ -182,8 +182,10 @@ def decode_to_video(
             f"A video file holds one clip, these latents hold {samples.shape[0]}; pick one with Latent From Batch."
         )
     kind, rate = FORMATS[form], exact_rate(frame_rate)
-    key = job_key(samples, vae.fingerprint, vae.network.overlap, num_frames, rate, form, quality, str(vae.vae_dtype))
-    video = GroupedVideo(Path(folder_paths.get_output_directory()) / UNFINISHED / key, kind, rate, quality)
+    store = Path(folder_paths.get_output_directory()) / UNFINISHED
+    settings = (vae.fingerprint, vae.network.overlap, num_frames, rate, form, quality, str(vae.vae_dtype))
+    job = VideoJob.of(store, samples, *settings)
+    video = GroupedVideo(job.parts, kind, rate, quality)
     groups, done = len(vae.network.decode_slices(samples.shape[2])), video.done()
     if done:
         logger.info("Continuing an unfinished video: %d of %d groups are there.", done, groups)
@@ -193,6 +195,11 @@ def decode_to_video(
             video.write(number, images[0])
     file = OutputFile(latent_file.folder, latent_file.path.stem + kind.ending, latent_file.subfolder)
     video.join(groups, file.path, metadata)
+    job.finish()
+    count, size = unfinished_videos(store)
+    if count:
+        logger.info("Unfinished videos of other latents: %d, %.0f MB in '%s'. Decoding those latents again finishes "
+                    "them; deleting the folder gives the space back.", count, size / 1e6, store)  # fmt: skip
     return file
 
 

@@ -54,11 +54,35 @@ def exact_rate(rate: float) -> Fraction:
     return Fraction(round(rate * RATE_STEPS), RATE_STEPS)
 
 
-def job_key(latents: Tensor, *settings: Any) -> str:
-    """A name for one decoding job: the same latents and settings give the same name."""
-    digest = hashlib.sha256(repr((tuple(latents.shape), *settings)).encode())
-    digest.update(latents.detach().cpu().contiguous().float().numpy().tobytes())
-    return digest.hexdigest()[:20]
+@dataclass(frozen=True)
+class VideoJob:
+    """One decoding job: its parts lie in ``<folder>/<clip>/<settings>`` until a video of the clip is complete."""
+
+    folder: Path
+    clip: str
+    settings: str
+
+    @classmethod
+    def of(cls, folder: Path, latents: Tensor, *settings: Any) -> VideoJob:
+        """The same latents and settings give the same job."""
+        digest = hashlib.sha256(repr(tuple(latents.shape)).encode())
+        digest.update(latents.detach().cpu().contiguous().float().numpy().tobytes())
+        return cls(folder, digest.hexdigest()[:20], hashlib.sha256(repr(settings).encode()).hexdigest()[:20])
+
+    @property
+    def parts(self) -> Path:
+        """Folder of the finished groups."""
+        return self.folder / self.clip / self.settings
+
+    def finish(self) -> None:
+        """Remove the parts of this and of every other unfinished video of the clip."""
+        shutil.rmtree(self.folder / self.clip)
+
+
+def unfinished_videos(folder: Path) -> tuple[int, int]:
+    """Number of unfinished videos below ``folder``, and their bytes."""
+    jobs = [job for clip in folder.glob("*") if clip.is_dir() for job in clip.iterdir()]
+    return len(jobs), sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 class GroupedVideo:
@@ -88,7 +112,10 @@ class GroupedVideo:
         os.replace(unfinished, path)
 
     def join(self, groups: int, target: Path, metadata: Mapping[str, Any] | None) -> int:
-        """Copy all groups into one file, which appears complete or not at all; gives the number of frames."""
+        """Copy all groups into one file, which appears complete or not at all; gives the number of frames.
+
+        The groups stay where they are.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f"{target.stem}.part{target.suffix}")
         options = {"movflags": "use_metadata_tags+faststart"} if self.kind.ending == ".mp4" else {}
@@ -97,7 +124,6 @@ class GroupedVideo:
                 out.metadata[key] = json.dumps(value)
             frames = self._copy(out, [self.part(number) for number in range(groups)])
         os.replace(unfinished, target)
-        shutil.rmtree(self.folder)
         return frames
 
     def _copy(self, out: Any, parts: Iterable[Path]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,22 @@ def test_a_video_file_of_the_same_frames(executor: Executor) -> None:
     assert (small[0] - small[1]).abs().mean() < 0.03
     assert Path(latent).with_suffix(".mp4") == Path(file)
     assert not list((Path(file).parents[1] / "opensora_unfinished").glob("*"))
+
+
+def test_what_is_left_of_other_latents_stays_and_is_told(executor: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    import folder_paths
+
+    store = Path(folder_paths.get_output_directory()) / "opensora_unfinished"
+    other = store / "clip" / "settings" / "00000.mp4"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(bytes(2_000_000))
+    caplog.set_level("INFO", "opensora")
+    try:
+        executor.run(loaded("1.2", frames=1) | {"video": to_video(filename_prefix="video/other")}, ("video", 0))
+        assert [path for path in store.rglob("*") if path.is_file()] == [other]
+    finally:
+        shutil.rmtree(store)
+    assert "Unfinished videos of other latents: 1, 2 MB in" in caplog.text
 
 
 def test_saved_latents_come_back(executor: Executor) -> None:

@@ -23,7 +23,7 @@ from opensora.opensora_models.vae.latent_file import load_latent, save_latent
 from opensora.opensora_models.vae.quality import psnr, same_shape, ssim
 from opensora.opensora_models.vae.recognition import plain_network, recognise
 from opensora.opensora_models.vae.statistics import V12_STATISTICS, exchange_with
-from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, exact_rate, job_key
+from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
 from support.pack import PACK_ROOT
 from support.vaes import decode_into
 
@@ -200,7 +200,6 @@ def test_joined_groups_make_one_exact_video(form: str, tmp_path: Path) -> None:
         video.write(number, part)
     target = tmp_path / f"out{kind.ending}"
     assert video.join(3, target, {"workflow": {"nodes": []}, "prompt": {"a": 1}}) == 6
-    assert not (tmp_path / "parts").exists()
     with av.open(str(target)) as file:
         stream = file.streams.video[0]
         assert stream.codec_context.color_range == 1 and stream.codec_context.colorspace == 1
@@ -211,12 +210,28 @@ def test_joined_groups_make_one_exact_video(form: str, tmp_path: Path) -> None:
     assert (frames_of(target).float() / 255 - clip).abs().mean(dim=(1, 2)).max() < 0.02
 
 
-def test_another_job_has_another_key() -> None:
+def test_another_job_has_another_folder(tmp_path: Path) -> None:
     latents = torch.randn(1, 4, 5, 2, 2)
-    assert job_key(latents, 24, "a") == job_key(latents.clone(), 24, "a")
-    assert len({job_key(latents, 24), job_key(latents, 25), job_key(latents + 1, 24)}) == 3
+    first, same, faster, other = (
+        VideoJob.of(tmp_path, values, rate, "a")
+        for values, rate in ((latents, 24), (latents.clone(), 24), (latents, 25), (latents + 1, 24))
+    )
+    assert first == same
+    assert len({first.parts, faster.parts, other.parts}) == 3
     with pytest.raises(ValueError, match="frames per second"):
         exact_rate(0)
+
+
+def test_a_finished_video_replaces_what_is_left_of_its_latents_alone(tmp_path: Path) -> None:
+    latents = torch.randn(1, 4, 5, 2, 2)
+    jobs = [VideoJob.of(tmp_path, values, rate) for values, rate in ((latents, 24), (latents, 25), (latents + 1, 24))]
+    for job in jobs:
+        GroupedVideo(job.parts, MP4, exact_rate(24), 18).part(0).write_bytes(b"12345")
+    assert unfinished_videos(tmp_path) == (3, 15)
+    jobs[0].finish()
+    assert unfinished_videos(tmp_path) == (1, 5)
+    assert jobs[2].parts.is_dir()
+    assert unfinished_videos(tmp_path / "missing") == (0, 0)
 
 
 WORKER = """
