@@ -1,13 +1,15 @@
 """Time and peak memory of the video autoencoders against the plain whole-clip path, in one run.
 
 Plain: every layer in one piece, all frames of v1.2's image stage at once, up-sampling as nearest neighbour and a full
-convolution. Without arguments: on a GPU the released sizes in bfloat16 from 17x256x256 to 102x720x1280; elsewhere a
-network a quarter as wide at small sizes, one thread.
+convolution. Without arguments: on a GPU the released width in bfloat16 from 17x256x256 to 102x720x1280; elsewhere a
+quarter of the width at small sizes, one thread. Narrower networks get strips of as many rows as the released one.
 
-    python benchmarks/vae.py --version 1.3 --size 17x96x160 --direction decode --strip-mib 4
+    python benchmarks/vae.py --version 1.3 --size 17x480x848 --direction decode --width 16
 
-``time`` and ``memory`` are ratios to the plain path (above 1: faster; below 1: leaner); ``estimate`` is what ComfyUI
-is told divided by what was measured. ``video`` decodes groups into files and compares the peaks of 51 and 408 frames.
+Ratios are to the plain path, where it can run: ``time`` above 1 is faster; ``resident`` (growth of the process) and
+``tensors`` (counted by the allocator; on a GPU both are this) below 1 are leaner. ``estimate`` is what ComfyUI is told
+divided by what tensors took. ``auto`` is the plan the nodes take while memory is free. ``video`` decodes groups into
+files and compares the peaks of 51 and 408 frames.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,8 @@ from support.pack import load_pack  # noqa: E402
 
 load_pack()
 from opensora.opensora_models.vae.autoencoder import OpenSora12, OpenSora13  # noqa: E402
-from opensora.opensora_models.vae.budget import STANDARD_STRIP, Job, decode_bytes, encode_bytes  # noqa: E402
+from opensora.opensora_models.vae.blocks import Upsample3d  # noqa: E402
+from opensora.opensora_models.vae.budget import Job, candidate_plans, decode_bytes, encode_bytes  # noqa: E402
 from opensora.opensora_models.vae.causal import CausalConfig  # noqa: E402
 from opensora.opensora_models.vae.image import ImageConfig  # noqa: E402
 from opensora.opensora_models.vae.layers import Upsample2d  # noqa: E402
@@ -38,52 +43,50 @@ from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, exact
 
 GPU_SIZES = ((17, 256, 256), (51, 480, 848), (51, 720, 1280), (102, 720, 1280))
 CPU_SIZES = ((17, 96, 160), (34, 96, 160))
+RELEASED_WIDTH = 128  # channels of the layers at full size
+VIDEO_SIZE, SMALL_VIDEO_SIZE = (480, 848), (64, 96)
 SHORT, LONG = 51, 408  # frames of the two videos whose peaks must agree
 MIB = 2**20
 Model = OpenSora12 | OpenSora13
 
 
-def build(version: str, full: bool, device: torch.device, dtype: torch.dtype) -> Model:
-    """A network with seeded weights: the released widths, or a quarter of them."""
+def build(version: str, width: int, device: torch.device, dtype: torch.dtype) -> Model:
+    """A network with seeded weights and the released proportions."""
     torch.manual_seed(0)
-    width = 128 if full else 32
+    groups = min(32, width)
     if version == "1.3":
-        model: Model = OpenSora13(CausalConfig(width=width))
+        model: Model = OpenSora13(CausalConfig(width=width, groups=groups))
     else:
         widths = (width, 2 * width, 4 * width, 4 * width)
-        model = OpenSora12(ImageConfig(widths=widths), TemporalConfig(filters=width))
+        model = OpenSora12(ImageConfig(widths=widths, groups=groups), TemporalConfig(filters=width, groups=groups))
     return model.to(device, dtype).eval()
 
 
-class _NearestThenConvolution(nn.Module):
-    """The plain form of a doubling convolution, with the same weights."""
-
-    def __init__(self, doubling: nn.Module) -> None:
-        super().__init__()
-        self.weight, self.bias = doubling.weight, doubling.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        for axis in range(2, x.ndim):
-            x = x.repeat_interleave(2, dim=axis)
-        if x.ndim == 4:
-            return nn.functional.conv2d(x, self.weight, self.bias, padding=1)
-        return nn.functional.conv3d(nn.functional.pad(x, (1, 1, 1, 1, 2, 0)), self.weight, self.bias)
-
-
 def unfold(model: Model) -> Model:
-    """Replace every doubling convolution by its plain form."""
+    """Replace every doubling convolution by its plain form, with the same weights."""
     for module in model.modules():
         if isinstance(module, Upsample2d):
-            module.conv = _NearestThenConvolution(module.conv)
-        elif hasattr(module, "conv3d"):
-            module.conv3d.conv1.conv = _NearestThenConvolution(module.conv3d.conv1.conv)
+            module.doubled = partial(_nearest_then_convolution, module.conv)
+        elif isinstance(module, Upsample3d):
+            module.doubled = partial(_nearest_then_convolution, module.conv3d.conv1.conv)
     return model
 
 
-def plain_decode(model: Model, latents: Tensor) -> Tensor:
-    """All frames of the image stage at once (v1.2); group after group where it cannot be otherwise."""
+def _nearest_then_convolution(layer: nn.Module, x: Tensor, *_: int) -> Tensor:
+    if layer.weight.ndim < x.ndim:
+        frames = _nearest_then_convolution(layer, x.transpose(1, 2).flatten(0, 1))
+        return frames.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+    for axis in range(2, x.ndim):
+        x = x.repeat_interleave(2, dim=axis)
+    if x.ndim == 4:
+        return nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)
+    return nn.functional.conv3d(nn.functional.pad(x, (1, 1, 1, 1, 2, 0)), layer.weight, layer.bias)
+
+
+def plain_decode(model: Model, latents: Tensor, out: Tensor) -> Tensor:
+    """All frames of the image stage at once (v1.2); group after group into ``out`` where it cannot be otherwise."""
     if isinstance(model, OpenSora13):
-        return model.decode(latents)
+        return model.decode(latents, out=out)
     total = model.frames_of(latents.shape[2])
     images = [
         model.temporal_vae.decode(latents[:, :, part], min(17, total - 17 * index))
@@ -101,77 +104,111 @@ def plain_encode(model: Model, video: Tensor) -> Tensor:
     return torch.cat([moments.chunk(2, dim=1)[0] for moments in parts], dim=2)
 
 
-def plans(strip_bytes: int) -> dict[str, Strips]:
-    """What is compared with the plain path."""
-    return {
-        "strips": Strips(strip_bytes, images=4),
-        "one image": Strips(strip_bytes, images=1),
-        "lean": Strips(strip_bytes, True, 1),
-    }
+def plans(width: int, strip_mib: float | None) -> dict[str, Strips]:
+    """What is compared with the plain path: the first three of the nodes' own plans, strips scaled to the width."""
+    auto, one_image, lean, *_ = (
+        replace(plan, strip_bytes=int(strip_mib * MIB) if strip_mib else plan.strip_bytes * width // RELEASED_WIDTH)
+        for plan in candidate_plans()
+        if plan.strip_bytes is not None
+    )
+    return {"auto": auto, "one image": one_image, "lean": lean}
 
 
 def compare(
     version: str, size: tuple[int, int, int], direction: str, device: torch.device, dtype: torch.dtype,
-    full: bool, strip_bytes: int | None, repeats: int,
+    options: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Print one table: the plain path and every plan, for one clip size and direction."""
-    model, reference = build(version, full, device, dtype), unfold(build(version, full, device, dtype))
-    frames, height, width = size
-    channels, cells = model.latent_channels, (height // 8, width // 8)
-    latents = sum(-(-(part.stop - part.start) // 4) for part in model.encode_slices(frames))
-    shape = (1, channels, latents, *cells) if direction == "decode" else (1, 3, frames, height, width)
-    given = torch.randn(shape, device=device, dtype=dtype)
-    job = (Job.decoding if direction == "decode" else Job.encoding)(shape, given.element_size())
-    estimate = decode_bytes if direction == "decode" else encode_bytes
-    base = 128 if full else 32
-    chosen = plans(strip_bytes or (STANDARD_STRIP if full else job.layer(base) // 16))
+    width = options.width
+    model, reference = build(version, width, device, dtype), unfold(build(version, width, device, dtype))
+    frames, height, image_width = size
+    cells = (height // 8, image_width // 8)
     decoding = direction == "decode"
-    ways: dict[str, Callable[[], object]] = {
-        "plain": lambda: (plain_decode if decoding else plain_encode)(reference, given)
-    }
+    shape = (
+        (1, model.latent_channels, model.latents_of(frames), *cells)
+        if decoding
+        else (1, 3, frames, height, image_width)
+    )
+    given = torch.randn(shape, device=device, dtype=dtype)
+    job = (Job.decoding if decoding else Job.encoding)(shape, given.element_size())
+    # What is told for encoding includes the group's pixels, which are there before the call.
+    beside = 0 if decoding else job.layer(3)
+    # Core makes the tensor of the decoded clip beforehand, in memory that is not the GPU's.
+    out = torch.empty((1, 3, model.frames_of(shape[2]), *size[1:]), device=device, dtype=dtype) if decoding else None
+    chosen = {name: plan for name, plan in plans(width, options.strip_mib).items() if name in options.plan}
+    ways: dict[str, Callable[[], object]] = {}
     for name, plan in chosen.items():
         if decoding:
-            ways[name] = lambda plan=plan: model.decode(given, None, plan)
+            ways[name] = lambda plan=plan: model.decode(given, None, plan, out=out)
         else:
             ways[name] = lambda plan=plan: model.encode(given, plan)
-    found = measure(ways, device, repeats)
-    print(f"\nv{version} {direction} {frames}x{height}x{width} {dtype} on {device.type}")
-    _row("plain", found["plain"], found["plain"], None)
-    for name, plan in chosen.items():
-        _row(name, found[name], found["plain"], estimate(model, job, plan))
-
-
-def _row(name: str, result: Measured, plain: Measured, estimate: float | None) -> None:
-    peak = "      ?" if result.peak_bytes is None else f"{result.peak_bytes / MIB:7.0f}"
-    memory = (
-        "    ?" if not result.peak_bytes or not plain.peak_bytes else f"{result.peak_bytes / plain.peak_bytes:5.2f}"
-    )
-    told = f"{estimate / result.peak_bytes:5.2f}" if estimate and result.peak_bytes else "    -"
+    plain = partial(plain_decode, reference, given, out) if decoding else partial(plain_encode, reference, given)
     print(
-        f"  {name:<10} {result.seconds:8.2f} s  time {plain.seconds / result.seconds:5.2f}  {peak} MiB  memory {memory}"
-        f"  estimate {told}"
+        f"\nv{version} {direction} {frames}x{height}x{image_width} {dtype} width {width} on {device.type}", flush=True
     )
+    reason = why_not(plain, device)
+    if reason is None:
+        ways = {"plain": plain, **ways}
+    else:
+        print(f"  plain      cannot run here: {reason}")
+    found = measure(ways, device, options.repeats)
+    for name, result in found.items():
+        told = None
+        if name in chosen:
+            told = (decode_bytes if decoding else encode_bytes)(model, job, chosen[name]) - beside
+        _row(name, result, found.get("plain"), told)
 
 
-def constant_peak(version: str, device: torch.device, dtype: torch.dtype, full: bool) -> None:
+def why_not(way: Callable[[], object], device: torch.device) -> str | None:
+    """Why a call cannot run on the GPU: too little memory, or a tensor too large for its kernels."""
+    if device.type == "cpu":
+        return None
+    try:
+        way()
+    except RuntimeError as error:
+        torch.cuda.empty_cache()
+        return str(error).split(". ")[0]
+    return None
+
+
+def _row(name: str, result: Measured, plain: Measured | None, told: float | None) -> None:
+    def ratio(title: str, value: float | None, base: float | None) -> str:
+        return f"  {title} {value / base:5.2f}" if value and base else f"  {title}     -"
+
+    resident = "      ?" if result.peak_bytes is None else f"{result.peak_bytes / MIB:7.0f}"
+    line = f"  {name:<10} {result.seconds:8.2f} s {resident} MiB  tensors {result.counted_bytes / MIB:7.0f} MiB"
+    line += ratio("time", plain and plain.seconds, result.seconds)
+    line += ratio("resident", result.peak_bytes, plain and plain.peak_bytes)
+    line += ratio("tensors", result.counted_bytes, plain and plain.counted_bytes)
+    print(line + ratio("estimate", told, result.counted_bytes), flush=True)
+
+
+def constant_peak(version: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> None:
     """Decode a short and a long clip into files and print both peaks."""
-    model = build(version, full, device, dtype)
-    height, width = (480, 848) if full else (64, 96)
-    peaks = []
+    model = build(version, options.width, device, dtype)
+    height, width = VIDEO_SIZE if device.type == "cuda" else SMALL_VIDEO_SIZE
+    plan = plans(options.width, options.strip_mib)["auto"]
+    found = {}
     for frames in (SHORT, LONG):
-        latents = sum(-(-(part.stop - part.start) // 4) for part in model.encode_slices(frames))
-        given = torch.randn(1, model.latent_channels, latents, height // 8, width // 8, device=device, dtype=dtype)
-        peaks.append(measure({"video": lambda given=given: _to_file(model, given)}, device, 1)["video"].peak_bytes or 0)
-    print(f"\nv{version} video: peak {peaks[0] / MIB:.1f} MiB at {SHORT} frames, {peaks[1] / MIB:.1f} MiB at {LONG}, "
-          f"ratio {peaks[1] / max(1, peaks[0]):.2f}")  # fmt: skip
+        shape = (1, model.latent_channels, model.latents_of(frames), height // 8, width // 8)
+        given = torch.randn(shape, device=device, dtype=dtype)
+        found[frames] = measure({"video": partial(_to_file, model, given, plan)}, device, 1)["video"]
+    print(
+        f"\nv{version} video {height}x{width} {dtype} width {options.width} on {device.type}, frames {SHORT} and {LONG}"
+    )
+    for title, (short, long) in {
+        "resident": [result.peak_bytes or 0 for result in found.values()],
+        "tensors": [result.counted_bytes for result in found.values()],
+    }.items():
+        print(f"  {title:<9}{short / MIB:8.1f} MiB {long / MIB:8.1f} MiB  ratio {long / max(1, short):.2f}", flush=True)
 
 
-def _to_file(model: Model, latents: Tensor) -> None:
+def _to_file(model: Model, latents: Tensor, plan: Strips) -> None:
     kind = FORMATS["mp4 (h264)"]
     with tempfile.TemporaryDirectory() as folder:
         video = GroupedVideo(Path(folder) / "parts", kind, exact_rate(24), 18)
         number = -1
-        for number, pixels in enumerate(model.decoded(latents, None, Strips(STANDARD_STRIP, images=1))):
+        for number, pixels in enumerate(model.decoded(latents, None, plan)):
             video.write(number, ((pixels[0].float() + 1) / 2).movedim(0, -1))
         video.join(number + 1, Path(folder) / "out.mp4", None)
 
@@ -184,8 +221,9 @@ def _arguments() -> Any:
     parser.add_argument("--version", choices=["1.2", "1.3"], nargs="*", default=["1.2", "1.3"])
     parser.add_argument("--size", nargs="*", help="FRAMESxHEIGHTxWIDTH")
     parser.add_argument("--direction", choices=["decode", "encode", "video"], nargs="*")
-    parser.add_argument("--full", action=argparse.BooleanOptionalAction, default=gpu, help="the released widths")
-    parser.add_argument("--strip-mib", type=float)
+    parser.add_argument("--width", type=int, default=RELEASED_WIDTH if gpu else 32, help="128: released")
+    parser.add_argument("--plan", choices=list(plans(1, None)), nargs="*", default=list(plans(1, None)))
+    parser.add_argument("--strip-mib", type=float, help="size of a strip, instead of the plan's")
     parser.add_argument("--repeats", type=int, default=3 if gpu else 1)
     return parser.parse_args()
 
@@ -197,17 +235,16 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     sizes = [tuple(map(int, size.split("x"))) for size in options.size or ()] or (
-        GPU_SIZES if options.full else CPU_SIZES
+        CPU_SIZES if device.type == "cpu" else GPU_SIZES
     )
-    strip_bytes = int(options.strip_mib * MIB) if options.strip_mib else None
     with torch.inference_mode():
         for version in options.version:
             for direction in options.direction or ("decode", "encode", "video"):
                 if direction == "video":
-                    constant_peak(version, device, dtype, options.full)
+                    constant_peak(version, device, dtype, options)
                     continue
                 for size in sizes:
-                    compare(version, size, direction, device, dtype, options.full, strip_bytes, options.repeats)
+                    compare(version, size, direction, device, dtype, options)
 
 
 if __name__ == "__main__":
