@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..sampling.flow import noised
 from ..sampling.schedule import TRAIN_TIMESTEPS
-from ..stdit3.arithmetic import Arithmetic, UpstreamArithmetic
+from ..stdit3.arithmetic import UpstreamArithmetic
 from ..stdit3.config import STDiT3Config
 from ..stdit3.network import GivenFrames, STDiT3
 from .conds import from_fixed
 from .frame_masks import active_at
+from .fused import FusedArithmetic
 
 
 class NativeSTDiT3(STDiT3):
@@ -35,7 +36,7 @@ class NativeSTDiT3(STDiT3):
             opensora,
             operations=operations,
             attention=optimized_attention,
-            arithmetic=UpstreamArithmetic() if as_upstream else Arithmetic(),
+            arithmetic=UpstreamArithmetic() if as_upstream else FusedArithmetic(),
             dtype=dtype,
             device=device,
         )
