@@ -33,4 +33,5 @@ def in_portions(work: Callable[[Tensor], Tensor], x: Tensor, width: int, dim: in
     parts = list(spans(x.shape[dim], width, x.device))
     if len(parts) == 1:
         return work(x)
-    return torch.cat([work(x.narrow(dim, start, stop - start)) for start, stop in parts], dim)
+    # A linear layer copies its weights once per row of a part that is not contiguous; the part itself is smaller.
+    return torch.cat([work(x.narrow(dim, start, stop - start).contiguous()) for start, stop in parts], dim)
