@@ -26,6 +26,10 @@ class MovingAverage:
         for name, value in model.named_parameters():
             self.values[name].lerp_(value.detach(), 1 - decay)
 
+    def forget(self) -> None:
+        """Let old weights count no more than at the start of a run, for one that changes course."""
+        self.steps = 0
+
     def applied_to(self, model: Module) -> Module:
         """``model`` with the averaged weights (buffers stay as they are)."""
         model.load_state_dict(self.values, strict=False)

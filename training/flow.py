@@ -42,16 +42,36 @@ _NOTHING = torch.empty(0)
 @dataclass(frozen=True)
 class Phase:
     """``steps`` updates whose rate rises shortly and falls as a cosine; it starts from the averaged weights of the
-    phase before."""
+    phase before.
+
+    ``clock`` is the weight of the clock's loss; in a phase ``of_noise`` it is the only one, and noise the only input.
+    """
 
     steps: int
     batches: BatchConfig
     trains_text: bool = True
+    clock: float = 0.0
+    of_noise: bool = False
 
+
+# Attention over time knows only distances between frames, so a network sees which frame is the first from the edges of
+# a clip alone. Large models find that out by themselves; this one is taught, from pure noise, where it matters most.
+CLOCK_STEPS = 150
+CLOCK_WEIGHT = 0.5
+MOST_LATENT_FRAMES = 10
 
 # What the last phase shows: ways through the middle, shapes of about one size. A network this small learns which way
 # things move only where not everything else differs too.
 NARROW = SceneConfig(pattern_share=0.05, camera_share=0.03, spread=0.35)
+
+
+CLIPS: dict[Version, BatchConfig] = {
+    version: BatchConfig(
+        buckets=tuple(bucket for bucket in buckets(version) if bucket.frames > 1), early_steps=0, given_share=0.0,
+        frame_mask_share=0.0, scenes=NARROW,
+    )
+    for version in VERSIONS
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,13 @@ class FlowConfig:
     text: TextEncoderConfig = TextEncoderConfig()
     phases: tuple[Phase, ...] = (
         Phase(steps=4000, batches=BatchConfig()),
-        Phase(steps=7000, batches=BatchConfig(early_steps=0, given_share=0.25, scenes=NARROW), trains_text=False),
+        Phase(steps=CLOCK_STEPS, batches=CLIPS["1.3"], trains_text=False, of_noise=True),
+        Phase(
+            steps=5000,
+            batches=BatchConfig(early_steps=0, given_share=0.25, scenes=NARROW),
+            trains_text=False,
+            clock=CLOCK_WEIGHT,
+        ),
     )
     rate: float = 2e-3
     final_rate: float = 1e-4
@@ -95,12 +121,14 @@ RECIPES: dict[Version, FlowConfig] = {
             version="1.2", depth=3, hidden_size=120, num_heads=5, in_channels=4, caption_channels=64,
         ),
         phases=(
+            Phase(steps=CLOCK_STEPS, batches=CLIPS["1.2"], trains_text=False, of_noise=True),
             Phase(
-                steps=6000,
+                steps=5000,
                 batches=BatchConfig(
                     buckets=buckets("1.2"), early_steps=0, frame_mask_share=0.25, masks_like_given=0.7, scenes=NARROW,
                 ),
                 trains_text=False,
+                clock=CLOCK_WEIGHT,
             ),
         ),
     ),
@@ -117,6 +145,21 @@ class Pair(nn.Module):
         self.network = STDiT3(config.network, attention=self._attention)
         self.text_encoder = TextEncoder(config.text)
         initialise(self.network)
+        self.clock = nn.Linear(config.network.hidden_size, MOST_LATENT_FRAMES)
+        self._tokens: Tensor | None = None
+        self.network.temporal_blocks[-1].register_forward_hook(self._remember)
+
+    def _remember(self, block: nn.Module, inputs: Any, tokens: Tensor) -> None:
+        self._tokens = tokens if self.training else None
+
+    def clock_loss(self) -> Tensor:
+        """How well the last tokens [B, T, S, C] of the network tell the number of their latent frame."""
+        if self._tokens is None:
+            raise ValueError("The clock is read after a step of training, not before.")
+        batch, frames, positions, width = self._tokens.shape
+        told = self.clock(F.layer_norm(self._tokens, (width,))).flatten(0, 2)
+        wanted = torch.arange(frames)[None, :, None].expand(batch, -1, positions).flatten()
+        return F.cross_entropy(told, wanted)
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **_: Any) -> Tensor:
         """Attention over [N, heads, L, d]; calls on captions leave padded tokens out."""
@@ -181,6 +224,14 @@ def given_frames(pair: Pair, batch: Batch) -> GivenFrames | None:
     return GivenFrames(latents, mask, batch.given, null)
 
 
+def noise_alone(pair: Pair, batch: Batch) -> None:
+    """Send clips of pure noise without words through the network, for the clock."""
+    rows = len(batch.latents)
+    null = pair.network.y_embedder.y_embedding[:TEXT_LENGTH].expand(rows, -1, -1)
+    kept = torch.ones(rows, TEXT_LENGTH, dtype=torch.bool)
+    pair.velocity(torch.randn_like(batch.latents), torch.full((rows,), float(TRAIN_TIMESTEPS)), null, kept, batch, None)
+
+
 def loss_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Tensor:
     """Mean squared error of the velocity; clean frames of a frame mask do not count."""
     ids, kept = tokenizer.padded(batch.captions, TEXT_LENGTH)
@@ -239,10 +290,11 @@ class Run:
         phase = config.phases[number]
         if step == 0 and number > 0:
             self.average.applied_to(self.pair)
+            self.average.forget()
         self.pair.text_encoder.requires_grad_(phase.trains_text)
         torch.manual_seed(config.seed * 1_000_003 + self.done)
         batch = batch_of(phase.batches, self.code, config.network.version, config.seed, self.done)
-        loss = loss_of(self.pair, self.tokenizer, batch)
+        loss, numbers = self._loss(phase, batch)
         rate = rate_at(config, phase, step)
         for group in self.adam.param_groups:
             group["lr"] = rate
@@ -252,13 +304,25 @@ class Run:
         self.muon.step(config.muon_rate * rate / config.rate)
         self.adam.step()
         self.average.update(self.pair)
-        kind = "given loss" if batch.given else "image loss" if batch.bucket.frames == 1 else "loss"
-        self.progress.write(self.done, **{kind: loss.item(), "gradient": norm.item()})
+        self.progress.write(self.done, **numbers, gradient=norm.item())
         self.done += 1
         if step + 1 == phase.steps:
             self.progress.keep(f"phase-{number + 1}", self._state())
         if self.progress.due():
             self.save()
+
+    def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one step and its parts for the log."""
+        if phase.of_noise:
+            noise_alone(self.pair, batch)
+            clock = self.pair.clock_loss()
+            return clock, {"clock": clock.item()}
+        loss = loss_of(self.pair, self.tokenizer, batch)
+        kind = "given loss" if batch.given else "image loss" if batch.bucket.frames == 1 else "loss"
+        if not phase.clock or batch.bucket.frames == 1:
+            return loss, {kind: loss.item()}
+        clock = self.pair.clock_loss()
+        return loss + phase.clock * clock, {kind: loss.item(), "clock": clock.item()}
 
     def save(self) -> None:
         """Write a checkpoint and the curves."""

@@ -124,7 +124,8 @@ def small_flow() -> flow.FlowConfig:
     )  # fmt: skip
     text = TextEncoderConfig(vocabulary=100, width=8, inner=8, heads=2, head_width=4, layers=1)
     batches = flow_batches.BatchConfig(buckets=SMALL_CLIPS, early_steps=0, given_share=0.5, frame_mask_share=1.0)
-    phases = (flow.Phase(4, batches), flow.Phase(2, batches, trains_text=False))
+    clips = replace(batches, buckets=SMALL_CLIPS[:1])
+    phases = (flow.Phase(4, batches), flow.Phase(2, clips, of_noise=True), flow.Phase(2, clips, clock=0.5))
     return replace(flow.FlowConfig(), network=network, text=text, phases=phases, warm_up=1)
 
 
@@ -140,6 +141,33 @@ def test_a_short_flow_run_learns_and_samples(tmp_path: Path) -> None:
     free = sample(pair, Words(), ["a", "b c"], bucket, settings)
     assert told.shape == free.shape == (2, 16, 5, 4, 4)
     assert bool(torch.isfinite(told).all()) and not torch.equal(told, free)
+
+
+def test_the_clock_is_learned_from_noise_alone(tmp_path: Path) -> None:
+    config = small_flow()
+    phase = flow.Phase(60, config.phases[1].batches, trains_text=False, of_noise=True)
+    run = flow.Run(replace(config, phases=(phase,)), tmp_path, Words())
+    losses = []
+    for _ in range(phase.steps):
+        run.update()
+        losses.append(run.pair.clock_loss().item())
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1, losses
+    with pytest.raises(ValueError, match="after a step of training"):
+        flow.Pair(config).clock_loss()
+
+
+def test_phases_follow_one_another_and_each_is_kept(tmp_path: Path) -> None:
+    config = small_flow()
+    assert [config.phase_at(step) for step in (0, 3, 4, 5, 6, 7)] == [(0, 0), (0, 3), (1, 0), (1, 1), (2, 0), (2, 1)]
+    with pytest.raises(ValueError, match="ends after 8 steps"):
+        config.phase_at(8)
+    flow.train(config, tmp_path, Words())
+    ends = [flow.averaged(config, tmp_path, phase) for phase in (1, 2, 3)]
+    for first, second in zip(ends, ends[1:], strict=False):
+        one, two = (pair.network.spatial_blocks[0].mlp.fc1.weight for pair in (first, second))
+        assert not torch.equal(one, two)
+    with pytest.raises(ValueError, match="no phase-4"):
+        flow.averaged(config, tmp_path, 4)
 
 
 def test_the_older_model_goes_on_from_the_newer(tmp_path: Path) -> None:
