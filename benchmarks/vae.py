@@ -9,7 +9,7 @@ quarter of the width at small sizes, one thread. Narrower networks get strips of
 Ratios are to the plain path, where it can run: ``time`` above 1 is faster; ``resident`` (growth of the process) and
 ``tensors`` (counted by the allocator; on a GPU both are this) below 1 are leaner. ``estimate`` is what ComfyUI is told
 divided by what tensors took. ``auto`` is the plan the nodes take while memory is free. ``video`` decodes groups into
-files and compares the peaks of 51 and 408 frames.
+files, of the first size given, and compares the peaks of 51 and 408 frames.
 """
 
 from __future__ import annotations
@@ -183,10 +183,12 @@ def _row(name: str, result: Measured, plain: Measured | None, told: float | None
     print(line + ratio("estimate", told, result.counted_bytes), flush=True)
 
 
-def constant_peak(version: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> None:
+def constant_peak(
+    version: str, size: tuple[int, int] | None, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
+) -> None:
     """Decode a short and a long clip into files and print both peaks."""
     model = build(version, options.width, device, dtype)
-    height, width = VIDEO_SIZE if device.type == "cuda" else SMALL_VIDEO_SIZE
+    height, width = size or (VIDEO_SIZE if device.type == "cuda" else SMALL_VIDEO_SIZE)
     plan = plans(options.width, options.strip_mib)["auto"]
     found = {}
     for frames in (SHORT, LONG):
@@ -234,14 +236,13 @@ def main() -> None:
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    sizes = [tuple(map(int, size.split("x"))) for size in options.size or ()] or (
-        CPU_SIZES if device.type == "cpu" else GPU_SIZES
-    )
+    given = [tuple(map(int, size.split("x"))) for size in options.size or ()]
+    sizes = given or (CPU_SIZES if device.type == "cpu" else GPU_SIZES)
     with torch.inference_mode():
         for version in options.version:
             for direction in options.direction or ("decode", "encode", "video"):
                 if direction == "video":
-                    constant_peak(version, device, dtype, options)
+                    constant_peak(version, given[0][1:] if given else None, device, dtype, options)
                     continue
                 for size in sizes:
                     compare(version, size, direction, device, dtype, options)
