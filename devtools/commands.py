@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", parents=[common], help="make a video with the tiny demo models")
-    demo.add_argument("--prompt", metavar="TEXT", help="what the video shall show")
+    demo = commands.add_parser("demo", parents=[common], help="make two videos with the tiny demo models")
+    demo.add_argument("--prompt", metavar="TEXT", help="what the first video shall show")
     demo.set_defaults(command=_demo)
 
     test = commands.add_parser("test", parents=[common], help="lint, types and all tests")

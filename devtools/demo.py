@@ -1,4 +1,4 @@
-"""``dev.py demo``: the tiny models, a headless ComfyUI, one workflow through the API, a video file."""
+"""``dev.py demo``: the tiny models, a headless ComfyUI, two workflows through the API, videos and a picture of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from .server import ComfyServer, Prompt, PromptFailed, PromptRefused
 
 DEMO = REPOSITORY / "demo"
 TRAINED = DEMO / "models"  # registered with ComfyUI by the pack itself
-WORKFLOW = REPOSITORY / "workflows" / "api" / "text_to_video.json"
+WORKFLOWS = REPOSITORY / "workflows" / "api"
+SHEET_SCRIPT = REPOSITORY / "devtools" / "contact_sheet.py"
+SHEET = "opensora-demo.png"
 MODEL_FOLDERS = ("diffusion_models", "vae", "text_encoders")
 VIDEO_ENDINGS = (".mp4", ".webm", ".mkv")
 
@@ -81,35 +83,51 @@ def with_prompt(workflow: Prompt, text: str) -> Prompt:
 
 
 def run_demo(runtime: Runtime, text: str | None) -> None:
-    """Run the demo workflow and say where the video is."""
-    prompt: Prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    """Text to video, then image to video; say where the videos and the picture of both are."""
+    prompts = {name: _workflow(name) for name in ("text_to_video", "image_to_video")}
     if text is not None:
-        prompt = with_prompt(prompt, text)
+        prompts["text_to_video"] = with_prompt(prompts["text_to_video"], text)
     server = make_server(runtime)
     say(f"Starting ComfyUI {runtime.version}")
     with server:
         say(f"ComfyUI is ready after {server.seconds_to_ready:.1f} s")
-        bar = _Bar(prompt)
-        try:
-            run = server.watch(prompt, bar.listen)
-        except PromptRefused as error:
-            raise Problem(f"ComfyUI refused the demo workflow: {error}") from None
-        except PromptFailed as error:
-            raise Problem(f"The demo workflow failed: {error}\nThe log is {server.log_path}") from None
-        bar.progress.finish()
-        files = [item for item in run.files() if item["filename"].endswith(VIDEO_ENDINGS)]
-    if not files:
-        raise Problem(f"The demo workflow gave no video; it gave {run.outputs}.")
-    for item in files:
-        path = BASE / item["type"] / item["subfolder"] / item["filename"]
+        videos = [video for name, prompt in prompts.items() for video in _videos(server, name, prompt)]
+    sheet = BASE / "output" / SHEET
+    done = subprocess.run(
+        [str(runtime.python), str(SHEET_SCRIPT), str(sheet), *map(str, videos)], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise Problem(f"The videos are made, but {SHEET_SCRIPT.name} failed:\n{done.stderr[-3000:]}")
+    for path in (*videos, sheet):
         say(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")
+
+
+def _workflow(name: str) -> Prompt:
+    prompt: Prompt = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    return prompt
+
+
+def _videos(server: ComfyServer, name: str, prompt: Prompt) -> list[Path]:
+    """Run one workflow; the video files it left."""
+    bar = _Bar(prompt, name.replace("_", " "))
+    try:
+        run = server.watch(prompt, bar.listen)
+    except PromptRefused as error:
+        raise Problem(f"ComfyUI refused the workflow {name}: {error}") from None
+    except PromptFailed as error:
+        raise Problem(f"The workflow {name} failed: {error}\nThe log is {server.log_path}") from None
+    bar.progress.finish()
+    files = [item for item in run.files() if item["filename"].endswith(VIDEO_ENDINGS)]
+    if not files:
+        raise Problem(f"The workflow {name} gave no video; it gave {run.outputs}.")
+    return [BASE / item["type"] / item["subfolder"] / item["filename"] for item in files]
 
 
 class _Bar:
     """Turns ComfyUI's progress events into one bar over all nodes of the prompt."""
 
-    def __init__(self, prompt: Prompt) -> None:
-        self.progress = Progress("Running the demo workflow")
+    def __init__(self, prompt: Prompt, label: str) -> None:
+        self.progress = Progress(f"Running {label}")
         self._prompt = prompt
 
     def listen(self, event: str, data: dict[str, Any]) -> None:

@@ -26,52 +26,40 @@ from ..opensora_models.stdit3.network import STDiT3
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .average import MovingAverage
-from .flow_batches import TEXT_LENGTH, Batch, BatchConfig, batch_of, buckets
+from .clip_bank import ClipBank, expected
+from .flow_batches import FROM_MIDDLE, TEXT_LENGTH, Batch, BatchConfig, batch_of, buckets
 from .latents import LatentCode
 from .muon import Muon
 from .progress import Progress
-from .scenes import SceneConfig
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
 
 # Upstream's gates start near 0, which is safe for 28 pairs of blocks; three pairs learn faster with open ones.
 START_GATE = 0.5
 GATE_ROWS = (2, 5)  # of a block's modulation table: after self attention, after the MLP
+MOST_LATENT_FRAMES = 10
+WORDS_LEARNED = 2  # phases of 1.3 after which its text encoder stays as it is, and 1.2 takes it
 _NOTHING = torch.empty(0)
 
 
 @dataclass(frozen=True)
 class Phase:
     """``steps`` updates whose rate rises shortly and falls as a cosine; it starts from the averaged weights of the
-    phase before.
-
-    ``clock`` is the weight of the clock's loss; in a phase ``of_noise`` it is the only one, and noise the only input.
-    """
+    phase before."""
 
     steps: int
     batches: BatchConfig
     trains_text: bool = True
-    clock: float = 0.0
-    of_noise: bool = False
 
 
-# Attention over time knows only distances between frames, so a network sees which frame is the first from the edges of
-# a clip alone. Large models find that out by themselves; this one is taught, from pure noise, where it matters most.
-CLOCK_STEPS = 150
-CLOCK_WEIGHT = 0.5
-MOST_LATENT_FRAMES = 10
-
-# What the last phase shows: ways through the middle, shapes of about one size. A network this small learns which way
-# things move only where not everything else differs too.
-NARROW = SceneConfig(pattern_share=0.05, camera_share=0.03, spread=0.35)
-
-
-CLIPS: dict[Version, BatchConfig] = {
-    version: BatchConfig(
-        buckets=tuple(bucket for bucket in buckets(version) if bucket.frames > 1), early_steps=0, given_share=0.0,
-        frame_mask_share=0.0, scenes=NARROW,
-    )
-    for version in VERSIONS
-}  # fmt: skip
+# On black every colour is brighter than what is behind it, so their mean shows where a word moves things.
+# Over all backgrounds that mean is gray, and a small network does not find motion among products of three words.
+ON_BLACK = BatchConfig(
+    buckets=buckets("1.3", pictures=0.15),
+    given_share=0.0,
+    frame_mask_share=0.0,
+    fresh_share=0.0,
+    backgrounds=("black",),
+)
 
 
 @dataclass(frozen=True)
@@ -84,15 +72,14 @@ class FlowConfig:
     )  # fmt: skip
     text: TextEncoderConfig = TextEncoderConfig()
     phases: tuple[Phase, ...] = (
-        Phase(steps=4000, batches=BatchConfig()),
-        Phase(steps=CLOCK_STEPS, batches=CLIPS["1.3"], trains_text=False, of_noise=True),
-        Phase(
-            steps=5000,
-            batches=BatchConfig(early_steps=0, given_share=0.25, scenes=NARROW),
-            trains_text=False,
-            clock=CLOCK_WEIGHT,
-        ),
+        Phase(steps=1200, batches=ON_BLACK),
+        Phase(steps=1000, batches=BatchConfig(given_share=0.0, frame_mask_share=0.0)),
+        Phase(steps=12000, batches=BatchConfig(given_share=0.3, frame_mask_share=0.08), trains_text=False),
     )
+    # Attention over time knows only distances between frames, so a network sees which frame is the first from the edges
+    # of a clip alone. Large models find that out by themselves; this one is taught by a second loss of this weight.
+    clock: float = 0.5
+    bank: int = 64  # clips for the same words, whose mean is what noise should become
     rate: float = 2e-3
     final_rate: float = 1e-4
     warm_up: int = 60
@@ -121,14 +108,10 @@ RECIPES: dict[Version, FlowConfig] = {
             version="1.2", depth=3, hidden_size=120, num_heads=5, in_channels=4, caption_channels=64,
         ),
         phases=(
-            Phase(steps=CLOCK_STEPS, batches=CLIPS["1.2"], trains_text=False, of_noise=True),
             Phase(
-                steps=5000,
-                batches=BatchConfig(
-                    buckets=buckets("1.2"), early_steps=0, frame_mask_share=0.25, masks_like_given=0.7, scenes=NARROW,
-                ),
+                steps=12000,
+                batches=BatchConfig(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7),
                 trains_text=False,
-                clock=CLOCK_WEIGHT,
             ),
         ),
     ),
@@ -150,7 +133,7 @@ class Pair(nn.Module):
         self.network.temporal_blocks[-1].register_forward_hook(self._remember)
 
     def _remember(self, block: nn.Module, inputs: Any, tokens: Tensor) -> None:
-        self._tokens = tokens if self.training else None
+        self._tokens = tokens.float() if self.training else None
 
     def clock_loss(self) -> Tensor:
         """How well the last tokens [B, T, S, C] of the network tell the number of their latent frame."""
@@ -164,7 +147,9 @@ class Pair(nn.Module):
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **_: Any) -> Tensor:
         """Attention over [N, heads, L, d]; calls on captions leave padded tokens out."""
         keep = self.text_mask if k.shape[2] == TEXT_LENGTH else mask
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep).transpose(1, 2).flatten(2)
+        with torch.autocast("cpu", enabled=False):  # its backward pass is many times slower in bfloat16
+            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=keep)
+        return out.transpose(1, 2).flatten(2)
 
     def states(self, ids: Tensor, kept: Tensor, has_text: Tensor) -> Tensor:
         """Text states [B, TEXT_LENGTH, C]; rows without text get the null text."""
@@ -177,11 +162,12 @@ class Pair(nn.Module):
     ) -> Tensor:  # fmt: skip
         """The network's velocity for padded captions."""
         self.text_mask = kept[:, None, None, :]
-        out = self.network(
-            x, times, states, fps=batch.fps, height=batch.bucket.height, width=batch.bucket.width, given=given,
-            frame_mask=frame_mask,
-        )  # fmt: skip
-        return out[:, : x.shape[1]]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training):
+            out = self.network(
+                x, times, states, fps=batch.fps, height=batch.bucket.height, width=batch.bucket.width, given=given,
+                frame_mask=frame_mask,
+            )  # fmt: skip
+        return out[:, : x.shape[1]].float()
 
 
 def initialise(network: STDiT3) -> None:
@@ -224,14 +210,6 @@ def given_frames(pair: Pair, batch: Batch) -> GivenFrames | None:
     return GivenFrames(latents, mask, batch.given, null)
 
 
-def noise_alone(pair: Pair, batch: Batch) -> None:
-    """Send clips of pure noise without words through the network, for the clock."""
-    rows = len(batch.latents)
-    null = pair.network.y_embedder.y_embedding[:TEXT_LENGTH].expand(rows, -1, -1)
-    kept = torch.ones(rows, TEXT_LENGTH, dtype=torch.bool)
-    pair.velocity(torch.randn_like(batch.latents), torch.full((rows,), float(TRAIN_TIMESTEPS)), null, kept, batch, None)
-
-
 def loss_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Tensor:
     """Mean squared error of the velocity; clean frames of a frame mask do not count."""
     ids, kept = tokenizer.padded(batch.captions, TEXT_LENGTH)
@@ -242,7 +220,9 @@ def loss_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Tensor:
     if batch.frame_mask is not None:
         x = torch.where(batch.frame_mask[:, None, :, None, None], x, batch.latents)
     got = pair.velocity(x, batch.times, states, kept, batch, given_frames(pair, batch), batch.frame_mask)
-    error = (got - (batch.latents - noise)).square()
+    # x0 - noise is (x0 - x) / level; a bank gives the mean of all x0 that x may become.
+    wanted = batch.latents - noise if batch.bank is None else (expected(x, level.flatten(), batch.bank) - x) / level
+    error = (got - wanted).square()
     if batch.frame_mask is None:
         return error.mean()
     return error.mean(dim=(1, 3, 4))[batch.frame_mask].mean()
@@ -262,7 +242,8 @@ class Run:
     ) -> None:  # fmt: skip
         self.config, self.tokenizer = config, tokenizer
         self.progress = Progress(folder)
-        self.code = LatentCode(new_autoencoder(AUTOENCODERS[config.network.version]))
+        code = LatentCode(new_autoencoder(AUTOENCODERS[config.network.version]))
+        self.bank = ClipBank(code, FROM_MIDDLE, config.bank)
         self.pair = Pair(config)
         if before is not None:
             take_over(self.pair, before)
@@ -293,8 +274,8 @@ class Run:
             self.average.forget()
         self.pair.text_encoder.requires_grad_(phase.trains_text)
         torch.manual_seed(config.seed * 1_000_003 + self.done)
-        batch = batch_of(phase.batches, self.code, config.network.version, config.seed, self.done)
-        loss, numbers = self._loss(phase, batch)
+        batch = batch_of(phase.batches, self.bank, config.seed, self.done)
+        loss, numbers = self._loss(batch)
         rate = rate_at(config, phase, step)
         for group in self.adam.param_groups:
             group["lr"] = rate
@@ -311,18 +292,14 @@ class Run:
         if self.progress.due():
             self.save()
 
-    def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The loss of one step and its parts for the log."""
-        if phase.of_noise:
-            noise_alone(self.pair, batch)
-            clock = self.pair.clock_loss()
-            return clock, {"clock": clock.item()}
         loss = loss_of(self.pair, self.tokenizer, batch)
         kind = "given loss" if batch.given else "image loss" if batch.bucket.frames == 1 else "loss"
-        if not phase.clock or batch.bucket.frames == 1:
+        if batch.bucket.frames == 1:
             return loss, {kind: loss.item()}
         clock = self.pair.clock_loss()
-        return loss + phase.clock * clock, {kind: loss.item(), "clock": clock.item()}
+        return loss + self.config.clock * clock, {kind: loss.item(), "clock": clock.item()}
 
     def save(self) -> None:
         """Write a checkpoint and the curves."""
@@ -371,5 +348,5 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if (options.release == "1.2") != (options.before is not None):
         parser.error("--before belongs to --release 1.2, which cannot do without it")
-    before = None if options.before is None else averaged(RECIPES["1.3"], options.before, phase=1)
+    before = None if options.before is None else averaged(RECIPES["1.3"], options.before, phase=WORDS_LEARNED)
     train(RECIPES[options.release], options.folder, Tokenizer(options.tokenizer), before)

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..opensora_models.frames import GROUP_FRAMES, GROUP_STEP, Version
+from ..opensora_models.frames import GROUP_FRAMES, GROUP_STEP, Version, latent_frames
 from ..opensora_models.sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS, shift_for, shift_time
 from .captions import caption
-from .latents import LatentCode
-from .scenes import SceneConfig, draw_scene
+from .clip_bank import ClipBank
+from .scenes import BACKGROUNDS, Scene, SceneConfig, draw_scene, draw_words
 
 VIDEO_FPS = 24.0
+LEAST_LEVEL = 1e-3
 # Odd on purpose: no sequence of latent tokens has this length, so a masked attention call is told by its keys.
 TEXT_LENGTH = 33
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Clips of one size, ``batch`` at a time; the shares of all steps before and after ``BatchConfig.early_steps``."""
+    """Clips of one size, ``batch`` at a time, in ``share`` of the steps; some sizes have a bank of clips."""
 
     frames: int
     height: int
     width: int
     batch: int
-    early_share: float
     share: float
+    banked: bool = False
 
 
-def buckets(version: Version) -> tuple[Bucket, ...]:
+def buckets(version: Version, pictures: float = 0.2) -> tuple[Bucket, ...]:
     """The sizes and lengths trained on; the long clips are two groups of the release's autoencoder.
 
-    Colours and shapes are learned from single pictures, five times cheaper than clips, before motion is.
+    ``pictures`` is the share of single pictures, five times cheaper than clips to learn colours and shapes from.
     """
     two_groups = GROUP_FRAMES + GROUP_STEP[version]
     return (
-        Bucket(1, 64, 64, batch=80, early_share=0.55, share=0.25),
-        Bucket(GROUP_FRAMES, 64, 64, batch=20, early_share=0.45, share=0.67),
-        Bucket(two_groups, 64, 64, batch=10, early_share=0.0, share=0.04),
-        Bucket(GROUP_FRAMES, 48, 80, batch=20, early_share=0.0, share=0.02),
-        Bucket(GROUP_FRAMES, 80, 48, batch=20, early_share=0.0, share=0.02),
+        Bucket(1, 64, 64, batch=80, share=pictures, banked=True),
+        Bucket(GROUP_FRAMES, 64, 64, batch=20, share=0.92 - pictures, banked=True),
+        Bucket(two_groups, 64, 64, batch=10, share=0.04),
+        Bucket(GROUP_FRAMES, 48, 80, batch=20, share=0.02),
+        Bucket(GROUP_FRAMES, 80, 48, batch=20, share=0.02),
     )
+
+
+# Text to video shows ways that begin near the middle, where a bank of 64 clips says nearly all. Given frames may show
+# anything anywhere.
+FROM_MIDDLE = SceneConfig(pattern_share=0.0, camera_share=0.0, spread=0.3, from_middle=True)
+EVERYWHERE = SceneConfig(pattern_share=0.12, camera_share=0.06, spread=0.6)
 
 
 @dataclass(frozen=True)
@@ -51,22 +59,23 @@ class BatchConfig:
     """How steps are mixed. Shares are of the video steps; the rest is plain text to video."""
 
     buckets: tuple[Bucket, ...] = field(default_factory=lambda: buckets("1.3"))
-    early_steps: int = 450
     given_share: float = 0.2
     frame_mask_share: float = 0.08
     masks_like_given: float = 0.0  # of the masked rows, those whose clean frames are chosen as given frames are
+    fresh_share: float = 0.1  # of the steps that could take clips from the bank, those that draw any scene instead
     text_dropout: float = 0.12
     given_dropout: float = 0.12
     transformed_share: float = 0.3  # of the noise levels drawn from the sampler's own shifted times
-    early_transformed_share: float = 0.5
-    noisy_shift: float = 3.0  # shifts the other levels towards noise, where words and places are decided; early: 1
-    scenes: SceneConfig = field(default_factory=lambda: SceneConfig(pattern_share=0.06, camera_share=0.03))
+    noisy_shift: float = 3.0  # shifts the other levels towards noise, where words and places are decided
+    backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
+    scenes: SceneConfig = EVERYWHERE
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step. ``given`` names latent frames told to every row, ``given_kept`` [B] the rows that really get them;
-    ``frame_mask`` [B, T] is False where a frame stays clean and does not count."""
+    ``frame_mask`` [B, T] is False where a frame stays clean and does not count. ``bank`` [B, K, C, l, h, w] holds, for
+    every row, the clips that are as likely as its own for the same words; None: only its own."""
 
     bucket: Bucket
     latents: Tensor
@@ -76,38 +85,56 @@ class Batch:
     given: tuple[int, ...]
     given_kept: Tensor
     frame_mask: Tensor | None
+    bank: Tensor | None = None
 
     @property
     def fps(self) -> float:
         return IMAGE_FPS if self.bucket.frames == 1 else VIDEO_FPS
 
 
-def batch_of(config: BatchConfig, code: LatentCode, version: Version, seed: int, step: int) -> Batch:
+def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch:
     """The batch of one step; the same for the same seed and step."""
+    version = bank.code.version
     rng = np.random.default_rng([seed, step])
-    early = step < config.early_steps
-    shares = np.array([bucket.early_share if early else bucket.share for bucket in config.buckets])
+    shares = np.array([bucket.share for bucket in config.buckets])
     bucket = config.buckets[rng.choice(len(shares), p=shares / shares.sum())]
-    aspect = bucket.width / bucket.height
-    scenes = [draw_scene(rng, bucket.frames, aspect, config.scenes) for _ in range(bucket.batch)]
-    latents = code.clips(scenes, bucket.frames, bucket.height, bucket.width)
-    count = latents.shape[2]
+    count = latent_frames(version, bucket.frames)
     given: tuple[int, ...] = ()
     frame_mask = None
-    if not early and count > 1 and version == "1.3" and rng.random() < config.given_share:
+    if count > 1 and version == "1.3" and rng.random() < config.given_share:
         given = draw_given(rng, count)
-    elif not early and count > 1 and rng.random() < config.frame_mask_share:
+    elif count > 1 and rng.random() < config.frame_mask_share:
         frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
+    plain = not given and frame_mask is None
+    clips = None
+    if plain and bucket.banked and rng.random() >= config.fresh_share:
+        scenes, latents, clips = _from_bank(rng, bank, bucket, config.backgrounds)
+    else:
+        aspect = bucket.width / bucket.height
+        scenes = [draw_scene(rng, bucket.frames, aspect, config.scenes) for _ in range(bucket.batch)]
+        latents = bank.code.clips(scenes, bucket.frames, bucket.height, bucket.width)
     return Batch(
         bucket=bucket,
         latents=latents,
         captions=[caption(scene, rng) for scene in scenes],
         has_text=torch.from_numpy(rng.random(bucket.batch) >= config.text_dropout),
-        times=_times(rng, config, bucket, version, early),
+        times=_times(rng, config, bucket, version),
         given=given,
         given_kept=torch.from_numpy(rng.random(bucket.batch) >= config.given_dropout),
         frame_mask=frame_mask,
+        bank=clips,
     )
+
+
+def _from_bank(
+    rng: np.random.Generator, bank: ClipBank, bucket: Bucket, backgrounds: Sequence[str]
+) -> tuple[list[Scene], Tensor, Tensor]:
+    """Words of as many scenes as the bucket takes, a clip of each, and all clips of the bank that fit the words."""
+    scenes = [Scene(*draw_words(rng), str(rng.choice(backgrounds))) for _ in range(bucket.batch)]
+    size = (bucket.frames, bucket.height, bucket.width)
+    clips = torch.stack([bank((row.colour, row.shape, row.motion, row.background), *size) for row in scenes]).float()
+    own = torch.from_numpy(rng.integers(bank.size, size=bucket.batch))
+    return scenes, clips[torch.arange(bucket.batch), own], clips
 
 
 def draw_given(rng: np.random.Generator, count: int) -> tuple[int, ...]:
@@ -135,12 +162,11 @@ def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given:
     return mask
 
 
-def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, version: Version, early: bool) -> Tensor:
+def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, version: Version) -> Tensor:
     """Noise levels 0…1000 [B]. Few of the sampler's shifted times lie where words decide, so others are mixed in;
     antithetic draws spread each batch over the whole range."""
     uniform = torch.from_numpy((rng.permutation(bucket.batch) + rng.random(bucket.batch)) / bucket.batch).float()
-    share = config.early_transformed_share if early else config.transformed_share
-    transformed = torch.from_numpy(rng.random(bucket.batch) < share)
+    transformed = torch.from_numpy(rng.random(bucket.batch) < config.transformed_share)
     shift = shift_for(version, bucket.height, bucket.width, bucket.frames)
-    others = uniform if early else shift_time(uniform, config.noisy_shift)
-    return torch.where(transformed, shift_time(uniform, shift), others) * TRAIN_TIMESTEPS
+    noisy = shift_time(uniform, config.noisy_shift)
+    return torch.where(transformed, shift_time(uniform, shift), noisy).clamp(min=LEAST_LEVEL) * TRAIN_TIMESTEPS

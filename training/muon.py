@@ -58,9 +58,9 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """[N, rows, columns] with all singular values brought near 1 (0.7 to 1.2), directions kept."""
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.transpose(1, 2)
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.transpose(1, 2)
+    return (x if wide else x.transpose(1, 2)).to(matrices.dtype)

@@ -75,21 +75,27 @@ class SceneConfig:
     """How often the rarer things appear, and how much of the range of places, sizes and speeds is used (0…1).
 
     A small ``spread`` keeps the middle of each range: ways through the centre, shapes of about one size.
+    ``from_middle`` lets every clip begin in the middle of the picture, as far as the shape's way fits in.
     """
 
     pattern_share: float = 0.1
     camera_share: float = 0.05
     spread: float = 1.0
+    from_middle: bool = False
+
+
+def draw_words(rng: np.random.Generator) -> tuple[str, str, str]:
+    """Random colour, shape and motion of a training clip; never a held-out combination."""
+    kept_out = held_out()
+    while True:
+        words = (str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES)), str(rng.choice(MOTIONS)))
+        if words not in kept_out and words[1:] != ("circle", "rotate"):
+            return words
 
 
 def draw_scene(rng: np.random.Generator, frames: int, aspect: float, config: SceneConfig) -> Scene:
     """A random training scene of ``frames`` frames; ``aspect`` = width / height. Never a held-out combination."""
-    kept_out = held_out()
-    while True:
-        words = (rng.choice(list(COLOURS)), rng.choice(SHAPES), rng.choice(MOTIONS))
-        words = tuple(str(word) for word in words)
-        if words not in kept_out and words[1:] != ("circle", "rotate"):
-            return place_scene(rng, *words, frames=frames, aspect=aspect, config=config)
+    return place_scene(rng, *draw_words(rng), frames=frames, aspect=aspect, config=config)
 
 
 def place_scene(
@@ -117,7 +123,7 @@ def place_scene(
         speed = draw(4.0, 7.0)  # degrees per frame
     elif motion in ("grow", "shrink"):
         speed = draw(0.45, 0.6) / REFERENCE_SIDE
-    x, y = _start(draw, motion, radius, speed, frames, aspect)
+    x, y = _start(draw, motion, radius, speed, frames, aspect, config.from_middle)
     return Scene(
         colour=colour,
         shape=shape,
@@ -127,7 +133,7 @@ def place_scene(
         camera=camera,
         x=x,
         y=y,
-        radius=_start_radius(motion, radius, speed, frames),
+        radius=radius if config.from_middle else _start_radius(motion, radius, speed, frames),
         speed=speed,
         angle=draw(-12.0, 12.0),
     )
@@ -151,7 +157,9 @@ def _start_radius(motion: str, radius: float, speed: float, frames: int) -> floa
     return radius
 
 
-def _start(draw: Draw, motion: str, radius: float, speed: float, frames: int, aspect: float) -> tuple[float, float]:
+def _start(
+    draw: Draw, motion: str, radius: float, speed: float, frames: int, aspect: float, from_middle: bool
+) -> tuple[float, float]:
     """Start of the shape's centre such that the whole way fits into the picture, or is centred where it cannot."""
     margin = radius + 0.03
     travel = speed * (frames - 1)
@@ -159,15 +167,20 @@ def _start(draw: Draw, motion: str, radius: float, speed: float, frames: int, as
     dx, dy = way.get(motion, (0.0, 0.0))
     if motion in ("grow", "shrink"):
         margin = radius + travel / 2 + 0.02
-    x = _free(draw, margin, aspect - margin, dx)
+    x = _free(draw, margin, aspect - margin, dx, aspect / 2 if from_middle else None)
     if motion == "bounce":
         return x, draw(0.68, 0.76)
-    return x, _free(draw, margin, 1.0 - margin, dy)
+    return x, _free(draw, margin, 1.0 - margin, dy, 0.5 if from_middle else None)
 
 
-def _free(draw: Draw, low: float, high: float, travel: float) -> float:
+def _free(draw: Draw, low: float, high: float, travel: float, near: float | None) -> float:
+    """A start from which ``travel`` ends between low and high too; ``near`` is where it should be if that is free."""
     low, high = max(low, low - travel), min(high, high - travel)
-    return draw(low, high) if low < high else (low + high) / 2
+    middle = (low + high) / 2
+    if low >= high:
+        return middle
+    place = draw(low, high)
+    return place if near is None else float(np.clip(near + place - middle, low, high))
 
 
 def tracks(scene: Scene, frames: int) -> dict[str, np.ndarray]:

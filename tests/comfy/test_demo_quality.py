@@ -1,4 +1,4 @@
-"""What the shipped tiny model makes, read off the decoded frames: words, given frames, joins, edits, guidance.
+"""What the shipped tiny models make, read off the decoded frames: words, given frames, joins, edits, guidance.
 
 ``OPENSORA_PROMPTS=FILE`` points the first test at any list of "colour shape motion" lines; by default it takes the
 combinations that were never shown in training.
@@ -7,6 +7,7 @@ combinations that were never shown in training.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,21 @@ import numpy as np
 import pytest
 import torch
 
+from opensora.opensora_models.frames import GROUP_STEP, VERSIONS, Version
 from opensora.training.evaluate import prompts_for, read_rows, shares
+from opensora.training.flow import EVERYWHERE
 from opensora.training.reading import Reading, follow, read_clip
 from opensora.training.rendering import render
-from opensora.training.scenes import SceneConfig, place_scene
+from opensora.training.scenes import place_scene
 from support.comfyui import Executor, show_models
 from support.pack import PACK_ROOT
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 
-DEMO = PACK_ROOT / "demo"
 FILES = {
-    "OSoraModelLoader": ("model_name", "opensora-tiny-v1.3.safetensors"),
+    "OSoraModelLoader": ("model_name", "opensora-tiny-v{}.safetensors"),
     "OSoraTextEncoderLoader": ("text_encoder_name", "opensora-tiny-t5.safetensors"),
-    "OSoraVAELoader": ("vae_name", "opensora-tiny-vae-v1.3.safetensors"),
+    "OSoraVAELoader": ("vae_name", "opensora-tiny-vae-v{}.safetensors"),
 }
 # What the released clips must reach, in shares of the prompts and in decibels.
 WANTED = {"colour": 0.90, "shape": 0.85, "motion": 0.90}
@@ -38,10 +40,11 @@ FRAMES = 17
 
 
 class Studio:
-    """The shipped models behind ComfyUI's executor; every call is one graph."""
+    """The shipped models of one release behind ComfyUI's executor; every call is one graph."""
 
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
+    def __init__(self, executor: Executor, version: Version) -> None:
+        self.executor, self.version = executor, version
+        self.longer = FRAMES + GROUP_STEP[version]  # frames of two groups
 
     def run(
         self,
@@ -61,7 +64,7 @@ class Studio:
             "text": self._node(
                 "OSoraTextEncode", clip=["clip", 0], model=["model", 0], prompt=prompt, negative_prompt=negative
             ),
-            "empty": self._node("OSoraEmptyLatent", version="1.3", height=64, width=64, frames=frames),
+            "empty": self._node("OSoraEmptyLatent", version=self.version, height=64, width=64, frames=frames),
             "sampler": self._node(
                 "OSoraSampler", model=["model", 0], positive=["text", 0], negative=["text", 1], latent=["empty", 0],
                 cfg=cfg, seed=seed,
@@ -104,17 +107,16 @@ class Studio:
         }
         if name in FILES:
             key, file = FILES[name]
-            values[key] = file
+            values[key] = file.format(self.version)
         return {"class_type": name, "inputs": values | inputs}
 
 
 PICTURES = "OSoraTestPictures"
+PLAIN = replace(EVERYWHERE, pattern_share=0.0, camera_share=0.0)
 
 
-@pytest.fixture(scope="module")
-def studio(comfy: Path, executor: Executor) -> Studio:
-    if not all(any(DEMO.rglob(file)) for _, file in FILES.values()):
-        pytest.skip("no trained demo weights in demo/")
+@pytest.fixture(scope="module", params=VERSIONS)
+def studio(comfy: Path, executor: Executor, request: pytest.FixtureRequest) -> Studio:
     import nodes
 
     class Pictures:
@@ -129,13 +131,13 @@ def studio(comfy: Path, executor: Executor) -> Studio:
             return (torch.from_numpy(pixels.astype(np.float32) / 255),)
 
     nodes.NODE_CLASS_MAPPINGS[PICTURES] = Pictures
-    show_models(next(DEMO.rglob(FILES["OSoraModelLoader"][1])).parents[1])
-    return Studio(executor)
+    show_models(PACK_ROOT / "demo" / "models")
+    return Studio(executor, request.param)
 
 
 def drawn(words: tuple[str, str, str], seed: int, frames: int = FRAMES) -> np.ndarray:
     """A real clip uint8 [T, H, W, 3] of these words."""
-    scene = place_scene(np.random.default_rng(seed), *words, frames=frames, config=SceneConfig(0.0, 0.0))
+    scene = place_scene(np.random.default_rng(seed), *words, frames=frames, config=PLAIN)
     video = render([scene], frames, 64, 64)[0]
     return ((video.permute(1, 2, 3, 0) + 1) * 127.5 + 0.5).to(torch.uint8).numpy()
 
@@ -179,10 +181,9 @@ def test_first_and_last_frame_are_joined_without_a_jump(studio: Studio) -> None:
 
 def test_an_extension_goes_on_where_the_clip_ends(studio: Studio) -> None:
     words = ("red", "circle", "right")
-    real = drawn(words, seed=6, frames=33)
-    made = studio.run(
-        prompts_for([words])[0], frames=33, references=[{"image": real[:17], "placement": "extend forwards"}]
-    )
+    real = drawn(words, seed=6, frames=studio.longer)
+    reference = {"image": real[:FRAMES], "placement": "extend forwards"}
+    made = studio.run(prompts_for([words])[0], frames=studio.longer, references=[reference])
     assert psnr(made[0], real[0]) >= MIN_FIRST_FRAME_PSNR
     track = follow(made)
     assert track.seen.all() and track.x[-1] > track.x[16] > track.x[0], track.x

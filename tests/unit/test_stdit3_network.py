@@ -128,9 +128,16 @@ def test_mlp_never_holds_more_than_its_share(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @torch.no_grad()
-def test_sigmoid_form_of_gelu() -> None:
-    x = torch.linspace(-30, 30, 20001)
-    torch.testing.assert_close(gelu_tanh(x), F.gelu(x, approximate="tanh"), atol=1e-6, rtol=1e-6)
+def test_sigmoid_form_of_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opensora.opensora_models.stdit3.blocks.GELU_PIECE", 1000)
+    x = torch.linspace(-30, 30, 20002).view(2, 73, 137)
+    for numbers in (x, x.transpose(0, 2)):
+        want = F.gelu(numbers, approximate="tanh")
+        torch.testing.assert_close(gelu_tanh(numbers.clone()), want, atol=1e-6, rtol=1e-6)
+    exact, small = F.gelu(x.bfloat16().double(), approximate="tanh"), gelu_tanh(x.bfloat16())
+    assert small.dtype == torch.bfloat16
+    torch.testing.assert_close(small.double(), exact, atol=1e-6, rtol=2**-8)  # half a step: rounded once
+    assert torch.equal(gelu_tanh(x.double()), F.gelu(x.double(), approximate="tanh"))
 
 
 @BOTH

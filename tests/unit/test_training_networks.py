@@ -14,6 +14,7 @@ from opensora.opensora_models.stdit3.config import STDiT3Config
 from opensora.opensora_models.vae.causal import CausalConfig
 from opensora.training import autoencoder, flow, flow_batches, rendering, scenes
 from opensora.training.average import MovingAverage
+from opensora.training.clip_bank import ClipBank, expected
 from opensora.training.flow_sampling import SamplingConfig, sample
 from opensora.training.latents import LatentCode
 from opensora.training.muon import Muon, orthogonal
@@ -22,8 +23,8 @@ from opensora.training.text_encoder import TextEncoder, TextEncoderConfig, relat
 
 TEXT_CASES = Path(__file__).parents[1] / "golden" / "cases" / "text"
 SMALL_CLIPS = (
-    flow_batches.Bucket(17, 32, 32, batch=3, early_share=1.0, share=1.0),
-    flow_batches.Bucket(1, 32, 32, batch=3, early_share=1.0, share=0.2),
+    flow_batches.Bucket(17, 32, 32, batch=3, share=1.0, banked=True),
+    flow_batches.Bucket(1, 32, 32, batch=3, share=0.2, banked=True),
 )
 
 
@@ -44,6 +45,11 @@ def model(request: pytest.FixtureRequest) -> autoencoder.Autoencoder:
 @pytest.fixture(scope="module")
 def code() -> LatentCode:
     return LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.3"]))
+
+
+@pytest.fixture(scope="module")
+def bank(code: LatentCode) -> ClipBank:
+    return ClipBank(code, flow_batches.FROM_MIDDLE, size=4)
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +129,10 @@ def small_flow() -> flow.FlowConfig:
         kernel_size=(8, 8, -1), use_spatial_rope=True,
     )  # fmt: skip
     text = TextEncoderConfig(vocabulary=100, width=8, inner=8, heads=2, head_width=4, layers=1)
-    batches = flow_batches.BatchConfig(buckets=SMALL_CLIPS, early_steps=0, given_share=0.5, frame_mask_share=1.0)
-    clips = replace(batches, buckets=SMALL_CLIPS[:1])
-    phases = (flow.Phase(4, batches), flow.Phase(2, clips, of_noise=True), flow.Phase(2, clips, clock=0.5))
-    return replace(flow.FlowConfig(), network=network, text=text, phases=phases, warm_up=1)
+    words = flow_batches.BatchConfig(buckets=SMALL_CLIPS, given_share=0.0, frame_mask_share=0.0, backgrounds=("black",))
+    told = flow_batches.BatchConfig(buckets=SMALL_CLIPS, given_share=0.5, frame_mask_share=0.7)
+    phases = (flow.Phase(4, words), flow.Phase(4, told, trains_text=False))
+    return replace(flow.FlowConfig(), network=network, text=text, phases=phases, warm_up=1, bank=4)
 
 
 def test_a_short_flow_run_learns_and_samples(tmp_path: Path) -> None:
@@ -143,9 +149,9 @@ def test_a_short_flow_run_learns_and_samples(tmp_path: Path) -> None:
     assert bool(torch.isfinite(told).all()) and not torch.equal(told, free)
 
 
-def test_the_clock_is_learned_from_noise_alone(tmp_path: Path) -> None:
+def test_the_clock_is_learned_beside_the_flow(tmp_path: Path) -> None:
     config = small_flow()
-    phase = flow.Phase(60, config.phases[1].batches, trains_text=False, of_noise=True)
+    phase = flow.Phase(60, replace(config.phases[0].batches, buckets=SMALL_CLIPS[:1]))
     run = flow.Run(replace(config, phases=(phase,)), tmp_path, Words())
     losses = []
     for _ in range(phase.steps):
@@ -158,16 +164,28 @@ def test_the_clock_is_learned_from_noise_alone(tmp_path: Path) -> None:
 
 def test_phases_follow_one_another_and_each_is_kept(tmp_path: Path) -> None:
     config = small_flow()
-    assert [config.phase_at(step) for step in (0, 3, 4, 5, 6, 7)] == [(0, 0), (0, 3), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [config.phase_at(step) for step in (0, 3, 4, 7)] == [(0, 0), (0, 3), (1, 0), (1, 3)]
     with pytest.raises(ValueError, match="ends after 8 steps"):
         config.phase_at(8)
     flow.train(config, tmp_path, Words())
-    ends = [flow.averaged(config, tmp_path, phase) for phase in (1, 2, 3)]
-    for first, second in zip(ends, ends[1:], strict=False):
-        one, two = (pair.network.spatial_blocks[0].mlp.fc1.weight for pair in (first, second))
-        assert not torch.equal(one, two)
-    with pytest.raises(ValueError, match="no phase-4"):
-        flow.averaged(config, tmp_path, 4)
+    words, told = (flow.averaged(config, tmp_path, phase) for phase in (1, 2))
+    for part, changes in (("text_encoder", False), ("network", True)):
+        one, two = (list(getattr(pair, part).parameters()) for pair in (words, told))
+        assert any(not torch.equal(a, b) for a, b in zip(one, two, strict=True)) == changes, part
+    with pytest.raises(ValueError, match="no phase-3"):
+        flow.averaged(config, tmp_path, 3)
+
+
+def test_an_interrupted_flow_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:
+    config = small_flow()
+    whole = flow.train(config, tmp_path / "whole", Words())
+    first = flow.Run(config, tmp_path / "parts", Words())
+    for _ in range(6):
+        first.update()
+    first.save()
+    parts = flow.train(config, tmp_path / "parts", Words())
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_the_older_model_goes_on_from_the_newer(tmp_path: Path) -> None:
@@ -175,7 +193,7 @@ def test_the_older_model_goes_on_from_the_newer(tmp_path: Path) -> None:
     torch.nn.init.normal_(newer.network.spatial_blocks[0].mlp.fc1.weight)
     config = small_flow()
     network = STDiT3Config(version="1.2", depth=1, hidden_size=24, num_heads=2, in_channels=4, caption_channels=8)
-    batches = replace(config.phases[0].batches, masks_like_given=0.5)
+    batches = replace(config.phases[1].batches, masks_like_given=0.5)
     config = replace(config, network=network, phases=(flow.Phase(2, batches, trains_text=False),))
     run = flow.Run(config, tmp_path, Words(), newer)
     mine, theirs = run.pair.network.spatial_blocks[0].mlp.fc1.weight, newer.network.spatial_blocks[0].mlp.fc1.weight
@@ -187,10 +205,10 @@ def test_the_older_model_goes_on_from_the_newer(tmp_path: Path) -> None:
         assert torch.equal(value, newer.text_encoder.state_dict()[name]), name
 
 
-def test_padding_of_captions_changes_nothing(code: LatentCode) -> None:
+def test_padding_of_captions_changes_nothing(bank: ClipBank) -> None:
     config = small_flow()
-    pair = flow.Pair(config)
-    batch = flow_batches.batch_of(config.phases[0].batches, code, "1.3", 1, 1)
+    pair = flow.Pair(config).eval()
+    batch = flow_batches.batch_of(config.phases[0].batches, bank, 1, 1)
     torch.nn.init.normal_(pair.network.final_layer.linear.weight)
     for block in pair.network.blocks():
         torch.nn.init.normal_(block.cross_attn.proj.weight)
@@ -204,19 +222,43 @@ def test_padding_of_captions_changes_nothing(code: LatentCode) -> None:
     torch.testing.assert_close(padded, exact[:, :16], rtol=1e-4, atol=1e-5)
 
 
-def test_batches_tell_frames_and_drop_words(code: LatentCode) -> None:
-    config = replace(small_flow().phases[0].batches, given_share=0.5, text_dropout=0.5, given_dropout=0.5)
-    batches = [flow_batches.batch_of(config, code, "1.3", 2, step) for step in range(40)]
+def test_batches_tell_frames_and_drop_words(bank: ClipBank) -> None:
+    config = replace(small_flow().phases[1].batches, given_share=0.5, text_dropout=0.5, given_dropout=0.5)
+    batches = [flow_batches.batch_of(config, bank, 2, step) for step in range(40)]
     videos = [batch for batch in batches if batch.bucket.frames > 1]
     assert {bool(batch.given) for batch in videos} == {True, False}
     assert all(batch.frame_mask is None or not batch.given for batch in videos)
+    assert all(batch.bank is None for batch in videos if batch.given or batch.frame_mask is not None)
     assert len({batch.given for batch in videos}) > 4
     for drawn in (torch.cat([b.has_text for b in batches]), torch.cat([b.given_kept for b in batches])):
         assert 0.3 < drawn.float().mean() < 0.7
     times = torch.cat([batch.times for batch in batches])
-    assert 0 <= times.min() < 100 and 900 < times.max() <= 1000
-    again = flow_batches.batch_of(config, code, "1.3", 2, 0)
+    assert 0 < times.min() < 100 and 900 < times.max() <= 1000
+    again = flow_batches.batch_of(config, bank, 2, 0)
     torch.testing.assert_close(again.latents, batches[0].latents)
+
+
+def test_a_batch_from_the_bank_shows_what_its_words_say(bank: ClipBank) -> None:
+    config = replace(small_flow().phases[0].batches, fresh_share=0.0)
+    batch = flow_batches.batch_of(config, bank, 2, 0)
+    assert batch.bank is not None and batch.bank.shape == (3, bank.size, *batch.latents.shape[1:])
+    assert all("black" in text for text in batch.captions if "background" in text)
+    for own, row in zip(batch.latents, batch.bank, strict=True):
+        assert any(torch.equal(own, clip) for clip in row)
+    with pytest.raises(ValueError, match="no patterns"):
+        ClipBank(bank.code, scenes.SceneConfig())
+
+
+def test_the_expected_clip_is_the_mean_in_noise_and_the_own_clip_without(bank: ClipBank) -> None:
+    clips = bank(("red", "circle", "left", "black"), 17, 32, 32).float()[None]
+    noise = torch.randn(1, *clips.shape[2:], generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(expected(noise, torch.ones(1), clips), clips.mean(1))
+    own = clips[:, 2]
+    torch.testing.assert_close(expected(0.9 * own + 0.1 * noise, torch.tensor([0.1]), clips), own, rtol=0, atol=1e-3)
+    # In one dimension, by Bayes' rule: two clips at -1 and 1 with noise of deviation 1 give tanh.
+    pair = torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1, 1, 1)
+    got = expected(torch.full((1, 1, 1, 1, 1), 0.3), torch.tensor([0.5]), pair)
+    torch.testing.assert_close(got.item(), np.tanh(0.3 * 0.5 / 0.5**2), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["t5_tiny_padded", "t5_tiny_long"])
