@@ -28,7 +28,7 @@ from .text_encoder import Tokenizer
 
 Words = tuple[str, str, str]
 ROWS_AT_ONCE = 16
-CLIP = Bucket(GROUP_FRAMES, 64, 64, batch=ROWS_AT_ONCE, early_share=0.0, share=1.0)
+CLIP = Bucket(GROUP_FRAMES, 64, 64, batch=ROWS_AT_ONCE, share=1.0)
 
 
 def prompts_for(rows: Sequence[Words]) -> list[str]:

@@ -34,15 +34,18 @@ class Bucket:
 
 
 def buckets(version: Version, pictures: float = 0.2) -> tuple[Bucket, ...]:
-    """The sizes and lengths trained on; the long clips are two groups of the release's autoencoder.
+    """The sizes and lengths trained on; the long clips are two groups of the release's autoencoder, or three of 1.2's,
+    whose masks fill what is between two clips.
 
     ``pictures`` is the share of single pictures, five times cheaper than clips to learn colours and shapes from.
     """
-    two_groups = GROUP_FRAMES + GROUP_STEP[version]
+    step = GROUP_STEP[version]
+    long = {"1.3": (0.04, 0.0), "1.2": (0.08, 0.05)}[version]
     return (
         Bucket(1, 64, 64, batch=80, share=pictures, banked=True),
-        Bucket(GROUP_FRAMES, 64, 64, batch=20, share=0.92 - pictures, banked=True),
-        Bucket(two_groups, 64, 64, batch=10, share=0.04),
+        Bucket(GROUP_FRAMES, 64, 64, batch=20, share=0.96 - pictures - sum(long), banked=True),
+        Bucket(GROUP_FRAMES + step, 64, 64, batch=10, share=long[0]),
+        Bucket(GROUP_FRAMES + 2 * step, 64, 64, batch=7, share=long[1]),
         Bucket(GROUP_FRAMES, 48, 80, batch=20, share=0.02),
         Bucket(GROUP_FRAMES, 80, 48, batch=20, share=0.02),
     )
@@ -138,8 +141,8 @@ def _from_bank(
 
 
 def draw_given(rng: np.random.Generator, count: int) -> tuple[int, ...]:
-    """Latent frames told to the model: the first, both ends, the last, a run at the start, or any."""
-    kind = rng.choice(5, p=(0.45, 0.2, 0.05, 0.15, 0.15))
+    """Latent frames told to the model: the first, both ends, the last, a run at the start, one at each end, or any."""
+    kind = rng.choice(6, p=(0.4, 0.2, 0.05, 0.15, 0.05, 0.15))
     if kind == 0:
         return (0,)
     if kind == 1:
@@ -148,6 +151,9 @@ def draw_given(rng: np.random.Generator, count: int) -> tuple[int, ...]:
         return (count - 1,)
     if kind == 3:
         return tuple(range(int(rng.integers(2, max(3, count // 2 + 1)))))
+    if kind == 4:
+        length = int(rng.integers(1, count // 3 + 1))
+        return (*range(length), *range(count - length, count))
     marks = rng.random(count) < 0.4
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 

@@ -25,7 +25,7 @@ SMOOTHING_POINTS = 120  # points of a drawn curve; each is the mean of the value
 class Progress:
     """State of one run below ``folder``: load what is there, save every ``minutes``, log every step."""
 
-    def __init__(self, folder: Path, minutes: float = 1.0) -> None:
+    def __init__(self, folder: Path, minutes: float = 3.0) -> None:
         self.folder = folder
         self.seconds = minutes * 60
         self._saved = time.monotonic()

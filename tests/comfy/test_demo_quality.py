@@ -7,7 +7,6 @@ combinations that were never shown in training.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 
 from opensora.opensora_models.frames import GROUP_STEP, VERSIONS, Version
 from opensora.training.evaluate import prompts_for, read_rows, shares
-from opensora.training.flow import EVERYWHERE
+from opensora.training.flow_batches import FROM_MIDDLE
 from opensora.training.reading import Reading, follow, read_clip
 from opensora.training.rendering import render
 from opensora.training.scenes import place_scene
@@ -112,7 +111,7 @@ class Studio:
 
 
 PICTURES = "OSoraTestPictures"
-PLAIN = replace(EVERYWHERE, pattern_share=0.0, camera_share=0.0)
+PLAIN = FROM_MIDDLE
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
