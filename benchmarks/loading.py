@@ -26,7 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
-from opensora.demo.random_weights import stdit3_shapes  # noqa: E402
+from support.random_weights import stdit3_shapes  # noqa: E402
 
 RELEASED = {"hidden_size": 1152, "num_heads": 16, "depth": 28, "caption_channels": 4096}
 RANDOM_BLOCK = 1 << 22  # values; repeating one block is as incompressible as a page cache needs

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,39 +13,15 @@ from .places import BASE, HOME, REPOSITORY
 from .runtime import Runtime
 from .server import ComfyServer, Prompt, PromptFailed, PromptRefused
 
-DEMO = REPOSITORY / "demo"
-TRAINED = DEMO / "models"  # registered with ComfyUI by the pack itself
 WORKFLOWS = REPOSITORY / "workflows" / "api"
-SHEET_SCRIPT = REPOSITORY / "devtools" / "contact_sheet.py"
+SHEET_SCRIPT = REPOSITORY / "demo" / "contact_sheet.py"
 SHEET = "opensora-demo.png"
-MODEL_FOLDERS = ("diffusion_models", "vae", "text_encoders")
 VIDEO_ENDINGS = (".mp4", ".webm", ".mkv")
 
 
-def demo_models(runtime: Runtime) -> Path:
-    """A models folder for the demo: the trained tiny models the repository ships, else seeded random ones."""
-    if any(TRAINED.glob("*/*.safetensors")):
-        return TRAINED
-    script = DEMO / "random_weights.py"
-    fingerprint = hashlib.sha256(script.read_bytes()).hexdigest()[:8]
-    folder = HOME / f"random-models-{fingerprint}"
-    if not folder.is_dir():
-        say("Making the tiny random models")
-        part = folder.with_name("part-" + folder.name)
-        shutil.rmtree(part, ignore_errors=True)
-        done = subprocess.run([str(runtime.python), str(script), str(part)], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise Problem(f"{script} failed:\n{done.stderr[-3000:]}")
-        os.replace(part, folder)
-    return folder
-
-
-def model_paths_file(folders: dict[str, Path]) -> Path:
-    """Write ComfyUI's extra-model-paths file (JSON is YAML) for named models folders, and give its path."""
-    content = {
-        name: {kind.name: str(kind) for kind in sorted(folder.iterdir()) if kind.is_dir()}
-        for name, folder in folders.items()
-    }
+def model_paths_file(models: Path) -> Path:
+    """Write ComfyUI's extra-model-paths file (JSON is YAML) for a models folder, and give its path."""
+    content = {"comfyui": {kind.name: str(kind) for kind in sorted(models.iterdir()) if kind.is_dir()}}
     file = BASE / "model_paths.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -56,12 +29,12 @@ def model_paths_file(folders: dict[str, Path]) -> Path:
 
 
 def make_server(runtime: Runtime, port: int | None = None, arguments: list[str] | None = None) -> ComfyServer:
-    """The server of ``serve`` and ``demo``: it lists the demo models and those of a ComfyUI named by the person."""
-    folders = {"demo": demo_models(runtime)}
-    if not runtime.own or runtime.root.parent != HOME:
-        folders["comfyui"] = runtime.root / "models"
-    folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
-    paths = ["--extra-model-paths-config", str(model_paths_file(folders))]
+    """The server of ``serve`` and ``demo``: the pack shows it the tiny models; those of a ComfyUI named by the person
+    are listed too."""
+    paths: list[str] = []
+    models = runtime.root / "models"
+    if (not runtime.own or runtime.root.parent != HOME) and models.is_dir():
+        paths = ["--extra-model-paths-config", str(model_paths_file(models))]
     extra = [*paths, *runtime.device_arguments(), *(arguments or [])]
     return ComfyServer(runtime.python, runtime.root, BASE, REPOSITORY, port=port, arguments=extra)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support import random_weights
 from support.comfyui import Executor, comfyui_root, show_models, use_comfyui
-from support.pack import PACK_ROOT, load_pack
+from support.pack import load_pack
 
 load_pack()
 
@@ -40,9 +39,9 @@ def comfy() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with the tiny random files: ``diffusion_models/opensora-tiny-v1.2.safetensors`` and so on."""
+    """A models folder with the tiny random files: ``diffusion_models/random-v1.2.safetensors`` and so on."""
     folder = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, str(PACK_ROOT / "demo" / "random_weights.py"), str(folder)], check=True)
+    random_weights.main(folder)
     return folder
 
 

@@ -44,22 +44,22 @@ _NOTHING = torch.empty(0)
 @dataclass(frozen=True)
 class Phase:
     """``steps`` updates whose rate rises shortly and falls as a cosine; it starts from the averaged weights of the
-    phase before."""
+    phase before. ``rate_share`` is its highest rate as a share of the run's."""
 
     steps: int
     batches: BatchConfig
     trains_text: bool = True
+    rate_share: float = 1.0
 
 
 # On black every colour is brighter than what is behind it, so their mean shows where a word moves things.
 # Over all backgrounds that mean is gray, and a small network does not find motion among products of three words.
-ON_BLACK = BatchConfig(
-    buckets=buckets("1.3", pictures=0.15),
-    given_share=0.0,
-    frame_mask_share=0.0,
-    fresh_share=0.0,
-    backgrounds=("black",),
-)
+def on_black(version: Version) -> BatchConfig:
+    """Plain text to video on black backgrounds."""
+    return BatchConfig(
+        buckets=buckets(version, pictures=0.15), given_share=0.0, frame_mask_share=0.0, fresh_share=0.0,
+        backgrounds=("black",),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,14 @@ class FlowConfig:
     )  # fmt: skip
     text: TextEncoderConfig = TextEncoderConfig()
     phases: tuple[Phase, ...] = (
-        Phase(steps=1200, batches=ON_BLACK),
+        Phase(steps=1200, batches=on_black("1.3")),
         Phase(steps=1000, batches=BatchConfig(given_share=0.0, frame_mask_share=0.0)),
-        Phase(steps=10000, batches=BatchConfig(given_share=0.3, frame_mask_share=0.08), trains_text=False),
+        Phase(
+            steps=8500,
+            batches=BatchConfig(given_share=0.3, frame_mask_share=0.08),
+            trains_text=False,
+            rate_share=0.5,
+        ),
     )
     # Attention over time knows only distances between frames, so a network sees which frame is the first from the edges
     # of a clip alone. Large models find that out by themselves; this one is taught by a second loss of this weight.
@@ -108,10 +113,12 @@ RECIPES: dict[Version, FlowConfig] = {
             version="1.2", depth=3, hidden_size=120, num_heads=5, in_channels=4, caption_channels=64,
         ),
         phases=(
+            Phase(steps=1000, batches=on_black("1.2"), trains_text=False),
             Phase(
-                steps=10000,
+                steps=8500,
                 batches=BatchConfig(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7),
                 trains_text=False,
+                rate_share=0.5,
             ),
         ),
     ),
@@ -231,7 +238,8 @@ def loss_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Tensor:
 def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
     """Learning rate at a step of a phase: a short rise, then a cosine from rate to final_rate."""
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / phase.steps)))
-    return min(1.0, (step + 1) / config.warm_up) * (config.final_rate + (config.rate - config.final_rate) * fall)
+    highest = config.rate * phase.rate_share
+    return min(1.0, (step + 1) / config.warm_up) * (config.final_rate + (highest - config.final_rate) * fall)
 
 
 class Run:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from .pictures import to_bytes
 from .rendering import render
@@ -26,6 +28,7 @@ MIN_BOUNCE = 0.09
 ORDERS = {"triangle": 3, "square": 4, "star": 5}  # symmetry of the shapes that can be seen turning
 REFERENCE_EXAMPLES = 40  # drawn examples of each shape that the classifier is measured on
 REFERENCE_SEED = 3
+SOFTNESS = (0, 2, 4)  # how often examples are blurred
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,9 @@ def _shape_features(track: Track) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _shape_examples() -> tuple[Sequence[str], np.ndarray, np.ndarray]:
-    """Mean and (common) deviation of the features over drawn examples of each shape."""
+    """Name and mean of the features of each shape, drawn sharp and as softly as decoders draw; common deviation."""
     rng = np.random.default_rng(REFERENCE_SEED)
-    rows = []
+    names, rows = [], []
     for shape in SHAPES:
         motions = ("left", "still", "grow", "shrink")
         scenes = [
@@ -143,9 +146,18 @@ def _shape_examples() -> tuple[Sequence[str], np.ndarray, np.ndarray]:
             for i in range(REFERENCE_EXAMPLES)
         ]
         clips = render(scenes, 17, REFERENCE_SIDE, REFERENCE_SIDE)[:, :, ::4]
-        rows.append([_shape_features(follow(to_bytes(clip))) for clip in clips])
+        for times in SOFTNESS:
+            names.append(shape)
+            rows.append([_shape_features(follow(to_bytes(clip))) for clip in _softened(clips, times)])
     values = np.array(rows)
-    return SHAPES, values.mean(axis=1), values.std(axis=1).mean(axis=0) + 0.02
+    return names, values.mean(axis=1), values.std(axis=1).mean(axis=0) + 0.02
+
+
+def _softened(clips: Tensor, times: int) -> Tensor:
+    """[B, 3, T, H, W] averaged over 3x3 pixels again and again."""
+    for _ in range(times):
+        clips = F.avg_pool3d(clips, (1, 3, 3), stride=1, padding=(0, 1, 1), count_include_pad=False)
+    return clips
 
 
 def _motion(track: Track, shape: str) -> str:

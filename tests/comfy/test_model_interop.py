@@ -77,7 +77,7 @@ def loader(version: str) -> dict[str, Any]:
     """Our node with its defaults."""
     return node(
         "OSoraModelLoader",
-        model_name=f"opensora-tiny-v{version}.safetensors",
+        model_name=f"random-v{version}.safetensors",
         weight_dtype="default",
         rounding="accurate",
         window=0,

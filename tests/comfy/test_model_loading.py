@@ -381,7 +381,7 @@ def test_the_node_loads_and_fingerprints(comfy: Path, tiny_models: Path, referen
     from support.comfyui import show_models
 
     show_models(tiny_models)
-    name = "opensora-tiny-v1.2.safetensors"
+    name = "random-v1.2.safetensors"
     options = next(entry for entry in ModelLoader.define_schema().inputs if entry.id == "model_name").options
     assert name in options
     with torch.inference_mode():

@@ -24,7 +24,7 @@ def prompt(version: str, seed: int, steps: int = 4) -> dict[str, dict[str, Any]]
         "1": {
             "class_type": "OSoraModelLoader",
             "inputs": {
-                "model_name": f"opensora-tiny-v{version}.safetensors",
+                "model_name": f"random-v{version}.safetensors",
                 "weight_dtype": "default",
                 "rounding": "accurate",
                 "window": 0,
@@ -57,7 +57,7 @@ def prompt(version: str, seed: int, steps: int = 4) -> dict[str, dict[str, Any]]
 
 
 TEXT_ENCODER = {
-    "text_encoder_name": "opensora-tiny-t5.safetensors",
+    "text_encoder_name": "random-t5.safetensors",
     "precision": "default",
     "device": "default",
 }
@@ -111,7 +111,7 @@ def test_an_interrupt_ends_a_long_run_and_the_next_one_works(server: TestServer)
 def test_a_wrong_file_is_told_in_one_sentence(server: TestServer, tiny_models: Any) -> None:
     wrong = prompt("1.2", seed=34)
     target = tiny_models / "diffusion_models" / "a-t5.safetensors"
-    target.write_bytes((tiny_models / "text_encoders" / "opensora-tiny-t5.safetensors").read_bytes())
+    target.write_bytes((tiny_models / "text_encoders" / "random-t5.safetensors").read_bytes())
     try:
         wrong["1"]["inputs"]["model_name"] = target.name
         message = str(server.failure(wrong))

@@ -104,7 +104,7 @@ def test_our_nodes_feed_cogvideox(
     if not save_cogvideox(tiny_models / "diffusion_models"):
         pytest.skip("this ComfyUI has no CogVideoX")
     text = {
-        "clip": node("OSoraTextEncoderLoader", text_encoder_name="opensora-tiny-t5.safetensors"),
+        "clip": node("OSoraTextEncoderLoader", text_encoder_name="random-t5.safetensors"),
         "text": node("OSoraTextEncode", clip=["clip", 0], prompt=["words", 0], negative_prompt="calm"),
     }
     prompt = text | graph("cogvideox", empty_video("EmptyHunyuanLatentVideo"), ["text", 0], ["text", 1])
@@ -118,7 +118,7 @@ def test_our_nodes_feed_ltx_video(executor: Executor, tiny_models: Path) -> None
     import nodes
 
     save_ltx(tiny_models / "diffusion_models")
-    clip = ltx_clip(tiny_models / "text_encoders" / "opensora-tiny-t5.safetensors")
+    clip = ltx_clip(tiny_models / "text_encoders" / "random-t5.safetensors")
 
     class TinyLTXClip:
         INPUT_TYPES = classmethod(lambda cls: {"required": {}})

@@ -78,7 +78,7 @@ def test_request_answer_prompt_conditioning(executor: Executor, writer: str) -> 
         "clip": {
             "class_type": "OSoraTextEncoderLoader",
             "inputs": {
-                "text_encoder_name": "opensora-tiny-t5.safetensors",
+                "text_encoder_name": "random-t5.safetensors",
                 "precision": "default",
                 "device": "default",
             },

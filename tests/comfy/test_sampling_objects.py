@@ -44,7 +44,7 @@ def native(comfy: Path) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def models(native: SimpleNamespace, tiny_models: Path) -> dict[str, Any]:
     return {
-        version: native.load(tiny_models / "diffusion_models" / f"opensora-tiny-v{version}.safetensors")
+        version: native.load(tiny_models / "diffusion_models" / f"random-v{version}.safetensors")
         for version in ("1.2", "1.3")
     }
 
@@ -350,7 +350,7 @@ def test_every_step_reports_progress_and_can_be_interrupted(bench: Any) -> None:
 
 
 def test_a_bf16_model_is_sampled_with_float32_latents(native: SimpleNamespace, tiny_models: Path) -> None:
-    model = native.load(tiny_models / "diffusion_models" / "opensora-tiny-v1.2.safetensors", weight_dtype="bf16")
+    model = native.load(tiny_models / "diffusion_models" / "random-v1.2.safetensors", weight_dtype="bf16")
     model.set_model_compute_dtype(torch.bfloat16)
     here = Bench(native, model, "1.2")
     kinds: list[torch.dtype] = []

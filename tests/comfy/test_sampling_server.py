@@ -27,8 +27,8 @@ Graph = Callable[..., dict[str, Tensor]]
 def base(version: str = "1.2", frames: int = 17, batch: int = 1) -> Prompt:
     """Loaders, two prompts and an empty clip of 64x64 pixels."""
     return {
-        "model": node("OSoraModelLoader", model_name=f"opensora-tiny-v{version}.safetensors"),
-        "clip": node("OSoraTextEncoderLoader", text_encoder_name="opensora-tiny-t5.safetensors"),
+        "model": node("OSoraModelLoader", model_name=f"random-v{version}.safetensors"),
+        "clip": node("OSoraTextEncoderLoader", text_encoder_name="random-t5.safetensors"),
         "text": node("OSoraTextEncode", clip=["clip", 0], prompt="a wave", negative_prompt="", model=["model", 0]),
         "empty": node("OSoraEmptyLatent", version=version, height=64, width=64, frames=frames, batch_size=batch),
         "shifted": node("OSoraModelSampling", model=["model", 0], latent=["empty", 0]),
@@ -274,7 +274,7 @@ def test_what_cannot_work_is_refused_before_sampling(server: TestServer, object_
 
     wrong = base("1.3") | {
         "start": ksampler(seed=1),
-        "other": node("OSoraModelLoader", model_name="opensora-tiny-v1.2.safetensors"),
+        "other": node("OSoraModelLoader", model_name="random-v1.2.safetensors"),
         "wrong": ours("other", "start"),
     }
     assert "16 channels but the model is Open-Sora 1.2" in failure(wrong, "wrong")

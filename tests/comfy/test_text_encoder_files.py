@@ -13,7 +13,7 @@ from torch import Tensor
 
 pytestmark = pytest.mark.comfy
 
-T5_FILE = "opensora-tiny-t5.safetensors"
+T5_FILE = "random-t5.safetensors"
 IDS = [9, 1712, 3, 32000, 1]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.comfy
 
-T5_FILE = "opensora-tiny-t5.safetensors"
+T5_FILE = "random-t5.safetensors"
 LONG = "word " * 400
 Prompt = dict[str, dict[str, Any]]
 
@@ -27,7 +27,7 @@ def loaders(version: str = "1.2", precision: str = "default") -> Prompt:
     return {
         "model": node(
             "OSoraModelLoader",
-            model_name=f"opensora-tiny-v{version}.safetensors",
+            model_name=f"random-v{version}.safetensors",
             weight_dtype="default",
             rounding="accurate",
             window=0,
@@ -84,7 +84,7 @@ def test_empty_negative_is_the_learned_text_of_the_prompts_length(executor: Exec
     import folder_paths
     from safetensors.torch import load_file
 
-    weights = load_file(folder_paths.get_full_path("diffusion_models", "opensora-tiny-v1.2.safetensors"))
+    weights = load_file(folder_paths.get_full_path("diffusion_models", "random-v1.2.safetensors"))
     null = weights["y_embedder.y_embedding"].float()
     length = positive[0][0].shape[1]
     assert torch.allclose(negative[0][0], null[None, :length], atol=1e-2, rtol=1e-2)

@@ -27,7 +27,7 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 def loaded(version: str, frames: int = 20, width: int = 48) -> Prompt:
     """A VAE, a clip with a gradient in every frame, and its latents by core's node."""
-    name = f"opensora-tiny-vae-v{version}.safetensors"
+    name = f"random-vae-v{version}.safetensors"
     return {
         "vae": node("OSoraVAELoader", vae_name=name, spatial_vae="none", dtype="fp32", temporal_overlap=True),
         "clip": node("EmptyImage", width=width, height=32, batch_size=frames, color=0x30A0E0),
@@ -158,7 +158,7 @@ def test_report_of_a_reconstruction(executor: Executor) -> None:
 def vae(comfy: Path, tiny_models: Path) -> Any:
     from opensora.opensora_models.native.vae import load_vae
 
-    return load_vae(tiny_models / "vae" / "opensora-tiny-vae-v1.2.safetensors", dtype=torch.float32)
+    return load_vae(tiny_models / "vae" / "random-vae-v1.2.safetensors", dtype=torch.float32)
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ STORE = "opensora_unfinished"
 def decoding(file: str, **changes: Any) -> Prompt:
     """A stored latent of Open-Sora 1.3, whose neighbouring groups share a frame, decoded into a video."""
     return {
-        "vae": node("OSoraVAELoader", vae_name="opensora-tiny-vae-v1.3.safetensors"),
+        "vae": node("OSoraVAELoader", vae_name="random-vae-v1.3.safetensors"),
         "load": node("OSoraLoadLatent", file=file),
         "video": node(
             "OSoraDecodeToVideo", samples=["load", 0], vae=["vae", 0], filename_prefix="killed/clip", **changes

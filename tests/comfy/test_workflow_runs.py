@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from opensora.training.reading import read_clip
 from support.workflows import api_workflows, page_workflows, read, to_api
 
 if TYPE_CHECKING:
@@ -16,22 +18,35 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.server]
 
-# Frames, height and width of the video at the end of each graph.
-VIDEOS = {
-    "text_to_video": (17, 64, 64),
-    "image_to_video": (17, 64, 64),
-    "first_and_last_frame": (34, 64, 64),
-    "keyframes": (51, 64, 64),
-    "extend_video": (34, 64, 64),
-    "connect_two_clips": (51, 64, 64),
-    "edit_video": (17, 64, 64),
-    "long_video": (68, 64, 64),
-    "text_to_image_to_video": (17, 64, 64),
-    "low_memory": (17, 144, 256),
-    "saved_prompt": (17, 64, 64),
-    "resume_decoding": (17, 144, 256),
-    "native_nodes_only": (17, 64, 64),
+
+@dataclass(frozen=True)
+class Part:
+    """What the frames first…last of a video show; None: not said by the prompt."""
+
+    first: int
+    last: int
+    colour: str
+    motion: str | None = None
+
+
+CLIP = (Part(0, 16, "red", "right"),)
+VIDEOS: dict[str, tuple[int, tuple[Part, ...]]] = {
+    "text_to_video": (17, CLIP),
+    "image_to_video": (17, CLIP),
+    "first_and_last_frame": (34, (Part(0, 33, "red"),)),
+    "keyframes": (51, (Part(0, 50, "red"),)),
+    "extend_video": (34, (Part(0, 16, "red", "right"), Part(17, 33, "red", "left"))),
+    "connect_two_clips": (51, (Part(0, 16, "red", "right"), Part(34, 50, "blue", "left"))),
+    "edit_video": (17, (Part(0, 16, "green", "right"),)),
+    "long_video": (68, (Part(0, 16, "red", "right"),)),
+    "text_to_image_to_video": (17, CLIP),
+    "low_memory": (17, CLIP),
+    "saved_prompt": (17, CLIP),
+    "resume_decoding": (17, CLIP),
+    "native_nodes_only": (17, CLIP),
 }
+"""Frames of the video at the end of each graph, all 64x64, and what its prompts promise."""
+
 NEEDS = {"saved_prompt": "low_memory", "resume_decoding": "low_memory"}
 """Workflows that take up a file another one leaves."""
 NEEDS_A_LANGUAGE_MODEL = {"prompt_refinement"}
@@ -60,10 +75,13 @@ def test_workflow_leaves_its_video(name: str, server: TestServer, tmp_path: Path
     file = tmp_path / video["filename"]
     file.write_bytes(server.file(video))
     frames, rate = frames_and_rate(file)
-    assert frames.shape == (*VIDEOS[name], 3)
+    count, parts = VIDEOS[name]
+    assert frames.shape == (count, 64, 64, 3)
     assert rate == 24
-    assert frames.std() > 1, "every pixel has the same value"
     assert np.abs(np.diff(frames.astype(np.int16), axis=0)).mean() > 0, "nothing moves"
+    for part in parts:
+        seen = read_clip(frames[part.first : part.last + 1])
+        assert (seen.colour, seen.motion if part.motion else None) == (part.colour, part.motion), part
 
 
 def frames_and_rate(file: Path) -> tuple[np.ndarray, float]:

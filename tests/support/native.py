@@ -16,7 +16,7 @@ CAPTION_CHANNELS = 64
 
 def model_file(models: Path, version: str) -> Path:
     """The tiny diffusion model of a version."""
-    return models / "diffusion_models" / f"opensora-tiny-v{version}.safetensors"
+    return models / "diffusion_models" / f"random-v{version}.safetensors"
 
 
 def load(models: Path, version: str = "1.2", **options: Any) -> Any:

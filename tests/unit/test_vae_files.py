@@ -24,7 +24,7 @@ from opensora.opensora_models.vae.quality import psnr, same_shape, ssim
 from opensora.opensora_models.vae.recognition import plain_network, recognise
 from opensora.opensora_models.vae.statistics import V12_STATISTICS, exchange_with
 from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
-from support.pack import PACK_ROOT
+from support import random_weights
 from support.vaes import decode_into
 
 MP4 = FORMATS["mp4 (h264)"]
@@ -37,13 +37,13 @@ OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "p
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's tiny VAE files."""
     folder = tmp_path_factory.mktemp("tiny")
-    subprocess.run([sys.executable, str(PACK_ROOT / "demo" / "random_weights.py"), str(folder)], check=True)
+    random_weights.main(folder)
     return folder / "vae"
 
 
 @pytest.fixture(scope="module")
 def weights(tiny: Path) -> dict[str, Tensor]:
-    return open_checkpoint(tiny / "opensora-tiny-vae-v1.2.safetensors").load()
+    return open_checkpoint(tiny / "random-vae-v1.2.safetensors").load()
 
 
 def as_old_diffusers(name: str) -> str:
@@ -109,7 +109,7 @@ def test_every_layout_is_the_same_network(layout: str, weights: dict[str, Tensor
 @torch.inference_mode()
 def test_tiny_files_run(tiny: Path) -> None:
     for version, channels in (("1.2", 4), ("1.3", 16)):
-        recipe = recognise(open_checkpoint(tiny / f"opensora-tiny-vae-v{version}.safetensors"))
+        recipe = recognise(open_checkpoint(tiny / f"random-vae-v{version}.safetensors"))
         assert recipe.version == version and recipe.check() == []
         latents = plain_network(recipe).float().encode(torch.zeros(1, 3, 1, 16, 16))
         assert latents.shape == (1, channels, 1, 2, 2)
@@ -121,7 +121,7 @@ def test_wrong_files_get_one_sentence(tiny: Path, weights: dict[str, Tensor], tm
     save_file(temporal_part(weights), temporal)
     save_file({k: v for k, v in weights.items() if "decoder.conv_out" not in k}, half)
     save_file({"spatial_blocks.0.attn.qkv.weight": torch.zeros(2, 2), "temporal_blocks.0.x": torch.zeros(1)}, foreign)
-    whole = open_checkpoint(tiny / "opensora-tiny-vae-v1.2.safetensors")
+    whole = open_checkpoint(tiny / "random-vae-v1.2.safetensors")
     for call, words in (
         (lambda: recognise(open_checkpoint(image)), "spatial_vae"),
         (lambda: recognise(open_checkpoint(temporal)), "only the temporal half"),
@@ -249,7 +249,7 @@ decode_into(Path(sys.argv[2]), pause=0.3)
 def test_a_killed_run_continues_at_the_first_missing_group(tmp_path: Path) -> None:
     assert decode_into(tmp_path / "whole") == [0, 1, 2, 3, 4, 5]
     broken = tmp_path / "broken"
-    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(PACK_ROOT / "tests"), str(broken)])
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(Path(__file__).parents[1]), str(broken)])
     deadline = time.monotonic() + 120
     while not (broken / "00001.mp4").is_file() and worker.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

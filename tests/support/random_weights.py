@@ -1,18 +1,12 @@
 """Makes tiny Open-Sora files with seeded random weights, in the key layout of the released checkpoints.
 
-The files hold noise, not a trained model: they exist so that every loader, node and test can run in a second on any
-machine. Run ``python demo/random_weights.py OUT`` or call :func:`main`; the result is a ComfyUI models folder::
-
-    OUT/diffusion_models/opensora-tiny-v1.2.safetensors
-    OUT/diffusion_models/opensora-tiny-v1.3.safetensors
-    OUT/text_encoders/opensora-tiny-t5.safetensors
-
-Nothing here imports ComfyUI or the rest of the pack, so a broken pack cannot break its own test material.
+The files hold noise, not a trained model: every loader and node runs on them in a second, and they tell apart what a
+trained model would smooth over. Nothing here imports ComfyUI or the rest of the pack, so a broken pack cannot break its
+own test material.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -119,7 +113,7 @@ def stdit3(version: str) -> tuple[Tensors, dict[str, str]]:
     """The tiny diffusion model of ``version`` and its file metadata."""
     weights = fill(stdit3_shapes(version, **TINY_NETWORK))
     weights["rope.freqs"] = rotary_frequencies(len(weights["rope.freqs"]))
-    metadata = {"opensora.version": version, "opensora.note": "tiny random weights for tests and demonstrations"}
+    metadata = {"opensora.version": version, "opensora.note": "tiny random weights for tests"}
     if version == "1.3":
         metadata["opensora.config"] = json.dumps({"kernel_size": [8, 8, -1], "use_spatial_rope": True})
     return weights, metadata
@@ -143,7 +137,7 @@ def t5_shapes(d_model: int, d_ff: int, d_kv: int, heads: int, layers: int, vocab
 def text_encoder() -> tuple[Tensors, dict[str, str]]:
     """The tiny T5 in half precision; its vocabulary is the real one, which makes up nearly all of its size."""
     weights = fill(t5_shapes(CAPTION_CHANNELS, 128, 16, 4, 2, 32128))
-    metadata = {"opensora.note": "tiny random weights for tests and demonstrations"}
+    metadata = {"opensora.note": "tiny random weights for tests"}
     return {name: weight.half() for name, weight in weights.items()}, metadata
 
 
@@ -261,7 +255,7 @@ def causal_shapes(widths: list[int], blocks: int, latents: int = 16) -> dict[str
 
 def vae(version: str) -> tuple[Tensors, dict[str, str]]:
     """The tiny video autoencoder of ``version`` in half precision, and its file metadata."""
-    metadata = {"opensora.version": version, "opensora.note": "tiny random weights for tests and demonstrations"}
+    metadata = {"opensora.version": version, "opensora.note": "tiny random weights for tests"}
     if version == "1.3":
         return _halved(fill(causal_shapes([32, 32, 64, 64], 1))), metadata
     shapes = {f"spatial_vae.module.{name}": shape for name, shape in image_shapes([32, 32, 64, 64], 1).items()}
@@ -277,11 +271,11 @@ def _halved(weights: Tensors) -> Tensors:
 
 
 FILES: dict[str, Callable[[], tuple[Tensors, dict[str, str]]]] = {
-    "diffusion_models/opensora-tiny-v1.2.safetensors": lambda: stdit3("1.2"),
-    "diffusion_models/opensora-tiny-v1.3.safetensors": lambda: stdit3("1.3"),
-    "vae/opensora-tiny-vae-v1.2.safetensors": lambda: vae("1.2"),
-    "vae/opensora-tiny-vae-v1.3.safetensors": lambda: vae("1.3"),
-    "text_encoders/opensora-tiny-t5.safetensors": text_encoder,
+    "diffusion_models/random-v1.2.safetensors": lambda: stdit3("1.2"),
+    "diffusion_models/random-v1.3.safetensors": lambda: stdit3("1.3"),
+    "vae/random-vae-v1.2.safetensors": lambda: vae("1.2"),
+    "vae/random-vae-v1.3.safetensors": lambda: vae("1.3"),
+    "text_encoders/random-t5.safetensors": text_encoder,
 }
 
 
@@ -295,9 +289,3 @@ def main(out: str | Path) -> list[Path]:
         save_file(tensors, path, metadata=metadata)
         written.append(path)
     return written
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", help="models folder to write into")
-    main(parser.parse_args().out)
