@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..opensora_models.frames import GROUP_FRAMES, GROUP_STEP, Version, latent_frames
+from ..opensora_models.frames import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version, latent_frames
 from ..opensora_models.sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS, shift_for, shift_time
 from .captions import caption
 from .clip_bank import ClipBank
-from .scenes import BACKGROUNDS, Scene, SceneConfig, draw_scene, draw_words
+from .scenes import BACKGROUNDS, MOTIONS, Scene, SceneConfig, draw_scene, draw_words
 
 VIDEO_FPS = 24.0
 LEAST_LEVEL = 1e-3
@@ -33,14 +32,15 @@ class Bucket:
     banked: bool = False
 
 
-def buckets(version: Version, pictures: float = 0.2) -> tuple[Bucket, ...]:
-    """The sizes and lengths trained on; the long clips are two groups of the release's autoencoder, or three of 1.2's,
-    whose masks fill what is between two clips.
+def buckets(version: Version, pictures: float = 0.2, long: tuple[float, float] | None = None) -> tuple[Bucket, ...]:
+    """The sizes and lengths trained on.
 
-    ``pictures`` is the share of single pictures, five times cheaper than clips to learn colours and shapes from.
+    ``pictures`` is the share of single pictures, five times cheaper than clips to learn colours and shapes from;
+    ``long`` are those of clips of two and three groups of the autoencoder. Three are for 1.2, whose masks fill what is
+    between two clips.
     """
     step = GROUP_STEP[version]
-    long = {"1.3": (0.04, 0.0), "1.2": (0.08, 0.05)}[version]
+    long = long or {"1.3": (0.04, 0.0), "1.2": (0.08, 0.05)}[version]
     return (
         Bucket(1, 64, 64, batch=80, share=pictures, banked=True),
         Bucket(GROUP_FRAMES, 64, 64, batch=20, share=0.96 - pictures - sum(long), banked=True),
@@ -70,7 +70,8 @@ class BatchConfig:
     given_dropout: float = 0.12
     transformed_share: float = 0.3  # of the noise levels drawn from the sampler's own shifted times
     noisy_shift: float = 3.0  # shifts the other levels towards noise, where words and places are decided
-    backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
+    backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)  # of clips from the bank, as
+    motions: tuple[str, ...] = MOTIONS  # these, which may be named several times
     scenes: SceneConfig = EVERYWHERE
 
 
@@ -105,13 +106,13 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
     given: tuple[int, ...] = ()
     frame_mask = None
     if count > 1 and version == "1.3" and rng.random() < config.given_share:
-        given = draw_given(rng, count)
+        given = draw_given(rng, count, count - 1)
     elif count > 1 and rng.random() < config.frame_mask_share:
         frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
     plain = not given and frame_mask is None
     clips = None
     if plain and bucket.banked and rng.random() >= config.fresh_share:
-        scenes, latents, clips = _from_bank(rng, bank, bucket, config.backgrounds)
+        scenes, latents, clips = _from_bank(rng, bank, bucket, config)
     else:
         aspect = bucket.width / bucket.height
         scenes = [draw_scene(rng, bucket.frames, aspect, config.scenes) for _ in range(bucket.batch)]
@@ -130,25 +131,25 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
 
 
 def _from_bank(
-    rng: np.random.Generator, bank: ClipBank, bucket: Bucket, backgrounds: Sequence[str]
+    rng: np.random.Generator, bank: ClipBank, bucket: Bucket, config: BatchConfig
 ) -> tuple[list[Scene], Tensor, Tensor]:
     """Words of as many scenes as the bucket takes, a clip of each, and all clips of the bank that fit the words."""
-    scenes = [Scene(*draw_words(rng), str(rng.choice(backgrounds))) for _ in range(bucket.batch)]
+    scenes = [Scene(*draw_words(rng, config.motions), str(rng.choice(config.backgrounds))) for _ in range(bucket.batch)]
     size = (bucket.frames, bucket.height, bucket.width)
     clips = torch.stack([bank((row.colour, row.shape, row.motion, row.background), *size) for row in scenes]).float()
     own = torch.from_numpy(rng.integers(bank.size, size=bucket.batch))
     return scenes, clips[torch.arange(bucket.batch), own], clips
 
 
-def draw_given(rng: np.random.Generator, count: int) -> tuple[int, ...]:
-    """Latent frames told to the model: the first, both ends, the last, a run at the start, one at each end, or any."""
+def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ...]:
+    """Latent frames told to the model: the first, that and ``last``, ``last``, a run at one end or at both, or any."""
     kind = rng.choice(6, p=(0.4, 0.2, 0.05, 0.15, 0.05, 0.15))
     if kind == 0:
         return (0,)
     if kind == 1:
-        return (0, count - 1)
+        return (0, last)
     if kind == 2:
-        return (count - 1,)
+        return (last,)
     if kind == 3:
         return tuple(range(int(rng.integers(2, max(3, count // 2 + 1)))))
     if kind == 4:
@@ -164,7 +165,8 @@ def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given:
     for row in range(rows):
         if like_given and rng.random() < like_given:
             mask[row] = True
-            mask[row, list(draw_given(rng, count))] = False
+            # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
+            mask[row, list(draw_given(rng, count, (count - 1) // GROUP_LATENTS * GROUP_LATENTS))] = False
     return mask
 
 

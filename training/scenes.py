@@ -8,7 +8,7 @@ test asks the model for exactly those.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -84,11 +84,11 @@ class SceneConfig:
     from_middle: bool = False
 
 
-def draw_words(rng: np.random.Generator) -> tuple[str, str, str]:
-    """Random colour, shape and motion of a training clip; never a held-out combination."""
+def draw_words(rng: np.random.Generator, motions: Sequence[str] = MOTIONS) -> tuple[str, str, str]:
+    """Random colour, shape and motion (one of ``motions``) of a training clip; never a held-out combination."""
     kept_out = held_out()
     while True:
-        words = (str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES)), str(rng.choice(MOTIONS)))
+        words = (str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES)), str(rng.choice(motions)))
         if words not in kept_out and words[1:] != ("circle", "rotate"):
             return words
 
