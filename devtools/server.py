@@ -89,6 +89,11 @@ def prepare_base(base: Path, pack: Path) -> None:
         settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")
 
 
+def _listen_to_interrupts() -> None:
+    """In the new process: a shell's background job ignores Ctrl-C, and so would every program it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def link_folder(source: Path, link: Path) -> None:
     """Make ``link`` show ``source``: a symbolic link, or on Windows a junction, which needs no special right."""
     if link.exists() and link.resolve() == source.resolve():
@@ -156,6 +161,8 @@ class ComfyServer:
         group: dict[str, Any] = {}
         if sys.platform == "win32":
             group["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP  # so that it alone gets Ctrl-Break
+        else:
+            group["preexec_fn"] = _listen_to_interrupts
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
                 self.command(), cwd=self.base, stdout=log, stderr=subprocess.STDOUT, env=_environment(), **group

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import signal
 import subprocess
 import sys
 import tarfile
@@ -211,3 +212,17 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     broken = server.ComfyServer(Path(sys.executable), root, tmp_path / "base", REPOSITORY)
     with pytest.raises(Problem, match="no torch here"):
         broken.start()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-Break goes to a process group there")
+def test_what_a_background_job_starts_still_hears_ctrl_c() -> None:
+    show = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT))"]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job
+    try:
+        deaf, hearing = (
+            subprocess.run(show, capture_output=True, text=True, preexec_fn=prepare).stdout
+            for prepare in (None, server._listen_to_interrupts)
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "SIG_IGN" in deaf and "default_int_handler" in hearing
