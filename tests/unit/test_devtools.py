@@ -216,7 +216,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-Break goes to a process group there")
 def test_what_a_background_job_starts_still_hears_ctrl_c() -> None:
-    show = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT))"]
+    show = [sys.executable, "-c", "import signal; print(repr(signal.getsignal(signal.SIGINT)))"]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job
     try:
         deaf, hearing = (
