@@ -70,8 +70,8 @@ class BatchConfig:
     given_dropout: float = 0.12
     transformed_share: float = 0.3  # of the noise levels drawn from the sampler's own shifted times
     noisy_shift: float = 3.0  # shifts the other levels towards noise, where words and places are decided
-    backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)  # of clips from the bank, as
-    motions: tuple[str, ...] = MOTIONS  # these, which may be named several times
+    backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)  # what clips of the bank are drawn from
+    motions: tuple[str, ...] = MOTIONS  # likewise; one that is named several times is drawn more often
     scenes: SceneConfig = EVERYWHERE
 
 
