@@ -3,7 +3,7 @@
 Rectified flow (arXiv 2209.03003): x_t = (1 - τ)·x₀ + τ·ε, the network predicts x₀ - ε. Text is dropped for some rows
 (they see the fixed null text), given frames are told in some steps, and some rows of those get empty frames instead,
 which is what guidance on text and on images needs. The model of 1.2 goes on from that of 1.3: whatever has the same
-name and shape in both starts where 1.3 ended, and the text encoder stays as it is, so that one serves both.
+name and shape in both starts where 1.3 was when it knew the words, and the text encoder stays, so that one serves both.
 """
 
 from __future__ import annotations
@@ -382,7 +382,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
-    parser.add_argument("--before", type=Path, help="run of 1.3 past its first phase, which that of 1.2 goes on from")
+    parser.add_argument("--before", type=Path, help="run of 1.3 past its second phase, which that of 1.2 goes on from")
     options = parser.parse_args(arguments)
     if (options.release == "1.2") != (options.before is not None):
         parser.error("--before belongs to --release 1.2, which cannot do without it")

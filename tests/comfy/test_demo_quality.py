@@ -6,6 +6,7 @@ combinations that were never shown in training.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,6 +169,7 @@ def test_held_out_prompts_show_what_they_say(studio: Studio) -> None:
     rows = read_rows(Path(listed) if listed else None)
     readings = [read_clip(studio.run(prompt, seed=SEED + i)) for i, prompt in enumerate(prompts_for(rows))]
     right = shares(rows, readings)
+    logging.getLogger(__name__).info("%s: %s", studio.version, right)
     wrong = [f"{row} -> {reading}" for row, reading in zip(rows, readings, strict=True) if Reading(*row) != reading]
     assert all(right[name] >= share for name, share in WANTED[studio.version].items()), f"{right}\n" + "\n".join(wrong)
 
@@ -189,9 +191,12 @@ def test_first_and_last_frame_are_joined_without_a_jump(studio: Studio) -> None:
     made = studio.run(prompt, frames=frames, references=[reference])
     assert psnr(made[0], real[0]) >= MIN_FIRST_FRAME_PSNR
     assert psnr(made[last], real[-1]) >= MIN_FIRST_FRAME_PSNR
-    if studio.version == "1.2":
-        pytest.xfail("the shape of tiny 1.2 jumps where its groups meet")
-    assert_no_jump(made)
+    try:
+        assert_no_jump(made)
+    except AssertionError:
+        if studio.version == "1.2":
+            pytest.xfail("the shape of tiny 1.2 jumps where its groups meet")
+        raise
 
 
 def test_an_extension_goes_on_where_the_clip_ends(studio: Studio) -> None:

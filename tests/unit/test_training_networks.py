@@ -18,6 +18,7 @@ from opensora.training.clip_bank import ClipBank, expected
 from opensora.training.flow_sampling import SamplingConfig, sample
 from opensora.training.latents import LatentCode
 from opensora.training.muon import Muon, orthogonal
+from opensora.training.probe import learned_shares
 from opensora.training.progress import Progress
 from opensora.training.text_encoder import TextEncoder, TextEncoderConfig, relative_buckets
 
@@ -259,6 +260,15 @@ def test_the_expected_clip_is_the_mean_in_noise_and_the_own_clip_without(bank: C
     pair = torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1, 1, 1)
     got = expected(torch.full((1, 1, 1, 1, 1), 0.3), torch.tensor([0.5]), pair)
     torch.testing.assert_close(got.item(), np.tanh(0.3 * 0.5 / 0.5**2), rtol=1e-5, atol=1e-6)
+
+
+def test_learned_shares_are_0_for_the_common_mean_and_1_for_the_clips_themselves() -> None:
+    means = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(1))
+    common = means.mean(0, keepdim=True).expand_as(means)
+    for share in (0.0, 0.25, 1.0):
+        torch.testing.assert_close(
+            learned_shares(common + share * (means - common) + 7, means), torch.full((5,), share)
+        )
 
 
 @pytest.mark.parametrize("name", ["t5_tiny_padded", "t5_tiny_long"])
