@@ -29,6 +29,13 @@ class ClipBank:
             raise ValueError("Clips of a bank differ in nothing that a caption may name: no patterns, no cameras.")
         self.code, self.scenes, self.size = code, scenes, size
         self._kept: dict[tuple[Words, int, int, int], Tensor] = {}
+        self._at_rest: ClipBank | None = None
+
+    def at_rest(self) -> ClipBank:
+        """The same clips, except that nothing turns."""
+        if self._at_rest is None:
+            self._at_rest = ClipBank(self.code, replace(self.scenes, turn=(0.0, 0.0)), self.size)
+        return self._at_rest
 
     def __call__(self, words: Words, frames: int, height: int, width: int) -> Tensor:
         """Normalised latents bfloat16 [size, C, l, h, w]; always the same for the same arguments."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .average import MovingAverage
 from .clip_bank import ClipBank, expected
-from .flow_batches import FROM_MIDDLE, TEXT_LENGTH, Batch, BatchConfig, batch_of, buckets
+from .flow_batches import EVERYWHERE_TURNING, FROM_MIDDLE_TURNING, TEXT_LENGTH, Batch, BatchConfig, batch_of, buckets
 from .latents import LatentCode
 from .muon import Muon
 from .progress import Progress
@@ -38,19 +40,27 @@ from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
 START_GATE = 0.5
 GATE_ROWS = (2, 5)  # of a block's modulation table: after self attention, after the MLP
 MOST_LATENT_FRAMES: dict[Version, int] = {"1.3": 10, "1.2": 15}  # that the clock tells apart
-WORDS_LEARNED = 2  # phases of 1.3 after which its text encoder stays as it is, and 1.2 takes it
-_NOTHING = torch.empty(0)
+LEAST_APART = 0.5  # squared distance of two clips, of latents whose deviation is about 1
+
+
+Before = Callable[[int], "Pair"]
+"""The averaged networks of another run after one of its phases."""
 
 
 @dataclass(frozen=True)
 class Phase:
     """``steps`` updates whose rate rises shortly and falls as a cosine; it starts from the averaged weights of the
-    phase before. ``rate_share`` is its highest rate as a share of the run's."""
+    phase before. ``rate_share`` is its highest rate as a share of the run's. ``before``, in runs of 1.2, is the phase
+    of the run of 1.3 whose text encoder it takes; the first phase of a run takes all weights that fit. ``stays`` is
+    the share of the phase before in the weights of a run that ends with this one: a mean of two phases does what both
+    can do."""
 
     steps: int
     batches: BatchConfig
     trains_text: bool = True
     rate_share: float = 1.0
+    before: int | None = None
+    stays: float = 0.0
 
 
 # On black every colour is brighter than what is behind it, so their mean shows where a word moves things.
@@ -63,9 +73,9 @@ def on_black(version: Version) -> BatchConfig:
     )  # fmt: skip
 
 
-# Turning shows in little but the corners: the last phases draw it more often, and more of their noise levels lie where
-# outlines are decided. It is not enough yet.
+# Turning shows in little but the corners: the last phases draw it more often.
 TURNING = (*MOTIONS, "rotate", "rotate", "rotate")
+TURNING_OR_STILL = (*MOTIONS, "rotate", "rotate", "still")
 
 
 @dataclass(frozen=True)
@@ -92,10 +102,61 @@ class FlowConfig:
             trains_text=False,
             rate_share=0.5,
         ),
+        Phase(
+            steps=2500,
+            batches=BatchConfig(
+                buckets=buckets("1.3", pictures=0.3),
+                given_share=0.0,
+                frame_mask_share=0.0,
+                transformed_share=0.1,
+                motions=TURNING_OR_STILL,
+                rivals=True,
+                scenes=EVERYWHERE_TURNING,
+                bank_scenes=FROM_MIDDLE_TURNING,
+            ),
+            rate_share=0.5,
+        ),
+        Phase(
+            steps=6000,
+            batches=BatchConfig(
+                buckets=buckets("1.3", pictures=0.25),
+                given_share=0.25,
+                frame_mask_share=0.05,
+                noisy_shift=1.5,
+                motions=TURNING_OR_STILL,
+                rivals=True,
+                rest=True,
+                scenes=EVERYWHERE_TURNING,
+                bank_scenes=FROM_MIDDLE_TURNING,
+            ),
+            trains_text=False,
+            rate_share=0.5,
+        ),
+        Phase(
+            steps=3500,
+            batches=BatchConfig(
+                buckets=buckets("1.3", pictures=0.15),
+                given_share=0.5,
+                frame_mask_share=0.04,
+                noisy_shift=1.5,
+                motions=TURNING_OR_STILL,
+                rivals=True,
+                rest=True,
+                given_rivals=True,
+                scenes=EVERYWHERE_TURNING,
+                bank_scenes=FROM_MIDDLE_TURNING,
+            ),
+            trains_text=False,
+            rate_share=0.4,
+            stays=0.25,
+        ),
     )
     # Attention over time knows only distances between frames, so a network sees which frame is the first from the edges
     # of a clip alone. Large models find that out by themselves; this one is taught by a second loss of this weight.
     clock: float = 0.5
+    # What tells a circle from a square, or turning from standing still, is a hundredth of a clip. A third loss of this
+    # weight asks for the share of just that; phases that take rivals of their clips from the bank have it.
+    mistaken: float = 4.0
     bank: int = 64  # clips for the same words, whose mean is what noise should become
     rate: float = 2e-3
     final_rate: float = 1e-4
@@ -125,7 +186,7 @@ RECIPES: dict[Version, FlowConfig] = {
             version="1.2", depth=3, hidden_size=120, num_heads=5, in_channels=4, caption_channels=64,
         ),
         phases=(
-            Phase(steps=1000, batches=on_black("1.2"), trains_text=False),
+            Phase(steps=1000, batches=on_black("1.2"), trains_text=False, before=2),
             Phase(
                 steps=8500,
                 batches=BatchConfig(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7),
@@ -149,6 +210,28 @@ RECIPES: dict[Version, FlowConfig] = {
                 ),
                 trains_text=False,
                 rate_share=0.5,
+            ),
+            Phase(
+                steps=7000,
+                batches=BatchConfig(
+                    buckets=buckets("1.2", pictures=0.35), frame_mask_share=0.15, masks_like_given=0.8, noisy_shift=1.5,
+                    motions=TURNING_OR_STILL, rivals=True, rest=True, scenes=EVERYWHERE_TURNING,
+                    bank_scenes=FROM_MIDDLE_TURNING,
+                ),
+                trains_text=False,
+                rate_share=0.5,
+                before=5,
+            ),
+            Phase(
+                steps=1800,
+                batches=BatchConfig(
+                    buckets=buckets("1.2", pictures=0.15, long=(0.4, 0.04)), frame_mask_share=0.5, masks_like_given=0.8,
+                    joined=0.7, noisy_shift=1.5, motions=TURNING_OR_STILL, rivals=True, rest=True,
+                    scenes=EVERYWHERE_TURNING, bank_scenes=FROM_MIDDLE_TURNING,
+                ),
+                trains_text=False,
+                rate_share=0.4,
+                stays=0.5,
             ),
         ),
     ),
@@ -247,8 +330,9 @@ def given_frames(pair: Pair, batch: Batch) -> GivenFrames | None:
     return GivenFrames(latents, mask, batch.given, null)
 
 
-def loss_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Tensor:
-    """Mean squared error of the velocity; clean frames of a frame mask do not count."""
+def losses_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Mean squared error of the velocity, where clean frames of a frame mask do not count, and how much of what rivals
+    show the guess shows."""
     ids, kept = tokenizer.padded(batch.captions, TEXT_LENGTH)
     states = pair.states(ids, kept, batch.has_text)
     noise = torch.randn_like(batch.latents)
@@ -258,11 +342,21 @@ def loss_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Tensor:
         x = torch.where(batch.frame_mask[:, None, :, None, None], x, batch.latents)
     got = pair.velocity(x, batch.times, states, kept, batch, given_frames(pair, batch), batch.frame_mask)
     # x0 - noise is (x0 - x) / level; a bank gives the mean of all x0 that x may become.
-    wanted = batch.latents - noise if batch.bank is None else (expected(x, level.flatten(), batch.bank) - x) / level
-    error = (got - wanted).square()
+    bank = batch.latents[:, None] if batch.bank is None else batch.bank
+    error = got - (expected(x, level.flatten(), bank) - x) / level
     if batch.frame_mask is None:
-        return error.mean()
-    return error.mean(dim=(1, 3, 4))[batch.frame_mask].mean()
+        taken = None if batch.rivals is None else mistaken(error * level, x, level.flatten(), bank, batch.rivals)
+        return error.square().mean(), taken
+    return error.square().mean(dim=(1, 3, 4))[batch.frame_mask].mean(), None
+
+
+def mistaken(error: Tensor, x: Tensor, level: Tensor, bank: Tensor, rivals: Tensor) -> Tensor:
+    """Mean squared share of what sets rivals apart that ``error``, of the clean clip, shows: 0 where ``x`` is read as
+    its own words say, 1 where it is read as the rival's. Differences that hardly are any count little."""
+    right = expected(x, level, bank)
+    apart = torch.stack([expected(x, level, rivals[:, number]) - right for number in range(rivals.shape[1])]).flatten(2)
+    shown = (error.flatten(1) * apart).sum(2) / apart.square().sum(2).clamp(min=LEAST_APART)
+    return shown.square().mean()
 
 
 def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
@@ -276,15 +370,13 @@ class Run:
     """One training run below a folder: the networks, their optimisers and where it stands."""
 
     def __init__(
-        self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Pair | None = None
+        self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Before | None = None
     ) -> None:  # fmt: skip
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer, self.before = config, tokenizer, before
         self.progress = Progress(folder)
         code = LatentCode(new_autoencoder(AUTOENCODERS[config.network.version]))
-        self.bank = ClipBank(code, FROM_MIDDLE, config.bank)
+        self.bank = ClipBank(code, config.phases[0].batches.bank_scenes, config.bank)
         self.pair = Pair(config)
-        if before is not None:
-            take_over(self.pair, before)
         self.average = MovingAverage(self.pair, config.average)
         self.trained = [weight for weight in self.pair.parameters() if weight.requires_grad]  # phases freeze some
         self.adam = torch.optim.Adam(self.trained, betas=(0.9, 0.98), fused=True)
@@ -307,9 +399,10 @@ class Run:
         config = self.config
         number, step = config.phase_at(self.done)
         phase = config.phases[number]
-        if step == 0 and number > 0:
-            self.average.applied_to(self.pair)
-            self.average.forget()
+        if step == 0:
+            self._begin(phase, number)
+        if self.bank.scenes != phase.batches.bank_scenes:
+            self.bank = ClipBank(self.bank.code, phase.batches.bank_scenes, config.bank)
         self.pair.text_encoder.requires_grad_(phase.trains_text)
         torch.manual_seed(config.seed * 1_000_003 + self.done)
         batch = batch_of(phase.batches, self.bank, config.seed, self.done)
@@ -330,14 +423,30 @@ class Run:
         if self.progress.due():
             self.save()
 
+    def _begin(self, phase: Phase, number: int) -> None:
+        if number > 0:
+            self.average.applied_to(self.pair)
+            self.average.forget()
+        if phase.before is not None and self.before is not None:
+            earlier = self.before(phase.before)
+            if number == 0:
+                take_over(self.pair, earlier)
+            else:
+                take_over(self.pair.text_encoder, earlier.text_encoder)
+
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The loss of one step and its parts for the log."""
-        loss = loss_of(self.pair, self.tokenizer, batch)
+        loss, taken = losses_of(self.pair, self.tokenizer, batch)
         kind = "given loss" if batch.given else "image loss" if batch.bucket.frames == 1 else "loss"
-        if batch.bucket.frames == 1:
-            return loss, {kind: loss.item()}
-        clock = self.pair.clock_loss()
-        return loss + self.config.clock * clock, {kind: loss.item(), "clock": clock.item()}
+        numbers = {kind: loss.item()}
+        if taken is not None:
+            numbers["mistaken"] = taken.item()
+            loss = loss + self.config.mistaken * taken
+        if batch.bucket.frames > 1:
+            clock = self.pair.clock_loss()
+            numbers["clock"] = clock.item()
+            loss = loss + self.config.clock * clock
+        return loss, numbers
 
     def save(self) -> None:
         """Write a checkpoint and the curves."""
@@ -347,22 +456,21 @@ class Run:
         return {"step": self.done} | {name: part.state_dict() for name, part in self._parts().items()}
 
 
-def take_over(pair: Pair, before: Pair) -> None:
-    """Copy from ``before`` every weight that has the same name and shape in ``pair``."""
-    mine = pair.state_dict()
-    pair.load_state_dict(
-        {name: value for name, value in before.state_dict().items() if mine.get(name, _NOTHING).shape == value.shape},
-        strict=False,
+def take_over(mine: nn.Module, theirs: nn.Module) -> None:
+    """Copy from ``theirs`` every weight that has the same name and shape in ``mine``."""
+    shapes = {name: value.shape for name, value in mine.state_dict().items()}
+    mine.load_state_dict(
+        {name: value for name, value in theirs.state_dict().items() if shapes.get(name) == value.shape}, strict=False
     )
 
 
-def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Pair | None = None) -> Pair:
-    """Run or resume to the end; returns the averaged networks. ``before`` is what a new run goes on from."""
+def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Before | None = None) -> Pair:
+    """Run or resume to the end; returns the averaged networks."""
     run = Run(config, folder, tokenizer, before)
     while run.done < config.steps:
         run.update()
     run.save()
-    return run.average.applied_to(run.pair)
+    return averaged(config, folder)
 
 
 def averaged(config: FlowConfig, folder: Path, phase: int | None = None) -> Pair:
@@ -373,7 +481,11 @@ def averaged(config: FlowConfig, folder: Path, phase: int | None = None) -> Pair
     pair.load_state_dict(state["model"])
     average = MovingAverage(pair, config.average)
     average.load_state_dict(state["average"])
-    return average.applied_to(pair).eval()
+    average.applied_to(pair)
+    if state["step"] == config.steps and (stays := config.phases[-1].stays):
+        older = averaged(config, folder, len(config.phases) - 1).state_dict()
+        pair.load_state_dict({name: value.lerp(older[name], stays) for name, value in pair.state_dict().items()})
+    return pair.eval()
 
 
 def main(arguments: list[str]) -> None:
@@ -382,9 +494,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
-    parser.add_argument("--before", type=Path, help="run of 1.3 past its second phase, which that of 1.2 goes on from")
+    parser.add_argument("--before", type=Path, help="run of 1.3, at least as far as the one of 1.2 goes on from it")
     options = parser.parse_args(arguments)
     if (options.release == "1.2") != (options.before is not None):
         parser.error("--before belongs to --release 1.2, which cannot do without it")
-    before = None if options.before is None else averaged(RECIPES["1.3"], options.before, phase=WORDS_LEARNED)
+    before = None if options.before is None else partial(averaged, RECIPES["1.3"], options.before)
     train(RECIPES[options.release], options.folder, Tokenizer(options.tokenizer), before)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from ..opensora_models.frames import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Ve
 from ..opensora_models.sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS, shift_for, shift_time
 from .captions import caption
 from .clip_bank import ClipBank
-from .scenes import BACKGROUNDS, MOTIONS, Scene, SceneConfig, draw_scene, draw_words
+from .scenes import BACKGROUNDS, MOTIONS, SHAPES, Scene, SceneConfig, draw_scene, draw_words, is_trained
 
 VIDEO_FPS = 24.0
 LEAST_LEVEL = 1e-3
@@ -55,6 +56,10 @@ def buckets(version: Version, pictures: float = 0.2, long: tuple[float, float] |
 # anything anywhere.
 FROM_MIDDLE = SceneConfig(pattern_share=0.0, camera_share=0.0, spread=0.3, from_middle=True)
 EVERYWHERE = SceneConfig(pattern_share=0.12, camera_share=0.06, spread=0.6)
+# A square that turns by more than 45 degrees in a clip looks the same again before its end; and the larger a shape is,
+# the more of it moves when it turns.
+_turning = partial(replace, turn=(2.5, 3.5), turning_radius=(0.26, 0.32))
+FROM_MIDDLE_TURNING, EVERYWHERE_TURNING = _turning(FROM_MIDDLE), _turning(EVERYWHERE)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class BatchConfig:
     given_share: float = 0.2
     frame_mask_share: float = 0.08
     masks_like_given: float = 0.0  # of the masked rows, those whose clean frames are chosen as given frames are
+    joined: float = 0.0  # of the masked rows, those that have the first frame and the one that opens the last group
     fresh_share: float = 0.1  # of the steps that could take clips from the bank, those that draw any scene instead
     text_dropout: float = 0.12
     given_dropout: float = 0.12
@@ -73,13 +79,18 @@ class BatchConfig:
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)  # what clips of the bank are drawn from
     motions: tuple[str, ...] = MOTIONS  # likewise; one that is named several times is drawn more often
     scenes: SceneConfig = EVERYWHERE
+    bank_scenes: SceneConfig = FROM_MIDDLE
+    rivals: bool = False  # whether clips of the bank come with those of the words they are most easily taken for
+    rest: bool = False  # whether the rival of what turns is itself at rest, in place of a still shape of another size
+    given_rivals: bool = False  # whether clips of which frames are given come with themselves standing still as a rival
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step. ``given`` names latent frames told to every row, ``given_kept`` [B] the rows that really get them;
     ``frame_mask`` [B, T] is False where a frame stays clean and does not count. ``bank`` [B, K, C, l, h, w] holds, for
-    every row, the clips that are as likely as its own for the same words; None: only its own."""
+    every row, the clips that are as likely as its own for the same words; None: only its own. ``rivals``
+    [B, R, K, C, l, h, w] are clips of words that differ in the shape or the motion alone."""
 
     bucket: Bucket
     latents: Tensor
@@ -90,6 +101,7 @@ class Batch:
     given_kept: Tensor
     frame_mask: Tensor | None
     bank: Tensor | None = None
+    rivals: Tensor | None = None
 
     @property
     def fps(self) -> float:
@@ -108,15 +120,19 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
     if count > 1 and version == "1.3" and rng.random() < config.given_share:
         given = draw_given(rng, count, count - 1)
     elif count > 1 and rng.random() < config.frame_mask_share:
-        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
+        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given, config.joined)
     plain = not given and frame_mask is None
-    clips = None
+    clips = rivals = None
     if plain and bucket.banked and rng.random() >= config.fresh_share:
         scenes, latents, clips = _from_bank(rng, bank, bucket, config)
+        rivals = _rivals(rng, bank, bucket, scenes, config.rest) if config.rivals else None
     else:
         aspect = bucket.width / bucket.height
         scenes = [draw_scene(rng, bucket.frames, aspect, config.scenes) for _ in range(bucket.batch)]
         latents = bank.code.clips(scenes, bucket.frames, bucket.height, bucket.width)
+        if given and config.given_rivals:
+            still = [replace(scene, motion="still") for scene in scenes]
+            rivals = bank.code.clips(still, bucket.frames, bucket.height, bucket.width)[:, None, None]
     return Batch(
         bucket=bucket,
         latents=latents,
@@ -127,6 +143,7 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         given_kept=torch.from_numpy(rng.random(bucket.batch) >= config.given_dropout),
         frame_mask=frame_mask,
         bank=clips,
+        rivals=rivals,
     )
 
 
@@ -135,10 +152,42 @@ def _from_bank(
 ) -> tuple[list[Scene], Tensor, Tensor]:
     """Words of as many scenes as the bucket takes, a clip of each, and all clips of the bank that fit the words."""
     scenes = [Scene(*draw_words(rng, config.motions), str(rng.choice(config.backgrounds))) for _ in range(bucket.batch)]
-    size = (bucket.frames, bucket.height, bucket.width)
-    clips = torch.stack([bank((row.colour, row.shape, row.motion, row.background), *size) for row in scenes]).float()
+    clips = torch.stack([_clips(bank, bucket, row) for row in scenes])
     own = torch.from_numpy(rng.integers(bank.size, size=bucket.batch))
     return scenes, clips[torch.arange(bucket.batch), own], clips
+
+
+def _clips(bank: ClipBank, bucket: Bucket, row: Scene) -> Tensor:
+    words = (row.colour, row.shape, row.motion, row.background)
+    return bank(words, bucket.frames, bucket.height, bucket.width).float()
+
+
+def _rivals(rng: np.random.Generator, bank: ClipBank, bucket: Bucket, scenes: list[Scene], rest: bool) -> Tensor:
+    """Clips [B, R, K, C, l, h, w] of the bank for another shape and, if they move, for another motion.
+
+    Never a held-out combination: its place is taken by the row itself, from which nothing sets it apart.
+    """
+    rows = []
+    for scene in scenes:
+        shape = str(rng.choice([shape for shape in SHAPES if shape != scene.shape]))
+        others = [_clips_or_own(bank, bucket, replace(scene, shape=shape), scene)]
+        if bucket.frames > 1 and rest and scene.motion == "rotate":
+            others.append(_clips(bank.at_rest(), bucket, scene))
+        elif bucket.frames > 1:
+            others.append(_clips_or_own(bank, bucket, replace(scene, motion=_rival_motion(scene)), scene))
+        rows.append(torch.stack(others))
+    return torch.stack(rows)
+
+
+def _clips_or_own(bank: ClipBank, bucket: Bucket, other: Scene, own: Scene) -> Tensor:
+    return _clips(bank, bucket, other if is_trained(other.colour, other.shape, other.motion) else own)
+
+
+def _rival_motion(scene: Scene) -> str:
+    """What a clip shows whose motion was not learned, and for standing still what resembles it most."""
+    if scene.motion != "still":
+        return "still"
+    return "grow" if scene.shape == "circle" else "rotate"
 
 
 def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ...]:
@@ -159,14 +208,18 @@ def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ..
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 
 
-def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float) -> Tensor:
+def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float, joined: float = 0.0) -> Tensor:
     """[rows, count] bool, False where a frame stays clean: any frames, or for some rows those of ``draw_given``."""
+    # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
+    last = (count - 1) // GROUP_LATENTS * GROUP_LATENTS
     mask = torch.from_numpy(rng.random((rows, count)) < rng.uniform(0.3, 0.9))
     for row in range(rows):
         if like_given and rng.random() < like_given:
             mask[row] = True
-            # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
-            mask[row, list(draw_given(rng, count, (count - 1) // GROUP_LATENTS * GROUP_LATENTS))] = False
+            mask[row, list(draw_given(rng, count, last))] = False
+        if joined and rng.random() < joined:
+            mask[row] = True
+            mask[row, [0, last]] = False
     return mask
 
 

@@ -35,6 +35,7 @@ HELD_OUT_COUNT = 64
 HELD_OUT_SEED = 7
 
 REFERENCE_SIDE = 64  # pixels; sizes and speeds below are for pictures of this height and scale with the height
+RADIUS = (0.16, 0.24)  # of the picture height
 SPEED = (0.9, 1.4)  # pixels per frame of an ordinary move
 BOUNCE_FRAMES = 9.0  # frames from one touch of the ground to the next
 
@@ -75,22 +76,29 @@ class SceneConfig:
     """How often the rarer things appear, and how much of the range of places, sizes and speeds is used (0…1).
 
     A small ``spread`` keeps the middle of each range: ways through the centre, shapes of about one size.
-    ``from_middle`` lets every clip begin in the middle of the picture, as far as the shape's way fits in.
+    ``from_middle`` lets every clip begin in the middle of the picture, as far as the shape's way fits in. ``turn`` are
+    the degrees per frame of what rotates, ``turning_radius`` its size.
     """
 
     pattern_share: float = 0.1
     camera_share: float = 0.05
     spread: float = 1.0
     from_middle: bool = False
+    turn: tuple[float, float] = (4.0, 7.0)
+    turning_radius: tuple[float, float] = RADIUS
 
 
 def draw_words(rng: np.random.Generator, motions: Sequence[str] = MOTIONS) -> tuple[str, str, str]:
     """Random colour, shape and motion (one of ``motions``) of a training clip; never a held-out combination."""
-    kept_out = held_out()
     while True:
         words = (str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES)), str(rng.choice(motions)))
-        if words not in kept_out and words[1:] != ("circle", "rotate"):
+        if is_trained(*words):
             return words
+
+
+def is_trained(colour: str, shape: str, motion: str) -> bool:
+    """Whether training may show this combination."""
+    return (colour, shape, motion) not in held_out() and (shape, motion) != ("circle", "rotate")
 
 
 def draw_scene(rng: np.random.Generator, frames: int, aspect: float, config: SceneConfig) -> Scene:
@@ -115,12 +123,12 @@ def place_scene(
         camera = str(rng.choice(CAMERAS))
     patterned = camera is not None or rng.random() < config.pattern_share
     draw = partial(_uniform, rng, config.spread)
-    radius = draw(0.16, 0.24)
+    radius = draw(*(config.turning_radius if motion == "rotate" else RADIUS))
     speed = draw(*SPEED) / REFERENCE_SIDE
     if motion == "bounce":
         speed = draw(0.22, 0.32)
     elif motion == "rotate":
-        speed = draw(4.0, 7.0)  # degrees per frame
+        speed = draw(*config.turn)
     elif motion in ("grow", "shrink"):
         speed = draw(0.45, 0.6) / REFERENCE_SIDE
     x, y = _start(draw, motion, radius, speed, frames, aspect, config.from_middle)

@@ -33,12 +33,7 @@ FILES = {
     "OSoraTextEncoderLoader": ("text_encoder_name", "opensora-tiny-t5.safetensors"),
     "OSoraVAELoader": ("vae_name", "opensora-tiny-vae-v{}.safetensors"),
 }
-# Shares of the prompts that must be right. The aim is 90 % of the colours, 85 % of the shapes and 90 % of the motions;
-# what is below it here is not reached yet: no shape turns when it should, and 1.2 draws circles as rounded squares.
-WANTED: dict[Version, dict[str, float]] = {
-    "1.3": {"colour": 0.95, "shape": 0.90, "motion": 0.82},
-    "1.2": {"colour": 0.95, "shape": 0.55, "motion": 0.82},
-}
+WANTED = {"colour": 0.90, "shape": 0.85, "motion": 0.90}  # shares of the prompts
 MIN_FIRST_FRAME_PSNR = 26.0
 CFG = 5.0
 SEED = 1
@@ -171,7 +166,7 @@ def test_held_out_prompts_show_what_they_say(studio: Studio) -> None:
     right = shares(rows, readings)
     logging.getLogger(__name__).info("%s: %s", studio.version, right)
     wrong = [f"{row} -> {reading}" for row, reading in zip(rows, readings, strict=True) if Reading(*row) != reading]
-    assert all(right[name] >= share for name, share in WANTED[studio.version].items()), f"{right}\n" + "\n".join(wrong)
+    assert all(right[name] >= share for name, share in WANTED.items()), f"{right}\n" + "\n".join(wrong)
 
 
 @pytest.mark.parametrize("words", [("red", "square", "right"), ("blue", "circle", "down"), ("green", "star", "left")])
@@ -227,6 +222,12 @@ def test_edit_strength_keeps_then_frees(studio: Studio) -> None:
     assert distances == sorted(distances), distances
 
 
+def right_words(words: Reading, frames: np.ndarray) -> int:
+    """How many of the three words the frames show."""
+    read = read_clip(frames)
+    return sum(getattr(read, name) == getattr(words, name) for name in ("colour", "shape", "motion"))
+
+
 def redness(clips: Sequence[np.ndarray]) -> float:
     """How much more red than anything else clips show, 0…255."""
     values = np.stack(clips).astype(np.float64)
@@ -234,9 +235,13 @@ def redness(clips: Sequence[np.ndarray]) -> float:
 
 
 def test_more_guidance_pulls_more_towards_the_prompt(studio: Studio) -> None:
-    prompt = "a red circle standing still on a black background"
-    pulls = [redness([studio.run(prompt, cfg=cfg, seed=seed) for seed in range(4)]) for cfg in (0.0, 0.5, 1.0, 3.0)]
-    assert pulls == sorted(pulls) and pulls[-1] > pulls[0] + 3, pulls
+    words = Reading("red", "triangle", "left")
+    prompt = simple_caption("red", "triangle", "left", "black")
+    pulls = [
+        sum(right_words(words, studio.run(prompt, cfg=cfg, seed=seed)) for seed in range(6))
+        for cfg in (0.0, 0.25, 0.5, 1.0, 3.0)
+    ]
+    assert pulls == sorted(pulls) and pulls[0] < 9 and pulls[-1] >= 16, pulls
 
 
 def test_more_guidance_pushes_further_from_the_negative_prompt(studio: Studio) -> None:
@@ -245,7 +250,7 @@ def test_more_guidance_pushes_further_from_the_negative_prompt(studio: Studio) -
         "a red circle standing still on a black background",
     )
     pulls = [
-        redness([studio.run(words, negative=against, cfg=cfg, seed=seed) for seed in range(6)])
-        for cfg in (0.0, 1.0, 3.0)
+        round(redness([studio.run(words, negative=against, cfg=cfg, seed=seed) for seed in range(6)]))
+        for cfg in (0.0, 0.25, 1.0, 3.0)
     ]
     assert pulls == sorted(pulls, reverse=True) and pulls[0] > pulls[-1] + 3, pulls

@@ -130,7 +130,9 @@ def small_flow() -> flow.FlowConfig:
         kernel_size=(8, 8, -1), use_spatial_rope=True,
     )  # fmt: skip
     text = TextEncoderConfig(vocabulary=100, width=8, inner=8, heads=2, head_width=4, layers=1)
-    words = flow_batches.BatchConfig(buckets=SMALL_CLIPS, given_share=0.0, frame_mask_share=0.0, backgrounds=("black",))
+    words = flow_batches.BatchConfig(
+        buckets=SMALL_CLIPS, given_share=0.0, frame_mask_share=0.0, backgrounds=("black",), rivals=True
+    )
     told = flow_batches.BatchConfig(buckets=SMALL_CLIPS, given_share=0.5, frame_mask_share=0.7)
     phases = (flow.Phase(4, words), flow.Phase(4, told, trains_text=False))
     return replace(flow.FlowConfig(), network=network, text=text, phases=phases, warm_up=1, bank=4)
@@ -175,6 +177,10 @@ def test_phases_follow_one_another_and_each_is_kept(tmp_path: Path) -> None:
         assert any(not torch.equal(a, b) for a, b in zip(one, two, strict=True)) == changes, part
     with pytest.raises(ValueError, match="no phase-3"):
         flow.averaged(config, tmp_path, 3)
+    mixed = flow.averaged(replace(config, phases=(config.phases[0], replace(config.phases[1], stays=0.25))), tmp_path)
+    for name, value in mixed.state_dict().items():
+        of_both = 0.25 * words.state_dict()[name] + 0.75 * told.state_dict()[name]
+        torch.testing.assert_close(value, of_both, msg=name)
 
 
 def test_an_interrupted_flow_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:
@@ -190,20 +196,23 @@ def test_an_interrupted_flow_run_continues_as_if_nothing_happened(tmp_path: Path
 
 
 def test_the_older_model_goes_on_from_the_newer(tmp_path: Path) -> None:
-    newer = flow.Pair(small_flow())
-    torch.nn.init.normal_(newer.network.spatial_blocks[0].mlp.fc1.weight)
     config = small_flow()
+    newer, newest = flow.Pair(config), flow.Pair(replace(config, seed=5))
     network = STDiT3Config(version="1.2", depth=1, hidden_size=24, num_heads=2, in_channels=4, caption_channels=8)
     batches = replace(config.phases[1].batches, masks_like_given=0.5)
-    config = replace(config, network=network, phases=(flow.Phase(2, batches, trains_text=False),))
-    run = flow.Run(config, tmp_path, Words(), newer)
-    mine, theirs = run.pair.network.spatial_blocks[0].mlp.fc1.weight, newer.network.spatial_blocks[0].mlp.fc1.weight
-    assert torch.equal(mine, theirs) and run.pair.network.x_embedder.proj.weight.shape[1] == 4
-    for _ in range(2):  # the new last layer starts at zero and lets nothing through in the first step
-        run.update()
-    assert not torch.equal(mine, theirs)
-    for name, value in run.pair.text_encoder.state_dict().items():
-        assert torch.equal(value, newer.text_encoder.state_dict()[name]), name
+    first, second = (flow.Phase(2, batches, trains_text=False, before=phase) for phase in (4, 7))
+    config = replace(config, network=network, phases=(first, second))
+    run = flow.Run(config, tmp_path, Words(), {4: newer, 7: newest}.__getitem__)
+    assert run.pair.network.x_embedder.proj.weight.shape[1] == 4
+    for phase, earlier in ((first, newer), (second, newest)):
+        for _ in range(phase.steps):
+            run.update()
+        for name, value in run.pair.text_encoder.state_dict().items():
+            assert torch.equal(value, earlier.text_encoder.state_dict()[name]), name
+    mine = run.pair.network.spatial_blocks[0].mlp.fc1.weight
+    theirs = (pair.network.spatial_blocks[0].mlp.fc1.weight for pair in (newest, newer))
+    far, near = (float((mine - weight).detach().norm()) for weight in theirs)
+    assert 0 < near < far / 2, "the network goes on from the first, trained; later only words are taken"
 
 
 def test_padding_of_captions_changes_nothing(bank: ClipBank) -> None:
@@ -248,6 +257,64 @@ def test_a_batch_from_the_bank_shows_what_its_words_say(bank: ClipBank) -> None:
         assert any(torch.equal(own, clip) for clip in row)
     with pytest.raises(ValueError, match="no patterns"):
         ClipBank(bank.code, scenes.SceneConfig())
+
+
+def test_frame_masks_of_joined_rows_keep_the_first_frame_and_the_start_of_the_last_group() -> None:
+    rng = np.random.default_rng(3)
+    joined = flow_batches.draw_frame_mask(rng, 50, 10, like_given=0.8, joined=1.0)
+    assert joined.shape == (50, 10) and (~joined).nonzero()[:, 1].tolist() == [0, 5] * 50
+    some = flow_batches.draw_frame_mask(rng, 400, 10, like_given=0.0, joined=0.5)
+    expected_row = torch.tensor([index in (0, 5) for index in range(10)])
+    assert 0.4 < float(((~some) == expected_row).all(1).float().mean()) < 0.6
+
+
+def test_given_clips_have_themselves_at_rest_as_a_rival(bank: ClipBank) -> None:
+    config = replace(small_flow().phases[1].batches, given_share=1.0, rivals=True, given_rivals=True)
+    batch = flow_batches.batch_of(replace(config, buckets=SMALL_CLIPS[:1]), bank, 2, 0)
+    assert batch.given and batch.bank is None and batch.rivals is not None
+    (rest,) = batch.rivals[:, 0].unbind(1)
+    torch.testing.assert_close(rest[:, :, 0], batch.latents[:, :, 0], rtol=0, atol=0)
+    assert rest.shape == batch.latents.shape
+
+
+def test_rivals_differ_in_the_shape_or_the_motion_and_are_never_held_out(bank: ClipBank) -> None:
+    asked: list[tuple[str, str, str, str]] = []
+
+    class Noting(ClipBank):
+        def __call__(self, words: tuple[str, str, str, str], *size: int) -> torch.Tensor:
+            asked.append(words)
+            return super().__call__(words, *size)
+
+    noting = Noting(bank.code, flow_batches.FROM_MIDDLE, size=2)
+    config = replace(small_flow().phases[0].batches, buckets=SMALL_CLIPS[:1], fresh_share=0.0, rivals=True)
+    for step in range(8):
+        batch = flow_batches.batch_of(config, noting, 2, step)
+        own, *others = asked[:3], asked[3::2], asked[4::2]
+        assert batch.rivals is not None and batch.rivals.shape == (3, 2, 2, *batch.latents.shape[1:])
+        for index, row in enumerate(own):
+            for place, other in zip((1, 2), (others[0][index], others[1][index]), strict=True):
+                assert [k for k in range(4) if other[k] != row[k]] in ([place], []), "nothing else differs"
+                assert scenes.is_trained(*other[:3])
+        asked.clear()
+    turning = flow_batches.batch_of(replace(config, motions=("rotate",), rest=True), bank, 2, 0)
+    assert turning.bank is not None and turning.rivals is not None
+    resting = turning.rivals[:, 1]
+    torch.testing.assert_close(resting[:, :, :, :1], turning.bank[:, :, :, :1], rtol=0, atol=0)
+    assert float((resting - resting[:, :, :, :1]).abs().max()) == 0.0, "the same shape, at rest"
+    picture = flow_batches.batch_of(replace(config, buckets=SMALL_CLIPS[1:]), noting, 2, 0)
+    assert picture.rivals is not None and picture.rivals.shape[1] == 1, "a picture does not show motion"
+
+
+def test_mistaken_is_0_for_the_own_clip_and_1_for_the_rival(bank: ClipBank) -> None:
+    clips, rival = (bank(("red", shape, "left", "black"), 17, 32, 32).float()[None] for shape in ("circle", "square"))
+    noise = torch.randn(1, *clips.shape[2:], generator=torch.Generator().manual_seed(0))
+    for level in (1.0, 0.5):
+        x, levels = (1 - level) * clips[:, 0] + level * noise, torch.tensor([level])
+        right, wrong = expected(x, levels, clips), expected(x, levels, rival)
+        for share in (0.0, 0.5, 1.0):
+            got = flow.mistaken(share * (wrong - right), x, levels, clips, rival[:, None])
+            torch.testing.assert_close(got.item(), share**2, rtol=1e-4, atol=1e-6)
+        assert float(flow.mistaken(wrong - right, x, levels, clips, clips[:, None])) == 0.0, "no rival, no mistake"
 
 
 def test_the_expected_clip_is_the_mean_in_noise_and_the_own_clip_without(bank: ClipBank) -> None:
