@@ -222,17 +222,6 @@ RECIPES: dict[Version, FlowConfig] = {
                 rate_share=0.5,
                 before=5,
             ),
-            Phase(
-                steps=1800,
-                batches=BatchConfig(
-                    buckets=buckets("1.2", pictures=0.15, long=(0.4, 0.04)), frame_mask_share=0.5, masks_like_given=0.8,
-                    joined=0.7, noisy_shift=1.5, motions=TURNING_OR_STILL, rivals=True, rest=True,
-                    scenes=EVERYWHERE_TURNING, bank_scenes=FROM_MIDDLE_TURNING,
-                ),
-                trains_text=False,
-                rate_share=0.4,
-                stays=0.5,
-            ),
         ),
     ),
 }  # fmt: skip

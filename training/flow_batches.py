@@ -70,7 +70,6 @@ class BatchConfig:
     given_share: float = 0.2
     frame_mask_share: float = 0.08
     masks_like_given: float = 0.0  # of the masked rows, those whose clean frames are chosen as given frames are
-    joined: float = 0.0  # of the masked rows, those that have the first frame and the one that opens the last group
     fresh_share: float = 0.1  # of the steps that could take clips from the bank, those that draw any scene instead
     text_dropout: float = 0.12
     given_dropout: float = 0.12
@@ -120,7 +119,7 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
     if count > 1 and version == "1.3" and rng.random() < config.given_share:
         given = draw_given(rng, count, count - 1)
     elif count > 1 and rng.random() < config.frame_mask_share:
-        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given, config.joined)
+        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
     plain = not given and frame_mask is None
     clips = rivals = None
     if plain and bucket.banked and rng.random() >= config.fresh_share:
@@ -208,18 +207,14 @@ def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ..
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 
 
-def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float, joined: float = 0.0) -> Tensor:
+def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float) -> Tensor:
     """[rows, count] bool, False where a frame stays clean: any frames, or for some rows those of ``draw_given``."""
-    # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
-    last = (count - 1) // GROUP_LATENTS * GROUP_LATENTS
     mask = torch.from_numpy(rng.random((rows, count)) < rng.uniform(0.3, 0.9))
     for row in range(rows):
         if like_given and rng.random() < like_given:
             mask[row] = True
-            mask[row, list(draw_given(rng, count, last))] = False
-        if joined and rng.random() < joined:
-            mask[row] = True
-            mask[row, [0, last]] = False
+            # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
+            mask[row, list(draw_given(rng, count, (count - 1) // GROUP_LATENTS * GROUP_LATENTS))] = False
     return mask
 
 

@@ -259,15 +259,6 @@ def test_a_batch_from_the_bank_shows_what_its_words_say(bank: ClipBank) -> None:
         ClipBank(bank.code, scenes.SceneConfig())
 
 
-def test_frame_masks_of_joined_rows_keep_the_first_frame_and_the_start_of_the_last_group() -> None:
-    rng = np.random.default_rng(3)
-    joined = flow_batches.draw_frame_mask(rng, 50, 10, like_given=0.8, joined=1.0)
-    assert joined.shape == (50, 10) and (~joined).nonzero()[:, 1].tolist() == [0, 5] * 50
-    some = flow_batches.draw_frame_mask(rng, 400, 10, like_given=0.0, joined=0.5)
-    expected_row = torch.tensor([index in (0, 5) for index in range(10)])
-    assert 0.4 < float(((~some) == expected_row).all(1).float().mean()) < 0.6
-
-
 def test_given_clips_have_themselves_at_rest_as_a_rival(bank: ClipBank) -> None:
     config = replace(small_flow().phases[1].batches, given_share=1.0, rivals=True, given_rivals=True)
     batch = flow_batches.batch_of(replace(config, buckets=SMALL_CLIPS[:1]), bank, 2, 0)
