@@ -16,8 +16,9 @@ from ..opensora_models.frames import GROUP_FRAMES, VERSIONS
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, averaged_autoencoder, new_autoencoder
 from .captions import simple_caption
-from .flow import RECIPES, averaged
+from .flow import averaged
 from .flow_batches import Bucket
+from .flow_recipes import RECIPES
 from .flow_sampling import SamplingConfig, sample
 from .latents import LatentCode
 from .pictures import contact_sheet, to_bytes

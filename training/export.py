@@ -19,7 +19,8 @@ from ..opensora_models.frames import VERSIONS, Version
 from ..opensora_models.stdit3.keys import to_checkpoint_key
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import averaged_autoencoder
-from .flow import RECIPES, FlowConfig, averaged
+from .flow import averaged
+from .flow_recipes import RECIPES, FlowConfig
 from .progress import Progress, log
 
 FULL_PRECISION = ("rope.freqs",)  # few values whose rounding would turn angles

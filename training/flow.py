@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,17 @@ from torch import Tensor, nn
 from ..opensora_models.frames import VERSIONS, Version
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
 from ..opensora_models.stdit3.conditions import GivenFrames
-from ..opensora_models.stdit3.config import RELEASED_KERNEL_SIZE, STDiT3Config
 from ..opensora_models.stdit3.network import STDiT3
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .average import MovingAverage
 from .clip_bank import ClipBank, expected
-from .flow_batches import EVERYWHERE_TURNING, FROM_MIDDLE_TURNING, TEXT_LENGTH, Batch, BatchConfig, batch_of, buckets
+from .flow_batches import TEXT_LENGTH, Batch, batch_of
+from .flow_recipes import RECIPES, FlowConfig, Phase
 from .latents import LatentCode
 from .muon import Muon
 from .progress import Progress
-from .scenes import MOTIONS
-from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
+from .text_encoder import TextEncoder, Tokenizer
 
 # Upstream's gates start near 0, which is safe for 28 pairs of blocks; three pairs learn faster with open ones.
 START_GATE = 0.5
@@ -45,186 +43,6 @@ LEAST_APART = 0.5  # squared distance of two clips, of latents whose deviation i
 
 Before = Callable[[int], "Pair"]
 """The averaged networks of another run after one of its phases."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """``steps`` updates whose rate rises shortly and falls as a cosine; it starts from the averaged weights of the
-    phase before. ``rate_share`` is its highest rate as a share of the run's. ``before``, in runs of 1.2, is the phase
-    of the run of 1.3 whose text encoder it takes; the first phase of a run takes all weights that fit. ``stays`` is
-    the share of the phase before in the weights of a run that ends with this one: a mean of two phases does what both
-    can do."""
-
-    steps: int
-    batches: BatchConfig
-    trains_text: bool = True
-    rate_share: float = 1.0
-    before: int | None = None
-    stays: float = 0.0
-
-
-# On black every colour is brighter than what is behind it, so their mean shows where a word moves things.
-# Over all backgrounds that mean is gray, and a small network does not find motion among products of three words.
-def on_black(version: Version) -> BatchConfig:
-    """Plain text to video on black backgrounds."""
-    return BatchConfig(
-        buckets=buckets(version, pictures=0.15), given_share=0.0, frame_mask_share=0.0, fresh_share=0.0,
-        backgrounds=("black",),
-    )  # fmt: skip
-
-
-# Turning shows in little but the corners: the last phases draw it more often.
-TURNING = (*MOTIONS, "rotate", "rotate", "rotate")
-TURNING_OR_STILL = (*MOTIONS, "rotate", "rotate", "still")
-
-
-@dataclass(frozen=True)
-class FlowConfig:
-    """Everything that decides the result; the defaults made the shipped files of 1.3, ``RECIPES`` those of both."""
-
-    network: STDiT3Config = STDiT3Config(
-        version="1.3", depth=3, hidden_size=120, num_heads=5, in_channels=16, caption_channels=64,
-        kernel_size=RELEASED_KERNEL_SIZE, use_spatial_rope=True,
-    )  # fmt: skip
-    text: TextEncoderConfig = TextEncoderConfig()
-    phases: tuple[Phase, ...] = (
-        Phase(steps=1200, batches=on_black("1.3")),
-        Phase(steps=1000, batches=BatchConfig(given_share=0.0, frame_mask_share=0.0)),
-        Phase(
-            steps=8500,
-            batches=BatchConfig(given_share=0.3, frame_mask_share=0.08),
-            trains_text=False,
-            rate_share=0.5,
-        ),
-        Phase(
-            steps=3000,
-            batches=BatchConfig(given_share=0.3, frame_mask_share=0.08, noisy_shift=1.5, motions=TURNING),
-            trains_text=False,
-            rate_share=0.5,
-        ),
-        Phase(
-            steps=2500,
-            batches=BatchConfig(
-                buckets=buckets("1.3", pictures=0.3),
-                given_share=0.0,
-                frame_mask_share=0.0,
-                transformed_share=0.1,
-                motions=TURNING_OR_STILL,
-                rivals=True,
-                scenes=EVERYWHERE_TURNING,
-                bank_scenes=FROM_MIDDLE_TURNING,
-            ),
-            rate_share=0.5,
-        ),
-        Phase(
-            steps=6000,
-            batches=BatchConfig(
-                buckets=buckets("1.3", pictures=0.25),
-                given_share=0.25,
-                frame_mask_share=0.05,
-                noisy_shift=1.5,
-                motions=TURNING_OR_STILL,
-                rivals=True,
-                rest=True,
-                scenes=EVERYWHERE_TURNING,
-                bank_scenes=FROM_MIDDLE_TURNING,
-            ),
-            trains_text=False,
-            rate_share=0.5,
-        ),
-        Phase(
-            steps=3500,
-            batches=BatchConfig(
-                buckets=buckets("1.3", pictures=0.15),
-                given_share=0.5,
-                frame_mask_share=0.04,
-                noisy_shift=1.5,
-                motions=TURNING_OR_STILL,
-                rivals=True,
-                rest=True,
-                given_rivals=True,
-                scenes=EVERYWHERE_TURNING,
-                bank_scenes=FROM_MIDDLE_TURNING,
-            ),
-            trains_text=False,
-            rate_share=0.4,
-            stays=0.25,
-        ),
-    )
-    # Attention over time knows only distances between frames, so a network sees which frame is the first from the edges
-    # of a clip alone. Large models find that out by themselves; this one is taught by a second loss of this weight.
-    clock: float = 0.5
-    # What tells a circle from a square, or turning from standing still, is a hundredth of a clip. A third loss of this
-    # weight asks for the share of just that; phases that take rivals of their clips from the bank have it.
-    mistaken: float = 4.0
-    bank: int = 64  # clips for the same words, whose mean is what noise should become
-    rate: float = 2e-3
-    final_rate: float = 1e-4
-    warm_up: int = 60
-    muon_rate: float = 0.03  # of the blocks' matrices, which Muon trains; Adam trains the rest
-    average: float = 0.995
-    gradient_limit: float = 1.0
-    seed: int = 13
-
-    @property
-    def steps(self) -> int:
-        return sum(phase.steps for phase in self.phases)
-
-    def phase_at(self, step: int) -> tuple[int, int]:
-        """(number of the phase, step within it)."""
-        for number, phase in enumerate(self.phases):
-            if step < phase.steps:
-                return number, step
-            step -= phase.steps
-        raise ValueError(f"The run ends after {self.steps} steps.")
-
-
-RECIPES: dict[Version, FlowConfig] = {
-    "1.3": FlowConfig(),
-    "1.2": FlowConfig(
-        network=STDiT3Config(
-            version="1.2", depth=3, hidden_size=120, num_heads=5, in_channels=4, caption_channels=64,
-        ),
-        phases=(
-            Phase(steps=1000, batches=on_black("1.2"), trains_text=False, before=2),
-            Phase(
-                steps=8500,
-                batches=BatchConfig(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7),
-                trains_text=False,
-                rate_share=0.5,
-            ),
-            Phase(
-                steps=4500,
-                batches=BatchConfig(
-                    buckets=buckets("1.2", pictures=0.15, long=(0.2, 0.08)), frame_mask_share=0.3, masks_like_given=0.8,
-                    noisy_shift=1.5, motions=TURNING,
-                ),
-                trains_text=False,
-                rate_share=0.5,
-            ),
-            Phase(
-                steps=2500,
-                batches=BatchConfig(
-                    buckets=buckets("1.2"), frame_mask_share=0.15, masks_like_given=0.8, transformed_share=0.1,
-                    noisy_shift=1.0, motions=TURNING,
-                ),
-                trains_text=False,
-                rate_share=0.5,
-            ),
-            Phase(
-                steps=7000,
-                batches=BatchConfig(
-                    buckets=buckets("1.2", pictures=0.35), frame_mask_share=0.15, masks_like_given=0.8, noisy_shift=1.5,
-                    motions=TURNING_OR_STILL, rivals=True, rest=True, scenes=EVERYWHERE_TURNING,
-                    bank_scenes=FROM_MIDDLE_TURNING,
-                ),
-                trains_text=False,
-                rate_share=0.5,
-                before=5,
-            ),
-        ),
-    ),
-}  # fmt: skip
 
 
 class Pair(nn.Module):
@@ -333,10 +151,10 @@ def losses_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> tuple[Tensor, T
     # x0 - noise is (x0 - x) / level; a bank gives the mean of all x0 that x may become.
     bank = batch.latents[:, None] if batch.bank is None else batch.bank
     error = got - (expected(x, level.flatten(), bank) - x) / level
+    taken = None if batch.rivals is None else mistaken(error * level, x, level.flatten(), bank, batch.rivals)
     if batch.frame_mask is None:
-        taken = None if batch.rivals is None else mistaken(error * level, x, level.flatten(), bank, batch.rivals)
         return error.square().mean(), taken
-    return error.square().mean(dim=(1, 3, 4))[batch.frame_mask].mean(), None
+    return error.square().mean(dim=(1, 3, 4))[batch.frame_mask].mean(), taken
 
 
 def mistaken(error: Tensor, x: Tensor, level: Tensor, bank: Tensor, rivals: Tensor) -> Tensor:

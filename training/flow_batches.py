@@ -60,6 +60,8 @@ EVERYWHERE = SceneConfig(pattern_share=0.12, camera_share=0.06, spread=0.6)
 # the more of it moves when it turns.
 _turning = partial(replace, turn=(2.5, 3.5), turning_radius=(0.26, 0.32))
 FROM_MIDDLE_TURNING, EVERYWHERE_TURNING = _turning(FROM_MIDDLE), _turning(EVERYWHERE)
+# A way of 34 frames fills the picture, so that it begins at its edge; people join pictures of any places.
+HALTING = replace(EVERYWHERE_TURNING, spread=1.0, halting_share=0.7)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class BatchConfig:
     given_share: float = 0.2
     frame_mask_share: float = 0.08
     masks_like_given: float = 0.0  # of the masked rows, those whose clean frames are chosen as given frames are
+    joining_share: float = 0.0  # of those, the rows between the first frame and the one that opens the last group
     fresh_share: float = 0.1  # of the steps that could take clips from the bank, those that draw any scene instead
     text_dropout: float = 0.12
     given_dropout: float = 0.12
@@ -78,10 +81,12 @@ class BatchConfig:
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)  # what clips of the bank are drawn from
     motions: tuple[str, ...] = MOTIONS  # likewise; one that is named several times is drawn more often
     scenes: SceneConfig = EVERYWHERE
+    masked_scenes: SceneConfig | None = None  # of steps with a frame mask; None: the same
     bank_scenes: SceneConfig = FROM_MIDDLE
     rivals: bool = False  # whether clips of the bank come with those of the words they are most easily taken for
     rest: bool = False  # whether the rival of what turns is itself at rest, in place of a still shape of another size
     given_rivals: bool = False  # whether clips of which frames are given come with themselves standing still as a rival
+    masked_rivals: bool = False  # likewise for clips of which a frame mask leaves frames clean
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Batch:
     """One step. ``given`` names latent frames told to every row, ``given_kept`` [B] the rows that really get them;
     ``frame_mask`` [B, T] is False where a frame stays clean and does not count. ``bank`` [B, K, C, l, h, w] holds, for
     every row, the clips that are as likely as its own for the same words; None: only its own. ``rivals``
-    [B, R, K, C, l, h, w] are clips of words that differ in the shape or the motion alone."""
+    [B, R, K, C, l, h, w] are clips of words that differ in the shape or the motion alone, or clips at rest."""
 
     bucket: Bucket
     latents: Tensor
@@ -119,7 +124,7 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
     if count > 1 and version == "1.3" and rng.random() < config.given_share:
         given = draw_given(rng, count, count - 1)
     elif count > 1 and rng.random() < config.frame_mask_share:
-        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
+        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given, config.joining_share)
     plain = not given and frame_mask is None
     clips = rivals = None
     if plain and bucket.banked and rng.random() >= config.fresh_share:
@@ -127,11 +132,15 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         rivals = _rivals(rng, bank, bucket, scenes, config.rest) if config.rivals else None
     else:
         aspect = bucket.width / bucket.height
-        scenes = [draw_scene(rng, bucket.frames, aspect, config.scenes) for _ in range(bucket.batch)]
+        kind = config.scenes if frame_mask is None else config.masked_scenes or config.scenes
+        scenes = [draw_scene(rng, bucket.frames, aspect, kind) for _ in range(bucket.batch)]
         latents = bank.code.clips(scenes, bucket.frames, bucket.height, bucket.width)
-        if given and config.given_rivals:
+        if (given and config.given_rivals) or (frame_mask is not None and config.masked_rivals):
             still = [replace(scene, motion="still") for scene in scenes]
-            rivals = bank.code.clips(still, bucket.frames, bucket.height, bucket.width)[:, None, None]
+            rivals = bank.code.clips(still, bucket.frames, bucket.height, bucket.width)
+            if frame_mask is not None:  # no rival differs in what is clean
+                rivals = torch.where(frame_mask[:, None, :, None, None], rivals, latents)
+            rivals = rivals[:, None, None]
     return Batch(
         bucket=bucket,
         latents=latents,
@@ -207,14 +216,17 @@ def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ..
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 
 
-def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float) -> Tensor:
-    """[rows, count] bool, False where a frame stays clean: any frames, or for some rows those of ``draw_given``."""
+def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float, joining: float) -> Tensor:
+    """[rows, count] bool, False where a frame stays clean: any frames, or for some rows those of ``draw_given``, or
+    the first frame and a picture at the end."""
+    # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
+    last = (count - 1) // GROUP_LATENTS * GROUP_LATENTS
     mask = torch.from_numpy(rng.random((rows, count)) < rng.uniform(0.3, 0.9))
     for row in range(rows):
         if like_given and rng.random() < like_given:
+            joins = joining and rng.random() < joining
             mask[row] = True
-            # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
-            mask[row, list(draw_given(rng, count, (count - 1) // GROUP_LATENTS * GROUP_LATENTS))] = False
+            mask[row, [0, last] if joins else list(draw_given(rng, count, last))] = False
     return mask
 
 

@@ -19,8 +19,9 @@ from .autoencoder import new_autoencoder
 from .captions import simple_caption
 from .clip_bank import ClipBank, Words, expected
 from .evaluate import CLIP
-from .flow import RECIPES, Pair, averaged
-from .flow_batches import FROM_MIDDLE, TEXT_LENGTH, Batch
+from .flow import Pair, averaged
+from .flow_batches import FROM_MIDDLE_TURNING, TEXT_LENGTH, Batch
+from .flow_recipes import RECIPES
 from .latents import LatentCode
 from .progress import log
 from .scenes import MOTIONS
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     pair = averaged(RECIPES[options.release], options.flow, options.phase)
     tokenizer = Tokenizer(options.tokenizer)
-    bank = ClipBank(LatentCode(new_autoencoder(AUTOENCODERS[options.release])), FROM_MIDDLE)
+    bank = ClipBank(LatentCode(new_autoencoder(AUTOENCODERS[options.release])), FROM_MIDDLE_TURNING)
     torch.manual_seed(0)
     for colour, shape, background in LOOKS:
         words: list[Words] = [(colour, shape, motion, background) for motion in MOTIONS]

@@ -14,6 +14,8 @@ from functools import cache, partial
 
 import numpy as np
 
+from ..opensora_models.frames import GROUP_FRAMES
+
 # RGB in 0..1. All shape colours are saturated and all backgrounds are not, so that a decoded frame can be read back.
 COLOURS = {
     "red": (0.90, 0.12, 0.12),
@@ -56,7 +58,8 @@ def held_out() -> tuple[tuple[str, str, str], ...]:
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip in words and numbers. Places and sizes are fractions of the picture height, speeds are per frame."""
+    """One clip in words and numbers. Places and sizes are fractions of the picture height, speeds are per frame.
+    After ``moves`` frames everything stands still; None: never."""
 
     colour: str
     shape: str
@@ -69,6 +72,7 @@ class Scene:
     radius: float = 0.2
     speed: float = 0.0
     angle: float = 0.0
+    moves: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class SceneConfig:
     from_middle: bool = False
     turn: tuple[float, float] = (4.0, 7.0)
     turning_radius: tuple[float, float] = RADIUS
+    halting_share: float = 0.0
 
 
 def draw_words(rng: np.random.Generator, motions: Sequence[str] = MOTIONS) -> tuple[str, str, str]:
@@ -118,6 +123,9 @@ def place_scene(
 ) -> Scene:
     """Random place, size and speed for a scene whose words are given; the shape stays in the picture."""
     config = config or SceneConfig()
+    moves = None
+    if config.halting_share and frames > GROUP_FRAMES and rng.random() < config.halting_share:
+        moves = frames = int(rng.integers(GROUP_FRAMES, frames))
     camera = None
     if motion == "still" and rng.random() < config.camera_share * len(MOTIONS):
         camera = str(rng.choice(CAMERAS))
@@ -144,6 +152,7 @@ def place_scene(
         radius=radius if config.from_middle else _start_radius(motion, radius, speed, frames),
         speed=speed,
         angle=draw(-12.0, 12.0),
+        moves=moves,
     )
 
 
@@ -194,6 +203,8 @@ def _free(draw: Draw, low: float, high: float, travel: float, near: float | None
 def tracks(scene: Scene, frames: int) -> dict[str, np.ndarray]:
     """Per-frame numbers of a scene, each float32 [frames]: x, y, radius, angle (degrees), pan, zoom."""
     time = np.arange(frames, dtype=np.float32)
+    if scene.moves is not None:
+        time = np.minimum(time, scene.moves - 1)
     zero = np.zeros_like(time)
     result = {
         "x": scene.x + zero,

@@ -13,7 +13,7 @@ from opensora.opensora_models.checkpoint import open_checkpoint
 from opensora.opensora_models.frames import VERSIONS, Version
 from opensora.opensora_models.vae.recognition import recognise
 from opensora.training.autoencoder import RECIPES as AUTOENCODERS
-from opensora.training.flow import RECIPES
+from opensora.training.flow_recipes import RECIPES
 from support.pack import PACK_ROOT
 
 MODELS = PACK_ROOT / "demo" / "models"

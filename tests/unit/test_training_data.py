@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,23 @@ def test_part_of_a_clip_equals_the_whole() -> None:
     scene = scenes.place_scene(rng, "green", "triangle", "bounce", frames=17, config=PLAIN)
     whole = rendering.render([scene], 17, 64, 64)
     torch.testing.assert_close(rendering.render_frames([scene], [0, 4, 16], 64, 64), whole[:, :, [0, 4, 16]])
+
+
+def test_a_way_that_halts_fits_in_before_its_end_and_rests_after() -> None:
+    halting = replace(PLAIN, halting_share=0.7)
+    rng = np.random.default_rng(5)
+    drawn = [scenes.place_scene(rng, "red", "circle", "right", frames=34, config=halting) for _ in range(60)]
+    halts = [scene for scene in drawn if scene.moves is not None]
+    assert 30 < len(halts) < 54 and {scene.moves is None for scene in drawn} == {True, False}
+    for scene in halts:
+        x = scenes.tracks(scene, 34)["x"]
+        steps = np.diff(x)
+        assert 17 <= scene.moves < 34 and (steps[: scene.moves - 1] > 0).all() and (steps[scene.moves - 1 :] == 0).all()
+    within = [scene for scene in halts if scene.moves < 24]  # a longer way does not fit whatever the place
+    assert within and all(scenes.tracks(scene, 34)["x"].max() < 1 - scene.radius for scene in within)
+    assert np.ptp([scene.x for scene in within]) > 0.15, "they begin anywhere"
+    short = [scenes.place_scene(rng, "red", "circle", "right", frames=17, config=halting) for _ in range(20)]
+    assert all(scene.moves is None for scene in short), "clips of one group never halt"
 
 
 def test_captions_name_what_is_shown() -> None:

@@ -15,6 +15,7 @@ from opensora.opensora_models.vae.causal import CausalConfig
 from opensora.training import autoencoder, flow, flow_batches, rendering, scenes
 from opensora.training.average import MovingAverage
 from opensora.training.clip_bank import ClipBank, expected
+from opensora.training.flow_recipes import FlowConfig, Phase
 from opensora.training.flow_sampling import SamplingConfig, sample
 from opensora.training.latents import LatentCode
 from opensora.training.muon import Muon, orthogonal
@@ -124,7 +125,7 @@ def test_each_part_of_the_older_autoencoder_learns_alone(tmp_path: Path, part: a
     assert not any(".encoder." in name or "quant_conv" in name and "post" not in name for name in changed)
 
 
-def small_flow() -> flow.FlowConfig:
+def small_flow() -> FlowConfig:
     network = STDiT3Config(
         version="1.3", depth=1, hidden_size=24, num_heads=2, in_channels=16, caption_channels=8,
         kernel_size=(8, 8, -1), use_spatial_rope=True,
@@ -134,8 +135,8 @@ def small_flow() -> flow.FlowConfig:
         buckets=SMALL_CLIPS, given_share=0.0, frame_mask_share=0.0, backgrounds=("black",), rivals=True
     )
     told = flow_batches.BatchConfig(buckets=SMALL_CLIPS, given_share=0.5, frame_mask_share=0.7)
-    phases = (flow.Phase(4, words), flow.Phase(4, told, trains_text=False))
-    return replace(flow.FlowConfig(), network=network, text=text, phases=phases, warm_up=1, bank=4)
+    phases = (Phase(4, words), Phase(4, told, trains_text=False))
+    return replace(FlowConfig(), network=network, text=text, phases=phases, warm_up=1, bank=4)
 
 
 def test_a_short_flow_run_learns_and_samples(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_short_flow_run_learns_and_samples(tmp_path: Path) -> None:
 
 def test_the_clock_is_learned_beside_the_flow(tmp_path: Path) -> None:
     config = small_flow()
-    phase = flow.Phase(60, replace(config.phases[0].batches, buckets=SMALL_CLIPS[:1]))
+    phase = Phase(60, replace(config.phases[0].batches, buckets=SMALL_CLIPS[:1]))
     run = flow.Run(replace(config, phases=(phase,)), tmp_path, Words())
     losses = []
     for _ in range(phase.steps):
@@ -200,7 +201,7 @@ def test_the_older_model_goes_on_from_the_newer(tmp_path: Path) -> None:
     newer, newest = flow.Pair(config), flow.Pair(replace(config, seed=5))
     network = STDiT3Config(version="1.2", depth=1, hidden_size=24, num_heads=2, in_channels=4, caption_channels=8)
     batches = replace(config.phases[1].batches, masks_like_given=0.5)
-    first, second = (flow.Phase(2, batches, trains_text=False, before=phase) for phase in (4, 7))
+    first, second = (Phase(2, batches, trains_text=False, before=phase) for phase in (4, 7))
     config = replace(config, network=network, phases=(first, second))
     run = flow.Run(config, tmp_path, Words(), {4: newer, 7: newest}.__getitem__)
     assert run.pair.network.x_embedder.proj.weight.shape[1] == 4
@@ -266,6 +267,31 @@ def test_given_clips_have_themselves_at_rest_as_a_rival(bank: ClipBank) -> None:
     (rest,) = batch.rivals[:, 0].unbind(1)
     torch.testing.assert_close(rest[:, :, 0], batch.latents[:, :, 0], rtol=0, atol=0)
     assert rest.shape == batch.latents.shape
+
+
+def test_masked_clips_have_themselves_at_rest_as_a_rival_where_they_are_noisy() -> None:
+    code = LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.2"]))
+    config = flow_batches.BatchConfig(
+        buckets=(flow_batches.Bucket(34, 32, 32, batch=8, share=1.0),), frame_mask_share=1.0, masks_like_given=1.0,
+        joining_share=0.5, masked_rivals=True, masked_scenes=flow_batches.HALTING,
+    )  # fmt: skip
+    batch = flow_batches.batch_of(config, ClipBank(code, flow_batches.FROM_MIDDLE, size=2), 2, 0)
+    assert batch.frame_mask is not None and batch.rivals is not None
+    rest = batch.rivals[:, 0, 0]
+    clean = ~batch.frame_mask[:, None, :, None, None].expand_as(rest)
+    assert torch.equal(rest[clean], batch.latents[clean]), "nothing to mistake in a clean frame"
+    noisy_rest = torch.where(clean, torch.nan, rest)
+    noisy_own = torch.where(clean, torch.nan, batch.latents)
+    assert float((noisy_rest - noisy_own).nan_to_num().abs().max()) > 0.1
+    joins = [tuple(np.flatnonzero(~row.numpy())) for row in batch.frame_mask]
+    assert joins.count((0, 5)) >= 2, joins
+
+    network = STDiT3Config(
+        version="1.2", depth=1, hidden_size=24, num_heads=2, in_channels=4, caption_channels=8
+    )  # fmt: skip
+    pair = flow.Pair(replace(small_flow(), network=network))
+    loss, taken = flow.losses_of(pair, Words(), batch)
+    assert taken is not None and 0 < float(taken) < 2 and float(loss) > 0
 
 
 def test_rivals_differ_in_the_shape_or_the_motion_and_are_never_held_out(bank: ClipBank) -> None:

@@ -1,0 +1,161 @@
+"""What decides the tiny diffusion models: the phases of training, and ``RECIPES``, which made the shipped files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from ..opensora_models.frames import Version
+from ..opensora_models.stdit3.config import RELEASED_KERNEL_SIZE, STDiT3Config
+from .flow_batches import EVERYWHERE_TURNING, FROM_MIDDLE_TURNING, HALTING, BatchConfig, buckets
+from .scenes import MOTIONS
+from .text_encoder import TextEncoderConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``steps`` updates whose rate rises shortly and falls as a cosine; it starts from the averaged weights of the
+    phase before. ``rate_share`` is its highest rate as a share of the run's. ``before``, in runs of 1.2, is the phase
+    of the run of 1.3 whose text encoder it takes; the first phase of a run takes all weights that fit. ``stays`` is
+    the share of the phase before in the weights of a run that ends with this one: a mean of two phases does what both
+    can do."""
+
+    steps: int
+    batches: BatchConfig
+    trains_text: bool = True
+    rate_share: float = 1.0
+    before: int | None = None
+    stays: float = 0.0
+
+
+# On black every colour is brighter than what is behind it, so their mean shows where a word moves things.
+# Over all backgrounds that mean is gray, and a small network does not find motion among products of three words.
+def on_black(version: Version) -> BatchConfig:
+    """Plain text to video on black backgrounds."""
+    return BatchConfig(
+        buckets=buckets(version, pictures=0.15), given_share=0.0, frame_mask_share=0.0, fresh_share=0.0,
+        backgrounds=("black",),
+    )  # fmt: skip
+
+
+# Turning shows in little but the corners: the last phases draw it more often.
+TURNING = (*MOTIONS, "rotate", "rotate", "rotate")
+TURNING_OR_STILL = (*MOTIONS, "rotate", "rotate", "still")
+
+# Phases in which the text encoder stays as it is.
+_settled = partial(Phase, trains_text=False, rate_share=0.5)
+# Batches that ask what a clip shows of its own words and not of others.
+_telling_apart = partial(
+    BatchConfig, motions=TURNING_OR_STILL, rivals=True, scenes=EVERYWHERE_TURNING, bank_scenes=FROM_MIDDLE_TURNING
+)
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Everything that decides the result; the defaults made the shipped files of 1.3, ``RECIPES`` those of both."""
+
+    network: STDiT3Config = STDiT3Config(
+        version="1.3", depth=3, hidden_size=120, num_heads=5, in_channels=16, caption_channels=64,
+        kernel_size=RELEASED_KERNEL_SIZE, use_spatial_rope=True,
+    )  # fmt: skip
+    text: TextEncoderConfig = TextEncoderConfig()
+    phases: tuple[Phase, ...] = (
+        Phase(1200, on_black("1.3")),
+        Phase(1000, BatchConfig(given_share=0.0, frame_mask_share=0.0)),
+        _settled(8500, BatchConfig(given_share=0.3, frame_mask_share=0.08)),
+        _settled(3000, BatchConfig(given_share=0.3, frame_mask_share=0.08, noisy_shift=1.5, motions=TURNING)),
+        Phase(
+            2500,
+            _telling_apart(
+                buckets=buckets("1.3", pictures=0.3), given_share=0.0, frame_mask_share=0.0, transformed_share=0.1
+            ),
+            rate_share=0.5,
+        ),
+        _settled(
+            6000,
+            _telling_apart(
+                buckets=buckets("1.3", pictures=0.25), given_share=0.25, frame_mask_share=0.05, noisy_shift=1.5,
+                rest=True,
+            ),
+        ),
+        _settled(
+            3500,
+            _telling_apart(
+                buckets=buckets("1.3", pictures=0.15), given_share=0.5, frame_mask_share=0.04, noisy_shift=1.5,
+                rest=True, given_rivals=True,
+            ),
+            rate_share=0.4,
+            stays=0.25,
+        ),
+    )  # fmt: skip
+    # Attention over time knows only distances between frames, so a network sees which frame is the first from the edges
+    # of a clip alone. Large models find that out by themselves; this one is taught by a second loss of this weight.
+    clock: float = 0.5
+    # What tells a circle from a square, or turning from standing still, is a hundredth of a clip. A third loss of this
+    # weight asks for the share of just that; phases that take rivals of their clips from the bank have it.
+    mistaken: float = 4.0
+    bank: int = 64  # clips for the same words, whose mean is what noise should become
+    rate: float = 2e-3
+    final_rate: float = 1e-4
+    warm_up: int = 60
+    muon_rate: float = 0.03  # of the blocks' matrices, which Muon trains; Adam trains the rest
+    average: float = 0.995
+    gradient_limit: float = 1.0
+    seed: int = 13
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> tuple[int, int]:
+        """(number of the phase, step within it)."""
+        for number, phase in enumerate(self.phases):
+            if step < phase.steps:
+                return number, step
+            step -= phase.steps
+        raise ValueError(f"The run ends after {self.steps} steps.")
+
+
+# Most masks between pictures that begin and end anywhere; the words are kept in practice by the other steps.
+_joining = partial(
+    _telling_apart, frame_mask_share=0.6, masks_like_given=0.9, joining_share=0.4, noisy_shift=1.5, rest=True,
+    masked_rivals=True,
+)  # fmt: skip
+
+RECIPES: dict[Version, FlowConfig] = {
+    "1.3": FlowConfig(),
+    "1.2": FlowConfig(
+        network=STDiT3Config(
+            version="1.2", depth=3, hidden_size=120, num_heads=5, in_channels=4, caption_channels=64,
+        ),
+        phases=(
+            Phase(1000, on_black("1.2"), trains_text=False, before=2),
+            _settled(8500, BatchConfig(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7)),
+            _settled(
+                4500,
+                BatchConfig(
+                    buckets=buckets("1.2", pictures=0.15, long=(0.2, 0.08)), frame_mask_share=0.3, masks_like_given=0.8,
+                    noisy_shift=1.5, motions=TURNING,
+                ),
+            ),
+            _settled(
+                2500,
+                BatchConfig(
+                    buckets=buckets("1.2"), frame_mask_share=0.15, masks_like_given=0.8, transformed_share=0.1,
+                    noisy_shift=1.0, motions=TURNING,
+                ),
+            ),
+            _settled(
+                7000,
+                _telling_apart(
+                    buckets=buckets("1.2", pictures=0.35), frame_mask_share=0.15, masks_like_given=0.8, noisy_shift=1.5,
+                    rest=True,
+                ),
+                before=5,
+            ),
+            _settled(3000, _joining(buckets=buckets("1.2", long=(0.3, 0.05)), masked_scenes=HALTING)),
+            _settled(6000, _joining(buckets=buckets("1.2", long=(0.35, 0.05)), masked_scenes=HALTING)),
+            _settled(4000, _joining(buckets=buckets("1.2", long=(0.35, 0.05)), scenes=HALTING)),
+        ),
+    ),
+}  # fmt: skip
