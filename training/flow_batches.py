@@ -87,6 +87,7 @@ class BatchConfig:
     rest: bool = False  # whether the rival of what turns is itself at rest, in place of a still shape of another size
     given_rivals: bool = False  # whether clips of which frames are given come with themselves standing still as a rival
     masked_rivals: bool = False  # likewise for clips of which a frame mask leaves frames clean
+    even_rivals: bool = False  # whether the latter also come with themselves in even steps of time as a rival
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,12 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         latents = bank.code.clips(scenes, bucket.frames, bucket.height, bucket.width)
         if (given and config.given_rivals) or (frame_mask is not None and config.masked_rivals):
             still = [replace(scene, motion="still") for scene in scenes]
-            rivals = bank.code.clips(still, bucket.frames, bucket.height, bucket.width)
+            others = [bank.code.clips(still, bucket.frames, bucket.height, bucket.width)]
+            if frame_mask is not None and config.even_rivals:
+                others.append(bank.code.evenly(scenes, bucket.frames, bucket.height, bucket.width))
             if frame_mask is not None:  # no rival differs in what is clean
-                rivals = torch.where(frame_mask[:, None, :, None, None], rivals, latents)
-            rivals = rivals[:, None, None]
+                others = [torch.where(frame_mask[:, None, :, None, None], other, latents) for other in others]
+            rivals = torch.stack(others, dim=1)[:, :, None]
     return Batch(
         bucket=bucket,
         latents=latents,

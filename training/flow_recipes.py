@@ -156,6 +156,11 @@ RECIPES: dict[Version, FlowConfig] = {
             _settled(3000, _joining(buckets=buckets("1.2", long=(0.3, 0.05)), masked_scenes=HALTING)),
             _settled(6000, _joining(buckets=buckets("1.2", long=(0.35, 0.05)), masked_scenes=HALTING)),
             _settled(4000, _joining(buckets=buckets("1.2", long=(0.35, 0.05)), scenes=HALTING)),
+            _settled(
+                3000,
+                _joining(buckets=buckets("1.2", long=(0.4, 0.05)), scenes=HALTING, even_rivals=True),
+                stays=0.5,
+            ),
         ),
     ),
 }  # fmt: skip

@@ -31,7 +31,8 @@ def sample(
     pair: Pair, tokenizer: Tokenizer, captions: Sequence[str], bucket: Bucket, config: SamplingConfig,
     *, given: Tensor | None = None, indices: tuple[int, ...] = (),
 ) -> Tensor:  # fmt: skip
-    """Normalised latents [B, C, l, h, w] for captions; ``given`` [B, C, l, h, w] holds the frames ``indices``."""
+    """Normalised latents [B, C, l, h, w] for captions. ``given`` [B, C, l, h, w] holds the frames ``indices``; 1.3 is
+    told them, 1.2 keeps them."""
     count, channels = len(captions), pair.network.config.in_channels
     version = pair.network.config.version
     shape = (count, channels, latent_frames(version, bucket.frames), bucket.height // 8, bucket.width // 8)
@@ -39,17 +40,31 @@ def sample(
     ids, kept = tokenizer.padded(captions, TEXT_LENGTH)
     yes = torch.ones(count, dtype=torch.bool)
     words, null = (pair.states(ids, kept, yes if has_text else ~yes) for has_text in (True, False))
-    # Rows: text and frames, frames alone (only with given frames), nothing.
-    rows = [words, null] if given is None else [words, null, null]
+    told = given is not None and pair.network.config.takes_given_frames
+    # Rows: text and frames, frames alone (only with told frames), nothing.
+    rows = [words, null, null] if told else [words, null]
     states, keeps = torch.cat(rows), kept.repeat(len(rows), 1)
     batch = Batch(bucket, z, [], yes, torch.zeros(count), indices, yes, None)
-    frames = None if given is None else _given_rows(pair, given, indices)
+    frames = _given_rows(pair, given, indices) if told else None
+    noisy = None
+    if given is not None and not told:
+        noisy = torch.ones(count, shape[2], dtype=torch.bool)
+        noisy[:, list(indices)] = False
+        z = _kept(given, z, noisy)
+    frame_mask = None if noisy is None else noisy.repeat(len(rows), 1)
     times = timesteps(config.steps, shift_for(version, bucket.height, bucket.width, bucket.frames))
     for now, then in zip(times, [*times[1:], torch.zeros(())], strict=True):
         time = now.expand(count * len(rows))
-        v = pair.velocity(z.repeat(len(rows), 1, 1, 1, 1), time, states, keeps, batch, frames)
+        v = pair.velocity(z.repeat(len(rows), 1, 1, 1, 1), time, states, keeps, batch, frames, frame_mask)
         z = z + _guided(v.chunk(len(rows)), config) * float(now - then) / TRAIN_TIMESTEPS
+        if noisy is not None:
+            z = _kept(given, z, noisy)
     return z
+
+
+def _kept(given: Tensor, z: Tensor, noisy: Tensor) -> Tensor:
+    """``z`` with the clean frames of ``noisy`` [B, T] from ``given``."""
+    return torch.where(noisy[:, None, :, None, None], z, given)
 
 
 def _guided(rows: Sequence[Tensor], config: SamplingConfig) -> Tensor:

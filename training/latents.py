@@ -59,6 +59,12 @@ class LatentCode:
         """Normalised latents [B, C, l, h, w] of whole scenes; only the frames that carry latents are drawn."""
         return self.of_frames(render_frames(scenes, carrying_frames(self.version, frames), height, width))
 
+    def evenly(self, scenes: Sequence[Scene], frames: int, height: int, width: int) -> Tensor:
+        """The same for latent frames that show evenly spaced frames, as if groups did not begin anew."""
+        count = len(carrying_frames(self.version, frames))
+        numbers = [round(index * (frames - 1) / max(1, count - 1)) for index in range(count)]
+        return self.of_frames(render_frames(scenes, numbers, height, width))
+
 
 def carrying_frames(version: Version, frames: int) -> list[int]:
     """The frame each latent frame shows: every fourth of each group of 17, whose last (1.2) or first (1.3) is one."""

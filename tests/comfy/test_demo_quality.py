@@ -36,6 +36,8 @@ FILES = {
 WANTED = {"colour": 0.90, "shape": 0.85, "motion": 0.90}  # shares of the prompts
 MIN_FIRST_FRAME_PSNR = 26.0
 CFG = 5.0
+# High guidance on words pulls clips of 1.2, which has no guidance on pictures, away from the pictures they are given.
+JOIN_CFG: dict[Version, float] = {"1.3": CFG, "1.2": 1.0}
 SEED = 1
 FRAMES = 17
 
@@ -152,11 +154,11 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)))
 
 
-def assert_no_jump(frames: np.ndarray, step: int | None = None, times: float = 3.0) -> None:
+def assert_no_jump(frames: np.ndarray, step: int | None = None) -> None:
     """No frame (or only that after number ``step``) differs from the one before by much more than frames do here."""
     changes = np.abs(np.diff(frames.astype(np.float64), axis=0)).mean((1, 2, 3))
     worst = changes.max() if step is None else changes[step]
-    assert worst <= times * np.median(changes) + 1.0, changes.round(1).tolist()
+    assert worst <= 3 * np.median(changes) + 1.0, changes.round(1).tolist()
 
 
 def test_held_out_prompts_show_what_they_say(studio: Studio) -> None:
@@ -178,30 +180,29 @@ def test_a_given_first_frame_is_kept_and_moves_on(studio: Studio, words: tuple[s
     assert (reading.colour, reading.motion) == (words[0], words[2])
 
 
-def test_first_and_last_frame_are_joined_without_a_jump(studio: Studio) -> None:
-    real, prompt = drawn(("yellow", "circle", "right"), seed=5)
+@pytest.mark.parametrize(
+    ("words", "seed"),
+    [(("yellow", "circle", "right"), 5), (("blue", "star", "down"), 7), (("green", "triangle", "up"), 8)],
+)
+def test_first_and_last_frame_are_joined_without_a_jump(studio: Studio, words: tuple[str, str, str], seed: int) -> None:
+    real, prompt = drawn(words, seed)
     reference = {"image": real[:1], "second_image": real[-1:], "placement": "first and last frame"}
     # The last picture is the last frame of 1.3, and opens the last group of 1.2.
     frames, last = {"1.3": (FRAMES, FRAMES - 1), "1.2": (2 * FRAMES, FRAMES)}[studio.version]
-    made = studio.run(prompt, frames=frames, references=[reference])
+    made = studio.run(prompt, frames=frames, references=[reference], cfg=JOIN_CFG[studio.version])
     assert psnr(made[0], real[0]) >= MIN_FIRST_FRAME_PSNR
     assert psnr(made[last], real[-1]) >= MIN_FIRST_FRAME_PSNR
-    try:
-        assert_no_jump(made)
-    except AssertionError:
-        if studio.version == "1.2":
-            pytest.xfail("the shape of tiny 1.2 jumps where its groups meet")
-        raise
+    assert_no_jump(made)
 
 
 def test_an_extension_goes_on_where_the_clip_ends(studio: Studio) -> None:
     real, prompt = drawn(("red", "circle", "right"), seed=6, frames=studio.longer)
     reference = {"image": real[:FRAMES], "placement": "extend forwards"}
-    made = studio.run(prompt, frames=studio.longer, references=[reference])
+    made = studio.run(prompt, frames=studio.longer, references=[reference], cfg=JOIN_CFG[studio.version])
     assert psnr(made[0], real[0]) >= MIN_FIRST_FRAME_PSNR
     track = follow(made)
     assert track.seen.all() and track.x[-1] > track.x[16] > track.x[0], track.x
-    assert_no_jump(made, FRAMES - 1, times={"1.3": 3, "1.2": 5}[studio.version])
+    assert_no_jump(made, FRAMES - 1)
 
 
 def test_a_long_video_has_no_jump_where_its_segments_meet(studio: Studio) -> None:

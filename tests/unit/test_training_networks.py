@@ -12,7 +12,7 @@ import torch
 from golden.runner import load_case, weights_by_rule
 from opensora.opensora_models.stdit3.config import STDiT3Config
 from opensora.opensora_models.vae.causal import CausalConfig
-from opensora.training import autoencoder, flow, flow_batches, rendering, scenes
+from opensora.training import autoencoder, flow, flow_batches, joins, rendering, scenes
 from opensora.training.average import MovingAverage
 from opensora.training.clip_bank import ClipBank, expected
 from opensora.training.flow_recipes import FlowConfig, Phase
@@ -269,20 +269,19 @@ def test_given_clips_have_themselves_at_rest_as_a_rival(bank: ClipBank) -> None:
     assert rest.shape == batch.latents.shape
 
 
-def test_masked_clips_have_themselves_at_rest_as_a_rival_where_they_are_noisy() -> None:
+def test_masked_clips_have_themselves_at_rest_and_evenly_timed_as_rivals_where_they_are_noisy() -> None:
     code = LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.2"]))
     config = flow_batches.BatchConfig(
         buckets=(flow_batches.Bucket(34, 32, 32, batch=8, share=1.0),), frame_mask_share=1.0, masks_like_given=1.0,
-        joining_share=0.5, masked_rivals=True, masked_scenes=flow_batches.HALTING,
+        joining_share=0.5, masked_rivals=True, even_rivals=True, masked_scenes=flow_batches.HALTING,
     )  # fmt: skip
     batch = flow_batches.batch_of(config, ClipBank(code, flow_batches.FROM_MIDDLE, size=2), 2, 0)
     assert batch.frame_mask is not None and batch.rivals is not None
-    rest = batch.rivals[:, 0, 0]
-    clean = ~batch.frame_mask[:, None, :, None, None].expand_as(rest)
-    assert torch.equal(rest[clean], batch.latents[clean]), "nothing to mistake in a clean frame"
-    noisy_rest = torch.where(clean, torch.nan, rest)
-    noisy_own = torch.where(clean, torch.nan, batch.latents)
-    assert float((noisy_rest - noisy_own).nan_to_num().abs().max()) > 0.1
+    rest, even = batch.rivals[:, :, 0].unbind(1)
+    noisy = batch.frame_mask[:, None, :, None, None].expand_as(rest)
+    for rival in (rest, even):
+        assert torch.equal(rival[~noisy], batch.latents[~noisy]), "nothing to mistake in a clean frame"
+        assert float((rival - batch.latents)[noisy].abs().max()) > 0.1
     joins = [tuple(np.flatnonzero(~row.numpy())) for row in batch.frame_mask]
     assert joins.count((0, 5)) >= 2, joins
 
@@ -291,7 +290,33 @@ def test_masked_clips_have_themselves_at_rest_as_a_rival_where_they_are_noisy() 
     )  # fmt: skip
     pair = flow.Pair(replace(small_flow(), network=network))
     loss, taken = flow.losses_of(pair, Words(), batch)
-    assert taken is not None and 0 < float(taken) < 2 and float(loss) > 0
+    assert taken is not None and 0 < taken.item() < 2 and loss.item() > 0
+
+
+def test_evenly_timed_latents_move_on_by_the_same_step_where_groups_meet() -> None:
+    code = LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.2"]))
+    scene = scenes.Scene("red", "square", "right", "black", x=0.25, y=0.5, radius=0.15, speed=0.015)
+    clips, evenly = (made([scene], 34, 64, 64) for made in (code.clips, code.evenly))
+    for latents, meeting in ((clips, 0.4), (evenly, 1.0)):
+        changes = latents.diff(dim=2).abs().mean((0, 1, 3, 4))
+        np.testing.assert_allclose(changes[4] / changes.mean(), meeting, atol=0.2)
+
+
+def test_a_join_keeps_the_given_frames_and_its_way_is_measured() -> None:
+    code = LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.2"]))
+    rows = joins.ways()
+    real = code.clips(rows, 34, 64, 64)
+    way = np.median(joins.shares_of_way(code, real, real, rows), axis=0)
+    np.testing.assert_allclose(way, [0, 4 / 16, 8 / 16, 12 / 16, 1, 1], atol=0.1)
+    network = STDiT3Config(
+        version="1.2", depth=1, hidden_size=24, num_heads=2, in_channels=4, caption_channels=8
+    )  # fmt: skip
+    pair = flow.Pair(replace(small_flow(), network=network)).eval()
+    captions = ["a red square moving left"] * len(rows)
+    made = sample(pair, Words(), captions, joins.CLIP, SamplingConfig(steps=2), given=real, indices=(0, 5))
+    kept, free = [0, 5], [1, 2, 3, 4, 6, 7, 8, 9]
+    assert torch.equal(made[:, :, kept], real[:, :, kept])
+    assert float((made - real)[:, :, free].abs().mean()) > 0.1
 
 
 def test_rivals_differ_in_the_shape_or_the_motion_and_are_never_held_out(bank: ClipBank) -> None:
