@@ -36,8 +36,8 @@ FILES = {
 WANTED = {"colour": 0.90, "shape": 0.85, "motion": 0.90}  # shares of the prompts
 MIN_FIRST_FRAME_PSNR = 26.0
 CFG = 5.0
-# High guidance on words pulls clips of 1.2, which has no guidance on pictures, away from the pictures they are given: at
-# 5 extensions jump. The clips of the join tests are ones that are joined; the README counts those that are not.
+# High guidance on words pulls clips of 1.2, which has no guidance on pictures, away from the pictures they are given:
+# at 5 extensions jump. The clips of the join tests are ones that are joined; the README counts those that are not.
 JOIN_CFG: dict[Version, float] = {"1.3": CFG, "1.2": 1.0}
 SEED = 1
 FRAMES = 17
