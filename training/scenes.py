@@ -81,7 +81,8 @@ class SceneConfig:
 
     A small ``spread`` keeps the middle of each range: ways through the centre, shapes of about one size.
     ``from_middle`` lets every clip begin in the middle of the picture, as far as the shape's way fits in. ``turn`` are
-    the degrees per frame of what rotates, ``turning_radius`` its size.
+    the degrees per frame of what rotates, ``turning_radius`` its size. ``halting_share`` of the clips longer than
+    a group stop somewhere after it, so that their way may begin and end wherever that of a short clip may.
     """
 
     pattern_share: float = 0.1
