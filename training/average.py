@@ -23,8 +23,7 @@ class MovingAverage:
         """Take in the weights after one optimiser step."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10))
-        for name, value in model.named_parameters():
-            self.values[name].lerp_(value.detach(), 1 - decay)
+        torch._foreach_lerp_(list(self.values.values()), list(model.parameters()), 1 - decay)
 
     def forget(self) -> None:
         """Let old weights count no more than at the start of a run, for one that changes course."""

@@ -62,6 +62,7 @@ def expected(x: Tensor, level: Tensor, clips: Tensor) -> Tensor:
     """
     rows = clips.flatten(2)
     kept = (1 - level)[:, None]
-    fit = kept * torch.einsum("bd,bkd->bk", x.flatten(1), rows) - 0.5 * kept.square() * rows.square().sum(2)
+    lengths = torch.linalg.vector_norm(rows, dim=2)
+    fit = kept * torch.einsum("bd,bkd->bk", x.flatten(1), rows) - 0.5 * (kept * lengths).square()
     weights = (fit / level[:, None].square().clamp(min=1e-8)).softmax(1)
     return torch.einsum("bk,bkd->bd", weights, rows).view(x.shape)

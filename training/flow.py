@@ -11,159 +11,30 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..opensora_models.frames import VERSIONS, Version
-from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
-from ..opensora_models.stdit3.conditions import GivenFrames
-from ..opensora_models.stdit3.network import STDiT3
+from ..opensora_models.frames import VERSIONS
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .average import MovingAverage
-from .clip_bank import ClipBank, expected
-from .flow_batches import TEXT_LENGTH, Batch, batch_of
+from .clip_bank import ClipBank
+from .flow_batches import Batch, batch_of
+from .flow_losses import losses_of
 from .flow_recipes import RECIPES, FlowConfig, Phase
 from .latents import LatentCode
 from .muon import Muon
+from .pair import Pair
 from .progress import Progress
-from .text_encoder import TextEncoder, Tokenizer
+from .text_encoder import Tokenizer
 
-# Upstream's gates start near 0, which is safe for 28 pairs of blocks; three pairs learn faster with open ones.
-START_GATE = 0.5
-GATE_ROWS = (2, 5)  # of a block's modulation table: after self attention, after the MLP
-MOST_LATENT_FRAMES: dict[Version, int] = {"1.3": 10, "1.2": 15}  # that the clock tells apart
-LEAST_APART = 0.5  # squared distance of two clips, of latents whose deviation is about 1
-
-
-Before = Callable[[int], "Pair"]
+Before = Callable[[int], Pair]
 """The averaged networks of another run after one of its phases."""
-
-
-class Pair(nn.Module):
-    """The two networks that are trained together, and the mask that padded captions need."""
-
-    def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        torch.manual_seed(config.seed)
-        self.text_mask: Tensor | None = None
-        self.network = STDiT3(config.network, attention=self._attention)
-        self.text_encoder = TextEncoder(config.text)
-        initialise(self.network)
-        self.clock = nn.Linear(config.network.hidden_size, MOST_LATENT_FRAMES[config.network.version])
-        self._tokens: Tensor | None = None
-        self.network.temporal_blocks[-1].register_forward_hook(self._remember)
-
-    def _remember(self, block: nn.Module, inputs: Any, tokens: Tensor) -> None:
-        self._tokens = tokens.float() if self.training else None
-
-    def clock_loss(self) -> Tensor:
-        """How well the last tokens [B, T, S, C] of the network tell the number of their latent frame."""
-        if self._tokens is None:
-            raise ValueError("The clock is read after a step of training, not before.")
-        batch, frames, positions, width = self._tokens.shape
-        told = self.clock(F.layer_norm(self._tokens, (width,))).flatten(0, 2)
-        wanted = torch.arange(frames)[None, :, None].expand(batch, -1, positions).flatten()
-        return F.cross_entropy(told, wanted)
-
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **_: Any) -> Tensor:
-        """Attention over [N, heads, L, d]; calls on captions leave padded tokens out."""
-        keep = self.text_mask if k.shape[2] == TEXT_LENGTH else mask
-        with torch.autocast("cpu", enabled=False):  # its backward pass is many times slower in bfloat16
-            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=keep)
-        return out.transpose(1, 2).flatten(2)
-
-    def states(self, ids: Tensor, kept: Tensor, has_text: Tensor) -> Tensor:
-        """Text states [B, TEXT_LENGTH, C]; rows without text get the null text."""
-        null = self.network.y_embedder.y_embedding[:TEXT_LENGTH]
-        return torch.where(has_text[:, None, None], self.text_encoder(ids, kept), null)
-
-    def velocity(
-        self, x: Tensor, times: Tensor, states: Tensor, kept: Tensor, batch: Batch, given: GivenFrames | None,
-        frame_mask: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """The network's velocity for padded captions."""
-        self.text_mask = kept[:, None, None, :]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training):
-            out = self.network(
-                x, times, states, fps=batch.fps, height=batch.bucket.height, width=batch.bucket.width, given=given,
-                frame_mask=frame_mask,
-            )  # fmt: skip
-        return out[:, : x.shape[1]].float()
-
-
-def initialise(network: STDiT3) -> None:
-    """Upstream's start, gates excepted: Xavier for linear layers, small embedders, silent cross attention and last
-    layer."""
-    config = network.config
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, 0.0, config.hidden_size**-0.5)
-        elif isinstance(module, nn.Conv3d):
-            nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
-            nn.init.zeros_(module.bias)
-    for embedder in (network.t_embedder, network.fps_embedder):
-        for index in (0, 2):
-            nn.init.normal_(embedder.mlp[index].weight, std=0.02)
-    nn.init.normal_(network.t_block[1].weight, std=0.02)
-    if config.takes_given_frames:  # silent at first, as upstream adds them to a model that exists
-        for embedder in (network.x_embedder_cond, network.x_embedder_cond_mask):
-            nn.init.zeros_(embedder.proj.weight)
-    for block in network.blocks():
-        nn.init.zeros_(block.cross_attn.proj.weight)
-        with torch.no_grad():
-            block.scale_shift_table.weight[list(GATE_ROWS)] += START_GATE
-    nn.init.zeros_(network.final_layer.linear.weight)
-    # The null text is never trained: N(0, 1)/sqrt(width), as upstream.
-    nn.init.normal_(network.y_embedder.y_embedding, 0.0, config.caption_channels**-0.5)
-
-
-def given_frames(pair: Pair, batch: Batch) -> GivenFrames | None:
-    """What the network is told about given frames; dropped rows keep the mask and lose the latents, as in guidance."""
-    if not batch.given:
-        return None
-    mask = torch.zeros_like(batch.latents)
-    mask[:, :, list(batch.given)] = 1.0
-    latents = batch.latents * mask * batch.given_kept[:, None, None, None, None]
-    null = pair.network.y_embedder.y_embedding[:TEXT_LENGTH].expand(len(latents), -1, -1)
-    return GivenFrames(latents, mask, batch.given, null)
-
-
-def losses_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Mean squared error of the velocity, where clean frames of a frame mask do not count, and how much of what rivals
-    show the guess shows."""
-    ids, kept = tokenizer.padded(batch.captions, TEXT_LENGTH)
-    states = pair.states(ids, kept, batch.has_text)
-    noise = torch.randn_like(batch.latents)
-    level = (batch.times / TRAIN_TIMESTEPS)[:, None, None, None, None]
-    x = (1 - level) * batch.latents + level * noise
-    if batch.frame_mask is not None:
-        x = torch.where(batch.frame_mask[:, None, :, None, None], x, batch.latents)
-    got = pair.velocity(x, batch.times, states, kept, batch, given_frames(pair, batch), batch.frame_mask)
-    # x0 - noise is (x0 - x) / level; a bank gives the mean of all x0 that x may become.
-    bank = batch.latents[:, None] if batch.bank is None else batch.bank
-    error = got - (expected(x, level.flatten(), bank) - x) / level
-    taken = None if batch.rivals is None else mistaken(error * level, x, level.flatten(), bank, batch.rivals)
-    if batch.frame_mask is None:
-        return error.square().mean(), taken
-    return error.square().mean(dim=(1, 3, 4))[batch.frame_mask].mean(), taken
-
-
-def mistaken(error: Tensor, x: Tensor, level: Tensor, bank: Tensor, rivals: Tensor) -> Tensor:
-    """Mean squared share of what sets rivals apart that ``error``, of the clean clip, shows: 0 where ``x`` is read as
-    its own words say, 1 where it is read as the rival's. Differences that hardly are any count little."""
-    right = expected(x, level, bank)
-    apart = torch.stack([expected(x, level, rivals[:, number]) - right for number in range(rivals.shape[1])]).flatten(2)
-    shown = (error.flatten(1) * apart).sum(2) / apart.square().sum(2).clamp(min=LEAST_APART)
-    return shown.square().mean()
 
 
 def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
@@ -174,7 +45,11 @@ def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
 
 
 class Run:
-    """One training run below a folder: the networks, their optimisers and where it stands."""
+    """One training run below a folder: the networks, their optimisers and where it stands.
+
+    The networks are small, so that a second core gains little inside their layers. Instead each of PyTorch's threads
+    takes its own rows of a batch, and one draws the next batch while the weights change.
+    """
 
     def __init__(
         self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Before | None = None
@@ -191,6 +66,9 @@ class Run:
             (name, weight) for name, weight in self.pair.network.named_parameters()
             if "_blocks." in name and weight.ndim == 2 and "scale_shift_table" not in name
         )  # fmt: skip
+        self.threads = torch.get_num_threads()
+        self.workers = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._next: Future[Batch] | None = None
         self.done = 0
         if (state := self.progress.load()) is not None:
             for name, part in self._parts().items():
@@ -208,17 +86,13 @@ class Run:
         phase = config.phases[number]
         if step == 0:
             self._begin(phase, number)
-        if self.bank.scenes != phase.batches.bank_scenes:
-            self.bank = ClipBank(self.bank.code, phase.batches.bank_scenes, config.bank)
         self.pair.text_encoder.requires_grad_(phase.trains_text)
-        torch.manual_seed(config.seed * 1_000_003 + self.done)
-        batch = batch_of(phase.batches, self.bank, config.seed, self.done)
-        loss, numbers = self._loss(batch)
+        batch = self._draw(self.done) if self._next is None else self._next.result()
+        numbers = self._gradients(batch)
+        self._next = self.workers.submit(self._draw, self.done + 1) if self.done + 1 < config.steps else None
         rate = rate_at(config, phase, step)
         for group in self.adam.param_groups:
             group["lr"] = rate
-        self.adam.zero_grad(set_to_none=True)
-        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.trained, config.gradient_limit)
         self.muon.step(config.muon_rate * rate / config.rate)
         self.adam.step()
@@ -230,6 +104,40 @@ class Run:
         if self.progress.due():
             self.save()
 
+    def _draw(self, step: int) -> Batch:
+        """The batch of a step, from the bank of its phase."""
+        batches = self.config.phases[self.config.phase_at(step)[0]].batches
+        if self.bank.scenes != batches.bank_scenes:
+            self.bank = ClipBank(self.bank.code, batches.bank_scenes, self.config.bank)
+        return batch_of(batches, self.bank, self.config.seed, step)
+
+    def _gradients(self, batch: Batch) -> dict[str, float]:
+        """Sets the gradients of a step; returns the losses for the log."""
+        parts = batch.parts(self.threads)
+        done = list(self.workers.map(partial(self._part, batch), parts))
+        first, *others = (gradients for _, gradients in done)
+        reached = [index for index, gradient in enumerate(first) if gradient is not None]
+        for other in others:  # rows of one batch reach the same weights
+            torch._foreach_add_([first[index] for index in reached], [other[index] for index in reached])
+        for weight, gradient in zip(self.trained, first, strict=True):
+            weight.grad = gradient
+        return {name: sum(numbers[name] for numbers, _ in done) for name in done[0][0]}
+
+    def _part(self, batch: Batch, part: Batch) -> tuple[dict[str, float], tuple[Tensor | None, ...]]:
+        """What some rows add to the losses of a batch and to its gradients."""
+        losses, rows = losses_of(self.pair, self.tokenizer, part), len(batch.latents)
+        kind = "given loss" if batch.given else "image loss" if batch.bucket.frames == 1 else "loss"
+        means = {kind: (1.0, losses.velocity / batch.counted)}
+        if losses.mistaken is not None:
+            means["mistaken"] = self.config.mistaken, losses.mistaken / rows
+        if losses.clock is not None:
+            means["clock"] = self.config.clock, losses.clock / rows
+        total = torch.stack([weight * mean for weight, mean in means.values()]).sum()
+        weights = [weight for weight in self.trained if weight.requires_grad]
+        gradients = iter(torch.autograd.grad(total, weights, allow_unused=True))
+        found = tuple(next(gradients) if weight.requires_grad else None for weight in self.trained)
+        return {name: mean.item() for name, (_, mean) in means.items()}, found
+
     def _begin(self, phase: Phase, number: int) -> None:
         if number > 0:
             self.average.applied_to(self.pair)
@@ -240,20 +148,6 @@ class Run:
                 take_over(self.pair, earlier)
             else:
                 take_over(self.pair.text_encoder, earlier.text_encoder)
-
-    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The loss of one step and its parts for the log."""
-        loss, taken = losses_of(self.pair, self.tokenizer, batch)
-        kind = "given loss" if batch.given else "image loss" if batch.bucket.frames == 1 else "loss"
-        numbers = {kind: loss.item()}
-        if taken is not None:
-            numbers["mistaken"] = taken.item()
-            loss = loss + self.config.mistaken * taken
-        if batch.bucket.frames > 1:
-            clock = self.pair.clock_loss()
-            numbers["clock"] = clock.item()
-            loss = loss + self.config.clock * clock
-        return loss, numbers
 
     def save(self) -> None:
         """Write a checkpoint and the curves."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from .scenes import BACKGROUNDS, MOTIONS, SHAPES, Scene, SceneConfig, draw_scene
 
 VIDEO_FPS = 24.0
 LEAST_LEVEL = 1e-3
-# Odd on purpose: no sequence of latent tokens has this length, so a masked attention call is told by its keys.
-TEXT_LENGTH = 33
+# Odd on purpose: no sequence of latent tokens has an odd length from here on, so a masked attention call is told by
+# its keys.
+LEAST_TEXT_LENGTH, TEXT_LENGTH = 17, 33
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Bucket:
     batch: int
     share: float
     banked: bool = False
+
+    @property
+    def fps(self) -> float:
+        return IMAGE_FPS if self.frames == 1 else VIDEO_FPS
 
 
 def buckets(version: Version, pictures: float = 0.2, long: tuple[float, float] | None = None) -> tuple[Bucket, ...]:
@@ -99,6 +105,7 @@ class Batch:
 
     bucket: Bucket
     latents: Tensor
+    noise: Tensor
     captions: list[str]
     has_text: Tensor
     times: Tensor
@@ -109,8 +116,21 @@ class Batch:
     rivals: Tensor | None = None
 
     @property
-    def fps(self) -> float:
-        return IMAGE_FPS if self.bucket.frames == 1 else VIDEO_FPS
+    def counted(self) -> int:
+        """Latent frames whose velocity counts, over all rows."""
+        return self.latents.shape[0] * self.latents.shape[2] if self.frame_mask is None else int(self.frame_mask.sum())
+
+    def parts(self, most: int) -> list[Batch]:
+        """The rows in up to ``most`` parts of nearly the same number."""
+        count = len(self.latents)
+        edges = [count * number // most for number in range(most + 1)]
+        return [self._rows(slice(*edge)) for edge in pairwise(edges) if edge[0] < edge[1]]
+
+    def _rows(self, rows: slice) -> Batch:
+        return Batch(**{
+            part.name: value[rows] if isinstance(value := getattr(self, part.name), (Tensor, list)) else value
+            for part in fields(self)
+        })  # fmt: skip
 
 
 def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch:
@@ -147,6 +167,7 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
     return Batch(
         bucket=bucket,
         latents=latents,
+        noise=torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + step)),
         captions=[caption(scene, rng) for scene in scenes],
         has_text=torch.from_numpy(rng.random(bucket.batch) >= config.text_dropout),
         times=_times(rng, config, bucket, version),

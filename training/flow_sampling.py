@@ -11,8 +11,8 @@ from torch import Tensor
 from ..opensora_models.frames import latent_frames
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS, shift_for, timesteps
 from ..opensora_models.stdit3.conditions import GivenFrames
-from .flow import Pair
-from .flow_batches import TEXT_LENGTH, Batch, Bucket
+from .flow_batches import Bucket
+from .pair import Pair, padded
 from .text_encoder import Tokenizer
 
 
@@ -37,15 +37,14 @@ def sample(
     version = pair.network.config.version
     shape = (count, channels, latent_frames(version, bucket.frames), bucket.height // 8, bucket.width // 8)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed))
-    ids, kept = tokenizer.padded(captions, TEXT_LENGTH)
+    ids, kept = padded(tokenizer, captions)
     yes = torch.ones(count, dtype=torch.bool)
     words, null = (pair.states(ids, kept, yes if has_text else ~yes) for has_text in (True, False))
     told = given is not None and pair.network.config.takes_given_frames
     # Rows: text and frames, frames alone (only with told frames), nothing.
     rows = [words, null, null] if told else [words, null]
     states, keeps = torch.cat(rows), kept.repeat(len(rows), 1)
-    batch = Batch(bucket, z, [], yes, torch.zeros(count), indices, yes, None)
-    frames = _given_rows(pair, given, indices) if told else None
+    frames = _given_rows(pair, given, indices, ids.shape[1]) if told else None
     noisy = None
     if given is not None and not told:
         noisy = torch.ones(count, shape[2], dtype=torch.bool)
@@ -55,7 +54,7 @@ def sample(
     times = timesteps(config.steps, shift_for(version, bucket.height, bucket.width, bucket.frames))
     for now, then in zip(times, [*times[1:], torch.zeros(())], strict=True):
         time = now.expand(count * len(rows))
-        v = pair.velocity(z.repeat(len(rows), 1, 1, 1, 1), time, states, keeps, batch, frames, frame_mask)
+        v = pair.velocity(z.repeat(len(rows), 1, 1, 1, 1), time, states, keeps, bucket, frames, frame_mask)
         z = z + _guided(v.chunk(len(rows)), config) * float(now - then) / TRAIN_TIMESTEPS
         if noisy is not None:
             z = _kept(given, z, noisy)
@@ -75,9 +74,9 @@ def _guided(rows: Sequence[Tensor], config: SamplingConfig) -> Tensor:
     return nothing + config.image_guidance * (frames - nothing) + config.guidance * (words - frames)
 
 
-def _given_rows(pair: Pair, given: Tensor, indices: tuple[int, ...]) -> GivenFrames:
+def _given_rows(pair: Pair, given: Tensor, indices: tuple[int, ...], text_length: int) -> GivenFrames:
     mask = torch.zeros_like(given)
     mask[:, :, list(indices)] = 1.0
     latents = torch.cat([given * mask, given * mask, torch.zeros_like(given)])
-    null = pair.network.y_embedder.y_embedding[:TEXT_LENGTH].expand(len(latents), -1, -1)
+    null = pair.network.y_embedder.y_embedding[:text_length].expand(len(latents), -1, -1)
     return GivenFrames(latents, mask.repeat(3, 1, 1, 1, 1), indices, null)

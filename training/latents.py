@@ -31,12 +31,11 @@ class LatentCode:
         pictures = F.pixel_shuffle(probes[:, :, None, None], PATCH)
         values = _unit_latents(model, pictures[:, :, None])[:, :, 0, 0, 0]
         self.bias = values[0]
-        self.weight = (values[1:] - values[0]).T
+        self.weight = (values[1:] - values[0]).T.contiguous()
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Pictures [N, 3, H, W] in [-1, 1] to normalised latents [N, C, H/8, W/8]."""
-        patches = F.pixel_unshuffle(pictures, PATCH)
-        return torch.einsum("kc,nchw->nkhw", self.weight, patches) + self.bias[:, None, None]
+        return F.conv2d(pictures, self.weight.unflatten(1, (3, PATCH, PATCH)), self.bias, stride=PATCH)
 
     def pictures(self, latents: Tensor) -> Tensor:
         """The pictures [B, 3, l, H, W] whose code is nearest to normalised latents: a look without a decoder."""

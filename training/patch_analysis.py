@@ -27,6 +27,7 @@ CONSTANT_LEVEL = 30.0
 # Channel deviations are (deviation of the component)^WHITENING before they are brought to a mean square of 1:
 # 1 would give fine detail the same weight as colour, 0 the weight it has in pixels.
 WHITENING = 0.5
+NEARLY = 0.9  # share of a row's largest entry from which on another counts as equally large
 LOG_VARIANCE = -6.0  # of the posterior, constant: deviation 0.05
 
 
@@ -132,7 +133,10 @@ def _components(features: Tensor, count: int) -> Tensor:
     """The ``count`` strongest directions of features [N, C, h, w] as rows [min(count, C), C]; no mean is taken off."""
     samples = features.transpose(0, 1).flatten(1)
     _, vectors = torch.linalg.eigh(samples @ samples.T / samples.shape[1])
-    return vectors.flip(1)[:, :count].T.contiguous()
+    rows = vectors.flip(1)[:, :count].T
+    # Either sign is right, and rounding would choose another one on another machine: the first large entry is positive.
+    first_large = (rows.abs() >= NEARLY * rows.abs().amax(1, keepdim=True)).int().argmax(1, keepdim=True)
+    return (rows * rows.gather(1, first_large).sign()).contiguous()
 
 
 def _last_frame(conv: nn.Module) -> Tensor:

@@ -19,10 +19,11 @@ from .autoencoder import new_autoencoder
 from .captions import simple_caption
 from .clip_bank import ClipBank, Words, expected
 from .evaluate import CLIP
-from .flow import Pair, averaged
-from .flow_batches import FROM_MIDDLE_TURNING, TEXT_LENGTH, Batch
+from .flow import averaged
+from .flow_batches import FROM_MIDDLE_TURNING
 from .flow_recipes import RECIPES
 from .latents import LatentCode
+from .pair import Pair, padded
 from .progress import log
 from .scenes import MOTIONS
 from .text_encoder import Tokenizer
@@ -37,10 +38,9 @@ def guess(pair: Pair, tokenizer: Tokenizer, words: list[Words], x: Tensor, level
     """The clean latents [B, C, l, h, w] that the network sees in ``x`` at this noise level."""
     captions = [simple_caption(*row) for row in words]
     yes = torch.ones(len(words), dtype=torch.bool)
-    ids, kept = tokenizer.padded(captions, TEXT_LENGTH)
+    ids, kept = padded(tokenizer, captions)
     times = torch.full((len(words),), level * TRAIN_TIMESTEPS)
-    batch = Batch(CLIP, x, captions, yes, times, (), yes, None)
-    return x + level * pair.velocity(x, times, pair.states(ids, kept, yes), kept, batch, None)
+    return x + level * pair.velocity(x, times, pair.states(ids, kept, yes), kept, CLIP)
 
 
 def learned_shares(got: Tensor, means: Tensor) -> Tensor:

@@ -37,8 +37,7 @@ def render_frames(scenes: Sequence[Scene], numbers: Sequence[int], height: int, 
     cover = _coverage(scenes, per_frame, x, y, height)
     back = _background(scenes, x, y)
     colour = torch.tensor([COLOURS[scene.colour] for scene in scenes])[:, :, None, None, None]
-    picture = back[:, None] * (1 - cover[:, None]) + colour * cover[:, None]
-    return picture * 2 - 1
+    return torch.lerp(back[:, None], colour, cover[:, None]).mul_(2).sub_(1)
 
 
 def _stacked_tracks(scenes: Sequence[Scene], frames: int) -> dict[str, np.ndarray]:
@@ -63,12 +62,16 @@ def _coverage(scenes: Sequence[Scene], track: dict[str, Tensor], x: Tensor, y: T
 
 def _background(scenes: Sequence[Scene], x: Tensor, y: Tensor) -> Tensor:
     level = torch.tensor([BACKGROUNDS[scene.background] for scene in scenes])[:, None, None, None]
-    striped = torch.tensor([scene.pattern != "plain" for scene in scenes])[:, None, None, None]
-    checkered = torch.tensor([scene.pattern == "checkered" for scene in scenes])[:, None, None, None]
-    wave = torch.sin(2 * math.pi * x / PATTERN_PERIOD)
-    wave = wave * torch.where(checkered, torch.sin(2 * math.pi * y / PATTERN_PERIOD), 1.0)
-    towards = torch.where(level > 0.7, -1.0, 1.0)  # patterns darken white and lighten the rest
-    return level + striped * towards * PATTERN_CONTRAST * (wave * 0.5 + 0.5)
+    back = level.expand(x.shape).clone()
+    for row, scene in enumerate(scenes):
+        if scene.pattern == "plain":
+            continue
+        wave = torch.sin(2 * math.pi * x[row] / PATTERN_PERIOD)
+        if scene.pattern == "checkered":
+            wave = wave * torch.sin(2 * math.pi * y[row] / PATTERN_PERIOD)
+        towards = -1.0 if BACKGROUNDS[scene.background] > 0.7 else 1.0  # patterns darken white and lighten the rest
+        back[row] += towards * PATTERN_CONTRAST * (wave * 0.5 + 0.5)
+    return back
 
 
 def _circle(u: Tensor, v: Tensor) -> Tensor:

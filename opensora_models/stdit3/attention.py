@@ -6,6 +6,7 @@ strided views of it; only windows are gathered, once before and once after. No m
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from .config import STDiT3Config
 from .portions import in_portions
 from .positions import Rotary
 from .windows import gather, join
+
+MOST_COPIED = 2**16
+"""Elements of a row that are copied faster than another attention call is made."""
 
 V13_FLASH_LENGTH = 128
 """Sequences up to this length get no flash kernel in version 1.3's original (``STDiT3Block``'s attention)."""
@@ -111,11 +115,14 @@ class TemporalAttention(SelfAttention):
         q, k, v = self.heads_of(projected, context.temporal_rotary, context)
         if q.shape[1] == 1:  # the softmax over a single key is 1
             return v.flatten(-2)
-        # Row by row, because only one row's [T, S] can be read as S sequences without copying. An 8-bit kernel that
-        # pads 15 keys and 72 dimensions to its block size would cost more than it saves.
-        by_row = zip(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), strict=True)
-        rows = [self.attend(*qkv, context, written_out, low_precision_attention=False) for qkv in by_row]
-        return torch.stack([row.transpose(0, 1) for row in rows])
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        # An 8-bit kernel that pads 15 keys and 72 dimensions to its block size would cost more than it saves.
+        attend = partial(self.attend, context=context, written_out=written_out, low_precision_attention=False)
+        if v[0].numel() <= MOST_COPIED:
+            together = attend(*(x.flatten(0, 1) for x in (q, k, v)))
+            return together.unflatten(0, v.shape[:2]).transpose(1, 2)
+        # Row by row, because only one row's [T, S] can be read as S sequences without copying.
+        return torch.stack([attend(*qkv).transpose(0, 1) for qkv in zip(q, k, v, strict=True)])
 
 
 class WindowedAttention(SelfAttention):

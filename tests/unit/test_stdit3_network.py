@@ -119,6 +119,22 @@ def test_gradient_mode_and_small_portions_give_the_same_numbers(
 
 
 @torch.no_grad()
+def test_attention_over_time_gives_the_same_for_rows_alone_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, inputs, calls = filled(V12), arguments(V12), []
+
+    def counting(*args: Any, **options: Any) -> Tensor:
+        calls.append(args[0].shape)
+        return plain_attention(*args, **options)
+
+    network.attention = counting
+    together = network(**inputs)
+    few = len(calls)
+    monkeypatch.setattr("opensora.opensora_models.stdit3.attention.MOST_COPIED", 0)
+    torch.testing.assert_close(network(**inputs), together, atol=2e-6, rtol=1e-5)
+    assert len(calls) - few == few + V12.depth * (len(inputs["x"]) - 1)
+
+
+@torch.no_grad()
 def test_mlp_never_holds_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opensora.opensora_models.stdit3.portions.MOST_ELEMENTS", {"cpu": 10 * 192})
     mlp, seen = Mlp(V12, torch.nn, None, None), []

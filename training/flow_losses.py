@@ -1,0 +1,69 @@
+"""What one training step asks of the networks: velocities, what their own words show and a rival's do not, the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
+from ..opensora_models.stdit3.conditions import GivenFrames
+from .clip_bank import expected
+from .flow_batches import Batch
+from .pair import Pair, padded
+from .text_encoder import Tokenizer
+
+LEAST_APART = 0.5  # squared distance of two clips, of latents whose deviation is about 1
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over a batch, so that those of its parts add up: ``velocity`` over the latent frames that count, the others
+    over rows. ``mistaken`` needs rivals, ``clock`` more than one frame."""
+
+    velocity: Tensor
+    mistaken: Tensor | None
+    clock: Tensor | None
+
+
+def given_frames(pair: Pair, batch: Batch, text_length: int) -> GivenFrames | None:
+    """What the network is told about given frames; dropped rows keep the mask and lose the latents, as in guidance."""
+    if not batch.given:
+        return None
+    mask = torch.zeros_like(batch.latents)
+    mask[:, :, list(batch.given)] = 1.0
+    latents = batch.latents * mask * batch.given_kept[:, None, None, None, None]
+    null = pair.network.y_embedder.y_embedding[:text_length].expand(len(latents), -1, -1)
+    return GivenFrames(latents, mask, batch.given, null)
+
+
+def losses_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Losses:
+    """The losses of a batch or of some of its rows. Clean frames of a frame mask do not count."""
+    ids, kept = padded(tokenizer, batch.captions)
+    states = pair.states(ids, kept, batch.has_text)
+    level = (batch.times / TRAIN_TIMESTEPS)[:, None, None, None, None]
+    x = (1 - level) * batch.latents + level * batch.noise
+    if batch.frame_mask is not None:
+        x = torch.where(batch.frame_mask[:, None, :, None, None], x, batch.latents)
+    given = given_frames(pair, batch, ids.shape[1])
+    got, tokens = pair.velocity_and_tokens(x, batch.times, states, kept, batch.bucket, given, batch.frame_mask)
+    # x0 - noise is (x0 - x) / level; a bank gives the mean of all x0 that x may become.
+    bank = batch.latents[:, None] if batch.bank is None else batch.bank
+    error = got - (expected(x, level.flatten(), bank) - x) / level
+    counted = error.square().mean(dim=(1, 3, 4))
+    taken = None if batch.rivals is None else mistaken(error * level, x, level.flatten(), bank, batch.rivals)
+    return Losses(
+        velocity=(counted if batch.frame_mask is None else counted[batch.frame_mask]).sum(),
+        mistaken=None if taken is None else taken.sum(),
+        clock=None if batch.bucket.frames == 1 else pair.clock_losses(tokens).sum(),
+    )
+
+
+def mistaken(error: Tensor, x: Tensor, level: Tensor, bank: Tensor, rivals: Tensor) -> Tensor:
+    """[B]: mean squared share of what sets rivals apart that ``error``, of the clean clip, shows: 0 where ``x`` is read
+    as its own words say, 1 where it is read as the rival's. Differences that hardly are any count little."""
+    right = expected(x, level, bank)
+    apart = torch.stack([expected(x, level, rivals[:, number]) - right for number in range(rivals.shape[1])]).flatten(2)
+    shown = (error.flatten(1) * apart).sum(2) / apart.square().sum(2).clamp(min=LEAST_APART)
+    return shown.square().mean(0)

@@ -1,0 +1,124 @@
+"""The diffusion model and its text encoder as one module, in the form that training calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..opensora_models.frames import Version
+from ..opensora_models.stdit3.conditions import GivenFrames
+from ..opensora_models.stdit3.network import STACK_HOOK, STDiT3
+from .flow_batches import LEAST_TEXT_LENGTH, TEXT_LENGTH, Bucket
+from .flow_recipes import FlowConfig
+from .rms_norm import RMSNorm
+from .text_encoder import TextEncoder, Tokenizer
+
+# Upstream's gates start near 0, which is safe for 28 pairs of blocks; three pairs learn faster with open ones.
+START_GATE = 0.5
+GATE_ROWS = (2, 5)  # of a block's modulation table: after self attention, after the MLP
+MOST_LATENT_FRAMES: dict[Version, int] = {"1.3": 10, "1.2": 15}  # that the clock tells apart
+TEXT_MASK = "opensora_training_text_mask"
+OPERATIONS = SimpleNamespace(
+    Linear=nn.Linear, Embedding=nn.Embedding, Conv3d=nn.Conv3d, LayerNorm=nn.LayerNorm, RMSNorm=RMSNorm
+)
+
+
+class Pair(nn.Module):
+    """The two networks that are trained together, and the clock. Calls leave nothing behind: threads may share one."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        torch.manual_seed(config.seed)
+        self.network = STDiT3(config.network, operations=OPERATIONS, attention=_attention)
+        self.text_encoder = TextEncoder(config.text)
+        initialise(self.network)
+        self.clock = nn.Linear(config.network.hidden_size, MOST_LATENT_FRAMES[config.network.version])
+
+    def states(self, ids: Tensor, kept: Tensor, has_text: Tensor) -> Tensor:
+        """Text states [B, L, C]; rows without text get the null text."""
+        null = self.network.y_embedder.y_embedding[: ids.shape[1]]
+        return torch.where(has_text[:, None, None], self.text_encoder(ids, kept), null)
+
+    def velocity(
+        self, x: Tensor, times: Tensor, states: Tensor, kept: Tensor, bucket: Bucket, given: GivenFrames | None = None,
+        frame_mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The network's velocity [B, C, T, h, w] for padded captions."""
+        return self.velocity_and_tokens(x, times, states, kept, bucket, given, frame_mask)[0]
+
+    def velocity_and_tokens(
+        self, x: Tensor, times: Tensor, states: Tensor, kept: Tensor, bucket: Bucket, given: GivenFrames | None = None,
+        frame_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The velocity, and the tokens [B, T, S, C] after the last block, from which the clock is read."""
+        last: list[Tensor] = []
+
+        def noting(tokens: Tensor, modulation: Tensor, run: Any) -> Tensor:
+            last.append(run(tokens))
+            return last[0]
+
+        options = {TEXT_MASK: kept[:, None, None, :], STACK_HOOK: noting}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training):
+            out = self.network(
+                x, times, states, fps=bucket.fps, height=bucket.height, width=bucket.width, given=given,
+                frame_mask=frame_mask, transformer_options=options,
+            )  # fmt: skip
+        return out[:, : x.shape[1]].float(), last[0].unflatten(1, (x.shape[2], -1)).float()
+
+    def clock_losses(self, tokens: Tensor) -> Tensor:
+        """[B]: how badly tokens [B, T, S, C] tell the number of their latent frame."""
+        batch, frames, positions, width = tokens.shape
+        told = self.clock(F.layer_norm(tokens, (width,))).flatten(0, 2)
+        wanted = torch.arange(frames)[None, :, None].expand(batch, -1, positions).flatten()
+        return F.cross_entropy(told, wanted, reduction="none").view(batch, -1).mean(1)
+
+
+def padded(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Ids of captions [B, L] and which of them are real, with no more padding than attention needs to know them."""
+    longest = max(len(tokenizer.ids(caption)) for caption in captions) | 1
+    return tokenizer.padded(captions, min(max(longest, LEAST_TEXT_LENGTH), TEXT_LENGTH))
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, *, transformer_options: Mapping[str, Any], **_: Any
+) -> Tensor:
+    """Attention over [N, heads, L, d]; calls on captions leave padded tokens out."""
+    kept = transformer_options.get(TEXT_MASK)
+    keep = kept if kept is not None and k.shape[2] == kept.shape[-1] else mask
+    with torch.autocast("cpu", enabled=False):  # its backward pass is many times slower in bfloat16
+        out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=keep)
+    return out.transpose(1, 2).flatten(2)
+
+
+def initialise(network: STDiT3) -> None:
+    """Upstream's start, gates excepted: Xavier for linear layers, small embedders, silent cross attention and last
+    layer."""
+    config = network.config
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, 0.0, config.hidden_size**-0.5)
+        elif isinstance(module, nn.Conv3d):
+            nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+            nn.init.zeros_(module.bias)
+    for embedder in (network.t_embedder, network.fps_embedder):
+        for index in (0, 2):
+            nn.init.normal_(embedder.mlp[index].weight, std=0.02)
+    nn.init.normal_(network.t_block[1].weight, std=0.02)
+    if config.takes_given_frames:  # silent at first, as upstream adds them to a model that exists
+        for embedder in (network.x_embedder_cond, network.x_embedder_cond_mask):
+            nn.init.zeros_(embedder.proj.weight)
+    for block in network.blocks():
+        nn.init.zeros_(block.cross_attn.proj.weight)
+        with torch.no_grad():
+            block.scale_shift_table.weight[list(GATE_ROWS)] += START_GATE
+    nn.init.zeros_(network.final_layer.linear.weight)
+    # The null text is never trained: N(0, 1)/sqrt(width), as upstream.
+    nn.init.normal_(network.y_embedder.y_embedding, 0.0, config.caption_channels**-0.5)
