@@ -47,12 +47,12 @@ def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
 class Run:
     """One training run below a folder: the networks, their optimisers and where it stands.
 
-    The networks are small, so that a second core gains little inside their layers. Instead each of PyTorch's threads
-    takes its own rows of a batch, and one draws the next batch while the weights change.
+    The networks are small, so that a second core gains little inside their layers. Instead each of ``threads`` takes
+    its own rows of a batch, and one draws the next batch while others change the weights.
     """
 
     def __init__(
-        self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Before | None = None
+        self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Before | None = None, threads: int = 1
     ) -> None:  # fmt: skip
         self.config, self.tokenizer, self.before = config, tokenizer, before
         self.progress = Progress(folder)
@@ -66,8 +66,8 @@ class Run:
             (name, weight) for name, weight in self.pair.network.named_parameters()
             if "_blocks." in name and weight.ndim == 2 and "scale_shift_table" not in name
         )  # fmt: skip
-        self.threads = torch.get_num_threads()
-        self.workers = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.threads = threads
+        self.workers = ThreadPoolExecutor(threads)
         self._next: Future[Batch] | None = None
         self.done = 0
         if (state := self.progress.load()) is not None:
@@ -94,7 +94,7 @@ class Run:
         for group in self.adam.param_groups:
             group["lr"] = rate
         norm = nn.utils.clip_grad_norm_(self.trained, config.gradient_limit)
-        self.muon.step(config.muon_rate * rate / config.rate)
+        self.muon.step(config.muon_rate * rate / config.rate, self.workers.map)
         self.adam.step()
         self.average.update(self.pair)
         self.progress.write(self.done, **numbers, gradient=norm.item())
@@ -166,11 +166,16 @@ def take_over(mine: nn.Module, theirs: nn.Module) -> None:
 
 
 def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Before | None = None) -> Pair:
-    """Run or resume to the end; returns the averaged networks."""
-    run = Run(config, folder, tokenizer, before)
-    while run.done < config.steps:
-        run.update()
-    run.save()
+    """Run or resume to the end; returns the averaged networks. As many threads share the work as PyTorch would use."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run = Run(config, folder, tokenizer, before, threads)
+        while run.done < config.steps:
+            run.update()
+        run.save()
+    finally:
+        torch.set_num_threads(threads)
     return averaged(config, folder)
 
 

@@ -7,7 +7,9 @@ transformer. The iteration and its coefficients are from https://kellerjordan.gi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iterati
 ITERATIONS = 5
 # Layers that hold several projections side by side; each is a matrix of its own.
 PIECES = {"qkv": 3, "kv_linear": 2}
+TOGETHER = 16  # matrices of a group: enough for one call, few enough to share among threads
+
+Spread = Callable[[Callable[[Any], None], Iterable[Any]], Iterable[None]]
 
 
 class Muon:
@@ -27,9 +32,10 @@ class Muon:
         self.momentum = {name: torch.zeros_like(weight) for name, weight in self.matrices.items()}
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """One update; matrices of the same shape are made orthogonal together."""
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    def step(self, rate: float, spread: Spread = map) -> None:
+        """One update. Matrices of the same shape are made orthogonal together; ``spread``, the ``map`` of a pool of
+        threads, does several such groups at a time."""
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for name, weight in self.matrices.items():
             if weight.grad is None:
                 continue
@@ -37,13 +43,13 @@ class Muon:
             ahead = weight.grad.lerp(momentum, MOMENTUM)
             count = PIECES.get(name.split(".")[-2], 1)
             for part, change in zip(weight.chunk(count), ahead.chunk(count), strict=True):
-                by_shape[part.shape[0], part.shape[1]].append((part, change))
+                by_shape[part.shape].append((part, change))
             weight.grad = None
-        for (rows, columns), parts in by_shape.items():
-            changes = orthogonal(torch.stack([change for _, change in parts]))
-            scale = max(1.0, rows / columns) ** 0.5
-            for (part, _), change in zip(parts, changes, strict=True):
-                part.sub_(change, alpha=rate * scale)
+        groups = [
+            parts[start : start + TOGETHER] for parts in by_shape.values() for start in range(0, len(parts), TOGETHER)
+        ]  # fmt: skip
+        for _ in spread(partial(_apply, rate), groups):
+            pass
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
@@ -52,6 +58,15 @@ class Muon:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """From a checkpoint."""
         self.momentum = {name: state[name] for name in self.momentum}
+
+
+@torch.no_grad()
+def _apply(rate: float, group: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Change matrices of one shape by their orthogonal directions."""
+    rows, columns = group[0][0].shape
+    changes = orthogonal(torch.stack([change for _, change in group]))
+    for (matrix, _), change in zip(group, changes, strict=True):
+        matrix.sub_(change, alpha=rate * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
