@@ -8,10 +8,18 @@ module.exports = async (page, tools) => {
   await page.getByRole("button", { name: "Templates" }).first().click();
   await page.getByText(source, { exact: true }).first().click();
   await tools.shot("templates");
-  await page.getByTestId(`template-workflow-${name}`).click();
-  await page.waitForFunction(
-    (type) => window.app.graph._nodes.some((node) => node.type === type), last, { timeout: 60000 },
+  const opens = (timeout) => page.waitForFunction(
+    (type) => window.app.graph._nodes.some((node) => node.type === type), last, { timeout },
   );
+  const card = page.getByTestId(`template-workflow-${name}`);
+  await card.click();
+  try {
+    await opens(20000);
+  } catch {
+    // The page may still be laying out its list under the first click, which then does nothing.
+    if (await card.isVisible()) await card.click();
+    await opens(60000);
+  }
   await page.getByTestId("queue-button").click();
   await page.waitForFunction(
     () => [...document.querySelectorAll("video")].some((video) => video.readyState >= 2 && video.videoWidth > 0),
