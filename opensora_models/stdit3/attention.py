@@ -21,7 +21,7 @@ from .positions import Rotary
 from .windows import gather, join
 
 MOST_COPIED = 2**16
-"""Elements of a row that are copied faster than another attention call is made."""
+"""Most elements of a row that is copied to save an attention call; a twentieth of a training step at 10000 elements."""
 
 V13_FLASH_LENGTH = 128
 """Sequences up to this length get no flash kernel in version 1.3's original (``STDiT3Block``'s attention)."""
