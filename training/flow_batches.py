@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from .scenes import BACKGROUNDS, MOTIONS, SHAPES, Scene, SceneConfig, draw_scene
 
 VIDEO_FPS = 24.0
 LEAST_LEVEL = 1e-3
+JOINED = 0.75  # of the clips whose frames are decided, those between two pictures; the others go on
 # Odd on purpose: no sequence of latent tokens has an odd length from here on, so a masked attention call is told by
 # its keys.
 LEAST_TEXT_LENGTH, TEXT_LENGTH = 17, 33
@@ -78,7 +81,7 @@ class BatchConfig:
     given_share: float = 0.2
     frame_mask_share: float = 0.08
     masks_like_given: float = 0.0  # of the masked rows, those whose clean frames are chosen as given frames are
-    joining_share: float = 0.0  # of those, the rows between the first frame and the one that opens the last group
+    decided_share: float = 0.0  # of the steps on long clips, those whose clean frames leave nothing to words
     fresh_share: float = 0.1  # of the steps that could take clips from the bank, those that draw any scene instead
     text_dropout: float = 0.12
     given_dropout: float = 0.12
@@ -87,7 +90,6 @@ class BatchConfig:
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)  # what clips of the bank are drawn from
     motions: tuple[str, ...] = MOTIONS  # likewise; one that is named several times is drawn more often
     scenes: SceneConfig = EVERYWHERE
-    masked_scenes: SceneConfig | None = None  # of steps with a frame mask; None: the same
     bank_scenes: SceneConfig = FROM_MIDDLE
     rivals: bool = False  # whether clips of the bank come with those of the words they are most easily taken for
     rest: bool = False  # whether the rival of what turns is itself at rest, in place of a still shape of another size
@@ -101,7 +103,8 @@ class Batch:
     """One step. ``given`` names latent frames told to every row, ``given_kept`` [B] the rows that really get them;
     ``frame_mask`` [B, T] is False where a frame stays clean and does not count. ``bank`` [B, K, C, l, h, w] holds, for
     every row, the clips that are as likely as its own for the same words; None: only its own. ``rivals``
-    [B, R, K, C, l, h, w] are clips of words that differ in the shape or the motion alone, or clips at rest."""
+    [B, R, K, C, l, h, w] are clips of words that differ in the shape or the motion alone, or clips at rest. Where
+    clean frames have ``decided`` what is between them, rows come in twos, with words and without."""
 
     bucket: Bucket
     latents: Tensor
@@ -114,6 +117,7 @@ class Batch:
     frame_mask: Tensor | None
     bank: Tensor | None = None
     rivals: Tensor | None = None
+    decided: bool = False
 
     @property
     def counted(self) -> int:
@@ -121,15 +125,23 @@ class Batch:
         return self.latents.shape[0] * self.latents.shape[2] if self.frame_mask is None else int(self.frame_mask.sum())
 
     def parts(self, most: int) -> list[Batch]:
-        """The rows in up to ``most`` parts of nearly the same number."""
-        count = len(self.latents)
-        edges = [count * number // most for number in range(most + 1)]
-        return [self._rows(slice(*edge)) for edge in pairwise(edges) if edge[0] < edge[1]]
+        """The rows in up to ``most`` parts of nearly the same number; twos stay together."""
+        together = 2 if self.decided else 1
+        count = len(self.latents) // together
+        edges = [count * number // most * together for number in range(most + 1)]
+        return [self._each(lambda rows, edge=edge: rows[slice(*edge)]) for edge in pairwise(edges) if edge[0] < edge[1]]
 
-    def _rows(self, rows: slice) -> Batch:
-        return Batch(**{
-            part.name: value[rows] if isinstance(value := getattr(self, part.name), (Tensor, list)) else value
-            for part in fields(self)
+    def in_twos(self) -> Batch:
+        """Every row twice, with words and without."""
+        twice = self._each(lambda rows: rows.repeat_interleave(2, 0) if isinstance(rows, Tensor) else [
+            row for row in rows for _ in range(2)
+        ])  # fmt: skip
+        return replace(twice, has_text=torch.arange(len(twice.captions)) % 2 == 0, decided=True)
+
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
+        return replace(self, **{
+            part.name: change(value)
+            for part in fields(self) if isinstance(value := getattr(self, part.name), (Tensor, list))
         })  # fmt: skip
 
 
@@ -142,10 +154,14 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
     count = latent_frames(version, bucket.frames)
     given: tuple[int, ...] = ()
     frame_mask = None
-    if count > 1 and version == "1.3" and rng.random() < config.given_share:
+    decided = count > GROUP_LATENTS and config.decided_share > 0 and rng.random() < config.decided_share
+    if decided:
+        bucket = replace(bucket, batch=bucket.batch // 2)
+        frame_mask = draw_decided_mask(rng, bucket.batch, count)
+    elif count > 1 and version == "1.3" and rng.random() < config.given_share:
         given = draw_given(rng, count, count - 1)
     elif count > 1 and rng.random() < config.frame_mask_share:
-        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given, config.joining_share)
+        frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
     plain = not given and frame_mask is None
     clips = rivals = None
     if plain and bucket.banked and rng.random() >= config.fresh_share:
@@ -153,8 +169,7 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         rivals = _rivals(rng, bank, bucket, scenes, config.rest) if config.rivals else None
     else:
         aspect = bucket.width / bucket.height
-        kind = config.scenes if frame_mask is None else config.masked_scenes or config.scenes
-        scenes = [draw_scene(rng, bucket.frames, aspect, kind) for _ in range(bucket.batch)]
+        scenes = [draw_scene(rng, bucket.frames, aspect, config.scenes) for _ in range(bucket.batch)]
         latents = bank.code.clips(scenes, bucket.frames, bucket.height, bucket.width)
         if (given and config.given_rivals) or (frame_mask is not None and config.masked_rivals):
             still = [replace(scene, motion="still") for scene in scenes]
@@ -164,7 +179,7 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
             if frame_mask is not None:  # no rival differs in what is clean
                 others = [torch.where(frame_mask[:, None, :, None, None], other, latents) for other in others]
             rivals = torch.stack(others, dim=1)[:, :, None]
-    return Batch(
+    batch = Batch(
         bucket=bucket,
         latents=latents,
         noise=torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + step)),
@@ -177,6 +192,7 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         bank=clips,
         rivals=rivals,
     )
+    return batch.in_twos() if decided else batch
 
 
 def _from_bank(
@@ -240,18 +256,29 @@ def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ..
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 
 
-def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float, joining: float) -> Tensor:
-    """[rows, count] bool, False where a frame stays clean: any frames, or for some rows those of ``draw_given``, or
-    the first frame and a picture at the end."""
-    # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
-    last = (count - 1) // GROUP_LATENTS * GROUP_LATENTS
+def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float) -> Tensor:
+    """[rows, count] bool, False where a frame stays clean: any frames, or for some rows those of ``draw_given``."""
     mask = torch.from_numpy(rng.random((rows, count)) < rng.uniform(0.3, 0.9))
     for row in range(rows):
         if like_given and rng.random() < like_given:
-            joins = joining and rng.random() < joining
             mask[row] = True
-            mask[row, [0, last] if joins else list(draw_given(rng, count, last))] = False
+            mask[row, list(draw_given(rng, count, _last_group(count)))] = False
     return mask
+
+
+def draw_decided_mask(rng: np.random.Generator, rows: int, count: int) -> Tensor:
+    """[rows, count] bool, False where a frame stays clean: the first and the one that opens the last group, or all
+    before the last group."""
+    mask = torch.ones(rows, count, dtype=torch.bool)
+    last = _last_group(count)
+    for row in mask:
+        row[[0, last] if rng.random() < JOINED else list(range(last))] = False
+    return mask
+
+
+def _last_group(count: int) -> int:
+    # A picture at the end of a clip of 1.2 opens the last group: its decoder knows frames by their place there.
+    return (count - 1) // GROUP_LATENTS * GROUP_LATENTS
 
 
 def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, version: Version) -> Tensor:

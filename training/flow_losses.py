@@ -20,11 +20,12 @@ LEAST_APART = 0.5  # squared distance of two clips, of latents whose deviation i
 @dataclass(frozen=True)
 class Losses:
     """Sums over a batch, so that those of its parts add up: ``velocity`` over the latent frames that count, the others
-    over rows. ``mistaken`` needs rivals, ``clock`` more than one frame."""
+    over rows. ``mistaken`` needs rivals, ``clock`` more than one frame, ``worded`` rows in twos."""
 
     velocity: Tensor
     mistaken: Tensor | None
     clock: Tensor | None
+    worded: Tensor | None
 
 
 def given_frames(pair: Pair, batch: Batch, text_length: int) -> GivenFrames | None:
@@ -57,7 +58,15 @@ def losses_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Losses:
         velocity=(counted if batch.frame_mask is None else counted[batch.frame_mask]).sum(),
         mistaken=None if taken is None else taken.sum(),
         clock=None if batch.bucket.frames == 1 else pair.clock_losses(tokens).sum(),
+        worded=worded(got, batch.frame_mask).sum() if batch.decided and batch.frame_mask is not None else None,
     )
+
+
+def worded(velocity: Tensor, frame_mask: Tensor) -> Tensor:
+    """[B]: mean square of what words change in the noisy frames of rows in twos [B, C, T, h, w], as guidance would
+    multiply it."""
+    changed = (velocity[0::2] - velocity[1::2]).square().mean(dim=(1, 3, 4)) * frame_mask[0::2]
+    return (changed.sum(1) / frame_mask[0::2].sum(1)).repeat_interleave(2)
 
 
 def mistaken(error: Tensor, x: Tensor, level: Tensor, bank: Tensor, rivals: Tensor) -> Tensor:

@@ -94,6 +94,9 @@ class FlowConfig:
     # What tells a circle from a square, or turning from standing still, is a hundredth of a clip. A third loss of this
     # weight asks for the share of just that; phases that take rivals of their clips from the bank have it.
     mistaken: float = 4.0
+    # Guidance multiplies what words change. Where clean frames decide all, that is error alone; a fourth loss of this
+    # weight asks for none.
+    worded: float = 8.0
     bank: int = 64  # clips for the same words, whose mean is what noise should become
     rate: float = 2e-3
     final_rate: float = 1e-4
@@ -116,10 +119,10 @@ class FlowConfig:
         raise ValueError(f"The run ends after {self.steps} steps.")
 
 
-# Most masks between pictures that begin and end anywhere; the words are kept in practice by the other steps.
+# Long clips are most often joins and extensions, between any places.
 _joining = partial(
-    _telling_apart, frame_mask_share=0.6, masks_like_given=0.9, joining_share=0.4, noisy_shift=1.5, rest=True,
-    masked_rivals=True,
+    _telling_apart, scenes=HALTING, masks_like_given=0.9, decided_share=0.8, noisy_shift=1.5, rest=True,
+    masked_rivals=True, even_rivals=True,
 )  # fmt: skip
 
 RECIPES: dict[Version, FlowConfig] = {
@@ -153,13 +156,17 @@ RECIPES: dict[Version, FlowConfig] = {
                 ),
                 before=5,
             ),
-            _settled(3000, _joining(buckets=buckets("1.2", long=(0.3, 0.05)), masked_scenes=HALTING)),
-            _settled(6000, _joining(buckets=buckets("1.2", long=(0.35, 0.05)), masked_scenes=HALTING)),
-            _settled(4000, _joining(buckets=buckets("1.2", long=(0.35, 0.05)), scenes=HALTING)),
             _settled(
-                3000,
-                _joining(buckets=buckets("1.2", long=(0.4, 0.05)), scenes=HALTING, even_rivals=True),
-                stays=0.5,
+                10000,
+                _joining(buckets=buckets("1.2", pictures=0.3, long=(0.3, 0.05)), frame_mask_share=0.3),
+                rate_share=0.4,
+            ),
+            # Words again, at a lower rate: they had been drawn worse.
+            _settled(
+                2500,
+                _joining(buckets=buckets("1.2", pictures=0.4, long=(0.2, 0.03)), frame_mask_share=0.15),
+                rate_share=0.3,
+                stays=0.25,
             ),
         ),
     ),

@@ -14,7 +14,7 @@ from opensora.opensora_models.stdit3.config import STDiT3Config
 from opensora.opensora_models.vae.causal import CausalConfig
 from opensora.training import autoencoder, flow, flow_batches, joins, rendering, scenes
 from opensora.training.clip_bank import ClipBank, expected
-from opensora.training.flow_losses import losses_of, mistaken
+from opensora.training.flow_losses import losses_of, mistaken, worded
 from opensora.training.flow_recipes import FlowConfig, Phase
 from opensora.training.flow_sampling import SamplingConfig, sample
 from opensora.training.latents import LatentCode
@@ -309,7 +309,7 @@ def test_masked_clips_have_themselves_at_rest_and_evenly_timed_as_rivals_where_t
     code = LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.2"]))
     config = flow_batches.BatchConfig(
         buckets=(flow_batches.Bucket(34, 32, 32, batch=8, share=1.0),), frame_mask_share=1.0, masks_like_given=1.0,
-        joining_share=0.5, masked_rivals=True, even_rivals=True, masked_scenes=flow_batches.HALTING,
+        masked_rivals=True, even_rivals=True, scenes=flow_batches.HALTING,
     )  # fmt: skip
     batch = flow_batches.batch_of(config, ClipBank(code, flow_batches.FROM_MIDDLE, size=2), 2, 0)
     assert batch.frame_mask is not None and batch.rivals is not None
@@ -318,15 +318,72 @@ def test_masked_clips_have_themselves_at_rest_and_evenly_timed_as_rivals_where_t
     for rival in (rest, even):
         assert torch.equal(rival[~noisy], batch.latents[~noisy]), "nothing to mistake in a clean frame"
         assert float((rival - batch.latents)[noisy].abs().max()) > 0.1
-    joins = [tuple(np.flatnonzero(~row.numpy())) for row in batch.frame_mask]
-    assert joins.count((0, 5)) >= 2, joins
 
     network = STDiT3Config(
         version="1.2", depth=1, hidden_size=24, num_heads=2, in_channels=4, caption_channels=8
     )  # fmt: skip
     losses = losses_of(Pair(replace(small_flow(), network=network)), Words(), batch)
     assert losses.mistaken is not None and 0 < losses.mistaken.item() < 2 * len(batch.latents)
-    assert losses.velocity.item() > 0
+    assert losses.velocity.item() > 0 and losses.worded is None
+
+
+@pytest.mark.parametrize(("frames", "last"), [(34, 5), (51, 10)])
+def test_where_clean_frames_decide_all_rows_come_with_words_and_without(frames: int, last: int) -> None:
+    code = LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.2"]))
+    config = flow_batches.BatchConfig(
+        buckets=(flow_batches.Bucket(frames, 32, 32, batch=15, share=1.0),), frame_mask_share=1.0, decided_share=1.0,
+        masked_rivals=True, scenes=flow_batches.HALTING,
+    )  # fmt: skip
+    batch = flow_batches.batch_of(config, ClipBank(code, flow_batches.FROM_MIDDLE, size=2), 2, 0)
+    assert batch.decided and batch.frame_mask is not None and batch.rivals is not None
+    assert batch.has_text.tolist() == [True, False] * 7
+    assert batch.captions[0::2] == batch.captions[1::2]
+    for value in (batch.latents, batch.noise, batch.times, batch.frame_mask, batch.rivals):
+        assert torch.equal(value[0::2], value[1::2]) and len(value) == 14
+    kept = {tuple(np.flatnonzero(~row.numpy()).tolist()) for row in batch.frame_mask}
+    assert kept == {(0, last), tuple(range(last))}, "joins and extensions"
+    assert [len(part.latents) for part in batch.parts(2)] == [6, 8], "twos stay together"
+
+
+def test_clips_of_one_group_have_nothing_decided() -> None:
+    code = LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.2"]))
+    config = flow_batches.BatchConfig(
+        buckets=(flow_batches.Bucket(17, 32, 32, batch=4, share=1.0),), frame_mask_share=1.0, decided_share=1.0
+    )
+    batch = flow_batches.batch_of(config, ClipBank(code, flow_batches.FROM_MIDDLE, size=2), 2, 0)
+    assert batch.frame_mask is not None and not batch.decided and len(batch.latents) == 4
+
+
+def test_what_words_change_counts_in_noisy_frames_alone() -> None:
+    frame_mask = torch.tensor([[False, True, True]]).repeat(4, 1)
+    velocity = torch.zeros(4, 2, 3, 2, 2)
+    velocity[1] = 1.0  # the words of the first row change every frame by 1
+    velocity[2:] = 7.0
+    velocity[3, :, 0] = 0.0  # those of the second only what is clean
+    assert worded(velocity, frame_mask).tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_words_are_trained_to_change_nothing_that_clean_frames_decide() -> None:
+    network = STDiT3Config(version="1.2", depth=1, hidden_size=24, num_heads=2, in_channels=4, caption_channels=8)
+    code = LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.2"]))
+    config = flow_batches.BatchConfig(
+        buckets=(flow_batches.Bucket(34, 32, 32, batch=4, share=1.0),), frame_mask_share=1.0, decided_share=1.0
+    )
+    batch = flow_batches.batch_of(config, ClipBank(code, flow_batches.FROM_MIDDLE, size=2), 2, 0)
+    pair = Pair(replace(small_flow(), network=network))
+    for block in pair.network.blocks():  # words are silent at the start
+        torch.nn.init.normal_(block.cross_attn.proj.weight)
+    torch.nn.init.normal_(pair.network.final_layer.linear.weight)
+    adam = torch.optim.Adam(pair.parameters(), 1e-3)
+    sums = []
+    for _ in range(8):
+        losses = losses_of(pair, Words(), batch)
+        assert losses.worded is not None
+        sums.append(losses.worded.item())
+        adam.zero_grad()
+        losses.worded.backward()
+        adam.step()
+    assert 0 < sums[-1] < 0.7 * sums[0], sums
 
 
 def test_evenly_timed_latents_move_on_by_the_same_step_where_groups_meet() -> None:
