@@ -35,7 +35,7 @@ VIDEOS: dict[str, tuple[int, tuple[Part, ...]]] = {
     "image_to_video": (17, CLIP),
     "first_and_last_frame": (34, (Part(0, 33, "red", "right"),)),
     "keyframes": (51, (Part(0, 50, "red"),)),
-    "extend_video": (34, (Part(0, 16, "red", "right"), Part(17, 33, "red", "left"))),
+    "extend_video": (34, (Part(0, 16, "red", "right"), Part(17, 33, "red"), Part(0, 33, "red", "right"))),
     "connect_two_clips": (51, (Part(0, 16, "red", "right"), Part(34, 50, "blue", "left"))),
     "edit_video": (17, (Part(0, 16, "green", "right"),)),
     "long_video": (68, (Part(0, 16, "red", "right"), Part(34, 50, "red", "left"), Part(51, 67, "red", "up"))),
