@@ -27,6 +27,7 @@ class Part:
     last: int
     colour: str
     motion: str | None = None
+    shape: str | None = None
 
 
 CLIP = (Part(0, 16, "red", "right"),)
@@ -35,7 +36,10 @@ VIDEOS: dict[str, tuple[int, tuple[Part, ...]]] = {
     "image_to_video": (17, CLIP),
     "first_and_last_frame": (34, (Part(0, 33, "red", "right"),)),
     "keyframes": (51, (Part(0, 50, "red"),)),
-    "extend_video": (34, (Part(0, 16, "red", "right"), Part(17, 33, "red"), Part(0, 33, "red", "right"))),
+    "extend_video": (
+        34,
+        (Part(0, 16, "red", "right"), Part(17, 33, "red", shape="square"), Part(0, 33, "red", "right", "square")),
+    ),
     "connect_two_clips": (51, (Part(0, 16, "red", "right"), Part(34, 50, "blue", "left"))),
     "edit_video": (17, (Part(0, 16, "green", "right"),)),
     "long_video": (68, (Part(0, 16, "red", "right"), Part(34, 50, "red", "left"), Part(51, 67, "red", "up"))),
@@ -81,7 +85,9 @@ def test_workflow_leaves_its_video(name: str, server: TestServer, tmp_path: Path
     assert np.abs(np.diff(frames.astype(np.int16), axis=0)).mean() > 0, "nothing moves"
     for part in parts:
         seen = read_clip(frames[part.first : part.last + 1])
-        assert (seen.colour, seen.motion if part.motion else None) == (part.colour, part.motion), part
+        assert seen.colour == part.colour, part
+        assert part.motion in (None, seen.motion), (part, seen)
+        assert part.shape in (None, seen.shape), (part, seen)
 
 
 def frames_and_rate(file: Path) -> tuple[np.ndarray, float]:
