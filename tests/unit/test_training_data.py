@@ -33,6 +33,18 @@ def test_held_out_combinations_are_enough_and_every_word_is_still_trained() -> N
         assert {row[place] for row in trained} == set(words)
 
 
+def test_shapes_may_shrink_less_than_others_grow() -> None:
+    config = replace(PLAIN, shrinking=(0.1, 0.2))
+    for seed in range(20):
+        for motion, least, most in (("grow", 0.45, 0.6), ("shrink", 0.1, 0.2)):
+            scene = scenes.place_scene(np.random.default_rng(seed), "red", "star", motion, frames=17, config=config)
+            assert least <= scene.speed * scenes.REFERENCE_SIDE <= most, motion
+            radius = scenes.tracks(scene, 17)["radius"]
+            assert (radius[-1] - radius[0]) / 16 == pytest.approx(
+                scene.speed * (1 if motion == "grow" else -1), rel=1e-4
+            )
+
+
 def test_training_never_draws_a_held_out_combination() -> None:
     rng = np.random.default_rng(1)
     drawn_rows = [scenes.draw_scene(rng, 17, 1.0, scenes.SceneConfig()) for _ in range(400)]

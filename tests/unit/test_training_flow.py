@@ -1,4 +1,4 @@
-"""Training programs: the encoder's start, batches and losses, resuming, and one short run of each program."""
+"""Training of the diffusion model: batches and losses, phases, resuming, and short runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from opensora.opensora_models.stdit3.config import STDiT3Config
-from opensora.opensora_models.vae.causal import CausalConfig
-from opensora.training import autoencoder, flow, flow_batches, joins, rendering, scenes
+from opensora.training import autoencoder, flow, flow_batches, joins, scenes
 from opensora.training.clip_bank import ClipBank, expected
 from opensora.training.flow_losses import losses_of, mistaken, worded
 from opensora.training.flow_recipes import FlowConfig, Phase
@@ -41,11 +40,6 @@ class Words:
         return ids, torch.arange(length)[None] < torch.tensor([len(row) for row in rows])[:, None]
 
 
-@pytest.fixture(scope="module", params=["1.3", "1.2"])
-def model(request: pytest.FixtureRequest) -> autoencoder.Autoencoder:
-    return autoencoder.new_autoencoder(autoencoder.RECIPES[request.param])
-
-
 @pytest.fixture(scope="module")
 def code() -> LatentCode:
     return LatentCode(autoencoder.new_autoencoder(autoencoder.RECIPES["1.3"]))
@@ -54,77 +48,6 @@ def code() -> LatentCode:
 @pytest.fixture(scope="module")
 def bank(code: LatentCode) -> ClipBank:
     return ClipBank(code, flow_batches.FROM_MIDDLE, size=4)
-
-
-@pytest.fixture(scope="module")
-def clips() -> torch.Tensor:
-    rng = np.random.default_rng(8)
-    rows = [scenes.draw_scene(rng, 17, 1.0, scenes.SceneConfig()) for _ in range(6)]
-    return rendering.render(rows, 17, 64, 64)
-
-
-def test_the_encoder_starts_as_a_code_of_patches(model: autoencoder.Autoencoder, clips: torch.Tensor) -> None:
-    code = LatentCode(model)
-    code.check(model, clips)
-    with torch.no_grad():
-        unit = model.normalise(model.encode(clips))
-    assert 0.5 < float(unit.square().mean()) < 2.0, "latents fit the released normalisation"
-    pictures = clips[:, :, ::4]
-    error = float((code.pictures(unit) - pictures).square().mean())
-    wanted = {"1.3": 28.0, "1.2": 21.0}[model.version]
-    assert 10 * np.log10(4 / error) > wanted, "16 or 4 numbers describe a patch well"
-
-
-@pytest.mark.parametrize("frames", [1, 17, 33, 34])
-def test_latents_show_the_frames_they_are_said_to(model: autoencoder.Autoencoder, frames: int) -> None:
-    rng = np.random.default_rng(9)
-    rows = [scenes.draw_scene(rng, frames, 1.0, scenes.SceneConfig(0.0, 0.0)) for _ in range(2)]
-    with torch.no_grad():
-        wanted = model.normalise(model.encode(rendering.render(rows, frames, 32, 32)))
-    torch.testing.assert_close(LatentCode(model).clips(rows, frames, 32, 32), wanted, rtol=0, atol=0.01)
-
-
-def test_an_encoder_that_is_no_code_is_noticed(model: autoencoder.Autoencoder, clips: torch.Tensor) -> None:
-    other = autoencoder.empty_autoencoder(autoencoder.RECIPES[model.version])
-    with pytest.raises(ValueError, match="not a linear code"):
-        LatentCode(model).check(other, clips)
-
-
-def small_autoencoder() -> autoencoder.AutoencoderConfig:
-    network = CausalConfig(width=16, multipliers=(1, 1, 2, 4), blocks=1, groups=4)
-    stages = (
-        autoencoder.Stage(steps=2, batch=1, frames=5, size=16, rate=1e-3, final_rate=1e-3, part="decoder"),
-        autoencoder.Stage(steps=2, batch=1, frames=5, size=16, rate=1e-3, final_rate=1e-3, adversarial=True),
-    )
-    return replace(autoencoder.AutoencoderConfig(), networks=(network,), stages=stages, analysed_clips=16)
-
-
-def test_an_interrupted_autoencoder_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:
-    config = small_autoencoder()
-    whole, steps = autoencoder.train(config, tmp_path / "whole")
-    autoencoder.train(config, tmp_path / "parts", last_step=3)
-    parts, _ = autoencoder.train(config, tmp_path / "parts")
-    assert steps == 4
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
-    assert (tmp_path / "parts" / "curves.png").is_file()
-    fresh = autoencoder.new_autoencoder(config)
-    # The second stage trains the encoder as well.
-    assert not torch.equal(fresh.encoder.conv_in.conv.weight, whole.encoder.conv_in.conv.weight), (
-        "the second stage trains the encoder as well"
-    )
-
-
-@pytest.mark.parametrize("part", ["image decoder", "temporal decoder", "decoder"])
-def test_each_part_of_the_older_autoencoder_learns_alone(tmp_path: Path, part: autoencoder.Part) -> None:
-    stage = autoencoder.Stage(steps=3, batch=2, frames=17, size=32, rate=2e-3, final_rate=2e-3, part=part)
-    config = replace(autoencoder.RECIPES["1.2"], stages=(stage,), analysed_clips=16)
-    fresh = autoencoder.new_autoencoder(config).state_dict()
-    trained, _ = autoencoder.train(config, tmp_path)
-    changed = {name for name, value in trained.state_dict().items() if not torch.equal(value, fresh[name])}
-    image = {name for name in changed if name.startswith("spatial_vae.module.")}
-    assert bool(image) == (part != "temporal decoder") and bool(changed - image) == (part != "image decoder")
-    assert not any(".encoder." in name or "quant_conv" in name and "post" not in name for name in changed)
 
 
 def small_flow() -> FlowConfig:
@@ -218,6 +141,35 @@ def test_phases_follow_one_another_and_each_is_kept(tmp_path: Path) -> None:
     for name, value in mixed.state_dict().items():
         of_both = 0.25 * words.state_dict()[name] + 0.75 * told.state_dict()[name]
         torch.testing.assert_close(value, of_both, msg=name)
+
+
+def test_a_phase_starts_from_the_mean_that_the_one_before_ends_with(tmp_path: Path) -> None:
+    words, told = small_flow().phases
+    still = replace(told, steps=1, rate_share=0.0)
+    config = replace(small_flow(), phases=(words, replace(told, stays=0.25), still), final_rate=0.0)
+    run = flow.Run(config, tmp_path, Words())
+    for _ in range(config.steps):
+        run.update()
+    apart = replace(config, phases=(words, told, still))
+    one, two = (flow.averaged(apart, tmp_path, phase).state_dict() for phase in (1, 2))
+    for name, value in run.pair.state_dict().items():
+        torch.testing.assert_close(value, 0.25 * one[name] + 0.75 * two[name], msg=name)
+
+
+def test_what_tells_words_apart_may_weigh_less_where_words_decide(tmp_path: Path, bank: ClipBank) -> None:
+    config = small_flow()
+    batch = flow_batches.batch_of(replace(config.phases[0].batches, fresh_share=0.0), bank, 1, 0)
+    found = []
+    for share in (1.0, 0.5, 0.0):
+        phase = replace(config.phases[0], mistaken_share=share)
+        run = flow.Run(replace(config, phases=(phase,)), tmp_path, Words())
+        run.pair.eval()
+        torch.nn.init.normal_(run.pair.network.final_layer.linear.weight, generator=torch.Generator().manual_seed(1))
+        run._gradients(batch)
+        found.append(run.pair.network.final_layer.linear.weight.grad.clone())
+    whole, half, none = found
+    assert not torch.allclose(whole, none)
+    torch.testing.assert_close(half, (whole + none) / 2)
 
 
 def test_an_interrupted_flow_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:

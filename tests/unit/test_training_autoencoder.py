@@ -1,0 +1,90 @@
+"""Training of the autoencoders: the encoder's start, the code it is, resuming, and what each stage teaches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from opensora.opensora_models.vae.causal import CausalConfig
+from opensora.training import autoencoder, rendering, scenes
+from opensora.training.latents import LatentCode
+
+
+@pytest.fixture(scope="module", params=["1.3", "1.2"])
+def model(request: pytest.FixtureRequest) -> autoencoder.Autoencoder:
+    return autoencoder.new_autoencoder(autoencoder.RECIPES[request.param])
+
+
+@pytest.fixture(scope="module")
+def clips() -> torch.Tensor:
+    rng = np.random.default_rng(8)
+    rows = [scenes.draw_scene(rng, 17, 1.0, scenes.SceneConfig()) for _ in range(6)]
+    return rendering.render(rows, 17, 64, 64)
+
+
+def test_the_encoder_starts_as_a_code_of_patches(model: autoencoder.Autoencoder, clips: torch.Tensor) -> None:
+    code = LatentCode(model)
+    code.check(model, clips)
+    with torch.no_grad():
+        unit = model.normalise(model.encode(clips))
+    assert 0.5 < float(unit.square().mean()) < 2.0, "latents fit the released normalisation"
+    pictures = clips[:, :, ::4]
+    error = float((code.pictures(unit) - pictures).square().mean())
+    wanted = {"1.3": 28.0, "1.2": 21.0}[model.version]
+    assert 10 * np.log10(4 / error) > wanted, "16 or 4 numbers describe a patch well"
+
+
+@pytest.mark.parametrize("frames", [1, 17, 33, 34])
+def test_latents_show_the_frames_they_are_said_to(model: autoencoder.Autoencoder, frames: int) -> None:
+    rng = np.random.default_rng(9)
+    rows = [scenes.draw_scene(rng, frames, 1.0, scenes.SceneConfig(0.0, 0.0)) for _ in range(2)]
+    with torch.no_grad():
+        wanted = model.normalise(model.encode(rendering.render(rows, frames, 32, 32)))
+    torch.testing.assert_close(LatentCode(model).clips(rows, frames, 32, 32), wanted, rtol=0, atol=0.01)
+
+
+def test_an_encoder_that_is_no_code_is_noticed(model: autoencoder.Autoencoder, clips: torch.Tensor) -> None:
+    other = autoencoder.empty_autoencoder(autoencoder.RECIPES[model.version])
+    with pytest.raises(ValueError, match="not a linear code"):
+        LatentCode(model).check(other, clips)
+
+
+def small_autoencoder() -> autoencoder.AutoencoderConfig:
+    network = CausalConfig(width=16, multipliers=(1, 1, 2, 4), blocks=1, groups=4)
+    stages = (
+        autoencoder.Stage(steps=2, batch=1, frames=5, size=16, rate=1e-3, final_rate=1e-3, part="decoder"),
+        autoencoder.Stage(steps=2, batch=1, frames=5, size=16, rate=1e-3, final_rate=1e-3, adversarial=True),
+    )
+    return replace(autoencoder.AutoencoderConfig(), networks=(network,), stages=stages, analysed_clips=16)
+
+
+def test_an_interrupted_autoencoder_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:
+    config = small_autoencoder()
+    whole, steps = autoencoder.train(config, tmp_path / "whole")
+    autoencoder.train(config, tmp_path / "parts", last_step=3)
+    parts, _ = autoencoder.train(config, tmp_path / "parts")
+    assert steps == 4
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    assert (tmp_path / "parts" / "curves.png").is_file()
+    fresh = autoencoder.new_autoencoder(config)
+    # The second stage trains the encoder as well.
+    assert not torch.equal(fresh.encoder.conv_in.conv.weight, whole.encoder.conv_in.conv.weight), (
+        "the second stage trains the encoder as well"
+    )
+
+
+@pytest.mark.parametrize("part", ["image decoder", "temporal decoder", "decoder"])
+def test_each_part_of_the_older_autoencoder_learns_alone(tmp_path: Path, part: autoencoder.Part) -> None:
+    stage = autoencoder.Stage(steps=3, batch=2, frames=17, size=32, rate=2e-3, final_rate=2e-3, part=part)
+    config = replace(autoencoder.RECIPES["1.2"], stages=(stage,), analysed_clips=16)
+    fresh = autoencoder.new_autoencoder(config).state_dict()
+    trained, _ = autoencoder.train(config, tmp_path)
+    changed = {name for name, value in trained.state_dict().items() if not torch.equal(value, fresh[name])}
+    image = {name for name in changed if name.startswith("spatial_vae.module.")}
+    assert bool(image) == (part != "temporal decoder") and bool(changed - image) == (part != "image decoder")
+    assert not any(".encoder." in name or "quant_conv" in name and "post" not in name for name in changed)
