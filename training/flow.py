@@ -129,7 +129,8 @@ class Run:
         kind = "given loss" if batch.given else "image loss" if batch.bucket.frames == 1 else "loss"
         means = {kind: (1.0, losses.velocity / batch.counted)}
         if losses.mistaken is not None:
-            means["mistaken"] = self.config.mistaken, losses.mistaken / rows
+            share = 1.0 if batch.bank is None else self.config.phases[self.config.phase_at(self.done)[0]].mistaken_share
+            means["mistaken"] = self.config.mistaken * share, losses.mistaken / rows
         if losses.clock is not None:
             means["clock"] = self.config.clock, losses.clock / rows
         if losses.worded is not None:
@@ -142,7 +143,7 @@ class Run:
 
     def _begin(self, phase: Phase, number: int) -> None:
         if number > 0:
-            self.average.applied_to(self.pair)
+            self.pair.load_state_dict(averaged(self.config, self.progress.folder, number).state_dict())
             self.average.forget()
         if phase.before is not None and self.before is not None:
             earlier = self.before(phase.before)
@@ -185,13 +186,15 @@ def averaged(config: FlowConfig, folder: Path, phase: int | None = None) -> Pair
     """The averaged networks of a run's last checkpoint, or of the end of one of its phases (counted from 1)."""
     progress = Progress(folder)
     state = progress.read() if phase is None else progress.kept(f"phase-{phase}")
+    if phase is None and state["step"] == config.steps:
+        phase = len(config.phases)
     pair = Pair(config)
     pair.load_state_dict(state["model"])
     average = MovingAverage(pair, config.average)
     average.load_state_dict(state["average"])
     average.applied_to(pair)
-    if state["step"] == config.steps and (stays := config.phases[-1].stays):
-        older = averaged(config, folder, len(config.phases) - 1).state_dict()
+    if phase is not None and (stays := config.phases[phase - 1].stays):
+        older = averaged(config, folder, phase - 1).state_dict()
         pair.load_state_dict({name: value.lerp(older[name], stays) for name, value in pair.state_dict().items()})
     return pair.eval()
 

@@ -39,6 +39,7 @@ HELD_OUT_SEED = 7
 REFERENCE_SIDE = 64  # pixels; sizes and speeds below are for pictures of this height and scale with the height
 RADIUS = (0.16, 0.24)  # of the picture height
 SPEED = (0.9, 1.4)  # pixels per frame of an ordinary move
+GROWING = (0.45, 0.6)  # pixels per frame by which the radius of what grows does
 BOUNCE_FRAMES = 9.0  # frames from one touch of the ground to the next
 
 
@@ -81,8 +82,9 @@ class SceneConfig:
 
     A small ``spread`` keeps the middle of each range: ways through the centre, shapes of about one size.
     ``from_middle`` lets every clip begin in the middle of the picture, as far as the shape's way fits in. ``turn`` are
-    the degrees per frame of what rotates, ``turning_radius`` its size. ``halting_share`` of the clips longer than
-    a group stop somewhere after it, so that their way may begin and end wherever that of a short clip may.
+    the degrees per frame of what rotates, ``turning_radius`` its size; ``shrinking`` are the pixels per frame that the
+    radius of what shrinks loses. ``halting_share`` of the clips longer than a group stop somewhere after it, so that
+    their way may begin and end wherever that of a short clip may.
     """
 
     pattern_share: float = 0.1
@@ -91,6 +93,7 @@ class SceneConfig:
     from_middle: bool = False
     turn: tuple[float, float] = (4.0, 7.0)
     turning_radius: tuple[float, float] = RADIUS
+    shrinking: tuple[float, float] = GROWING
     halting_share: float = 0.0
 
 
@@ -139,7 +142,7 @@ def place_scene(
     elif motion == "rotate":
         speed = draw(*config.turn)
     elif motion in ("grow", "shrink"):
-        speed = draw(0.45, 0.6) / REFERENCE_SIDE
+        speed = draw(*(GROWING if motion == "grow" else config.shrinking)) / REFERENCE_SIDE
     x, y = _start(draw, motion, radius, speed, frames, aspect, config.from_middle)
     return Scene(
         colour=colour,
