@@ -19,8 +19,10 @@ from ..opensora_models.frames import VERSIONS, Version
 from ..opensora_models.stdit3.keys import to_checkpoint_key
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import averaged_autoencoder
+from .exported import NETWORK_FILE, TEXT_FILE
 from .flow import averaged
 from .flow_recipes import RECIPES, FlowConfig
+from .pair import Pair
 from .progress import Progress, log
 
 FULL_PRECISION = ("rope.freqs",)  # few values whose rounding would turn angles
@@ -71,13 +73,17 @@ def main(arguments: list[str]) -> None:
     model = averaged_autoencoder(recipe, options.autoencoder)
     about = metadata(version, {"groups": recipe.groups}, recipe, steps_done(options.autoencoder))
     write(options.out / f"vae/opensora-tiny-vae-v{version}.safetensors", stored(model.state_dict()), about)
-    pair, steps = averaged(flow, options.flow), steps_done(options.flow)
+    write_pair(options.out, averaged(flow, options.flow), flow, steps_done(options.flow))
+
+
+def write_pair(models: Path, pair: Pair, flow: FlowConfig, steps: int) -> None:
+    """Save a diffusion model, and its text encoder if that was trained with it."""
+    version = flow.network.version
     network = {to_checkpoint_key(name): value for name, value in pair.network.state_dict().items()}
-    name = f"diffusion_models/opensora-tiny-v{version}.safetensors"
-    write(options.out / name, stored(network), metadata(version, unseen(flow), flow, steps))
+    write(models / NETWORK_FILE.format(version), stored(network), metadata(version, unseen(flow), flow, steps))
     if any(phase.trains_text for phase in flow.phases):  # else it is the one exported before
         text = stored(pair.text_encoder.state_dict())
-        write(options.out / "text_encoders/opensora-tiny-t5.safetensors", text, metadata(version, {}, flow, steps))
+        write(models / TEXT_FILE, text, metadata(version, {}, flow, steps))
 
 
 def unseen(flow: FlowConfig) -> dict[str, object]:

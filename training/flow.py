@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .average import MovingAverage
 from .clip_bank import ClipBank
+from .exported import exported_weights
 from .flow_batches import Batch, batch_of
 from .flow_losses import losses_of
 from .flow_recipes import RECIPES, FlowConfig, Phase
@@ -32,9 +33,6 @@ from .muon import Muon
 from .pair import Pair
 from .progress import Progress
 from .text_encoder import Tokenizer
-
-Before = Callable[[int], Pair]
-"""The averaged networks of another run after one of its phases."""
 
 
 def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
@@ -45,20 +43,23 @@ def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
 
 
 class Run:
-    """One training run below a folder: the networks, their optimisers and where it stands.
+    """One training run below a folder: the networks, their optimisers and where it stands. It starts from those of the
+    weights ``before`` that have the same name and shape as its own.
 
     The networks are small, so that a second core gains little inside their layers. Instead each of ``threads`` takes
     its own rows of a batch, and one draws the next batch while others change the weights.
     """
 
     def __init__(
-        self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Before | None = None, threads: int = 1
+        self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None = None,
+        threads: int = 1,
     ) -> None:  # fmt: skip
-        self.config, self.tokenizer, self.before = config, tokenizer, before
+        self.config, self.tokenizer = config, tokenizer
         self.progress = Progress(folder)
         code = LatentCode(new_autoencoder(AUTOENCODERS[config.network.version]))
         self.bank = ClipBank(code, config.phases[0].batches.bank_scenes, config.bank)
         self.pair = Pair(config)
+        take_over(self.pair, before or {})
         self.average = MovingAverage(self.pair, config.average)
         self.trained = [weight for weight in self.pair.parameters() if weight.requires_grad]  # phases freeze some
         self.adam = torch.optim.Adam(self.trained, betas=(0.9, 0.98), fused=True)
@@ -85,7 +86,7 @@ class Run:
         number, step = config.phase_at(self.done)
         phase = config.phases[number]
         if step == 0:
-            self._begin(phase, number)
+            self._begin(number)
         self.pair.text_encoder.requires_grad_(phase.trains_text)
         batch = self._draw(self.done) if self._next is None else self._next.result()
         numbers = self._gradients(batch)
@@ -141,16 +142,10 @@ class Run:
         found = tuple(next(gradients) if weight.requires_grad else None for weight in self.trained)
         return {name: mean.item() for name, (_, mean) in means.items()}, found
 
-    def _begin(self, phase: Phase, number: int) -> None:
+    def _begin(self, number: int) -> None:
         if number > 0:
             self.pair.load_state_dict(averaged(self.config, self.progress.folder, number).state_dict())
             self.average.forget()
-        if phase.before is not None and self.before is not None:
-            earlier = self.before(phase.before)
-            if number == 0:
-                take_over(self.pair, earlier)
-            else:
-                take_over(self.pair.text_encoder, earlier.text_encoder)
 
     def save(self) -> None:
         """Write a checkpoint and the curves."""
@@ -160,15 +155,15 @@ class Run:
         return {"step": self.done} | {name: part.state_dict() for name, part in self._parts().items()}
 
 
-def take_over(mine: nn.Module, theirs: nn.Module) -> None:
-    """Copy from ``theirs`` every weight that has the same name and shape in ``mine``."""
-    shapes = {name: value.shape for name, value in mine.state_dict().items()}
-    mine.load_state_dict(
-        {name: value for name, value in theirs.state_dict().items() if shapes.get(name) == value.shape}, strict=False
+def take_over(pair: Pair, weights: Mapping[str, Tensor]) -> None:
+    """Copy those of ``weights`` that have the same name and shape in ``pair``."""
+    shapes = {name: value.shape for name, value in pair.state_dict().items()}
+    pair.load_state_dict(
+        {name: value for name, value in weights.items() if shapes.get(name) == value.shape}, strict=False
     )
 
 
-def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Before | None = None) -> Pair:
+def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None = None) -> Pair:
     """Run or resume to the end; returns the averaged networks. As many threads share the work as PyTorch would use."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -205,9 +200,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
-    parser.add_argument("--before", type=Path, help="run of 1.3, at least as far as the one of 1.2 goes on from it")
+    parser.add_argument("--before", type=Path, help="models folder with the exported 1.3, from which 1.2 goes on")
     options = parser.parse_args(arguments)
     if (options.release == "1.2") != (options.before is not None):
         parser.error("--before belongs to --release 1.2, which cannot do without it")
-    before = None if options.before is None else partial(averaged, RECIPES["1.3"], options.before)
+    before = None if options.before is None else exported_weights(options.before, "1.3")
     train(RECIPES[options.release], options.folder, Tokenizer(options.tokenizer), before)

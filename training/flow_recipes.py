@@ -16,16 +16,14 @@ from .text_encoder import TextEncoderConfig
 class Phase:
     """``steps`` updates whose rate rises shortly and falls as a cosine; it starts from the averaged weights of the
     phase before. ``rate_share`` is its highest rate as a share of the run's; ``mistaken_share`` likewise the weight of
-    ``FlowConfig.mistaken`` where words decide. ``before``, in runs of 1.2, is the phase of the run of 1.3 whose text
-    encoder it takes; the first phase of a run takes all weights that fit. ``stays`` is the share of the phase before in
-    the weights that this one ends with: a mean of two phases does what both can do."""
+    ``FlowConfig.mistaken`` where words decide. ``stays`` is the share of the phase before in the weights that this one
+    ends with: a mean of two phases does what both can do."""
 
     steps: int
     batches: BatchConfig
     trains_text: bool = True
     rate_share: float = 1.0
     mistaken_share: float = 1.0
-    before: int | None = None
     stays: float = 0.0
 
 
@@ -120,13 +118,14 @@ class FlowConfig:
         raise ValueError(f"The run ends after {self.steps} steps.")
 
 
-# Long clips are most often joins and extensions, between any places.
-_joining = partial(
-    _telling_apart, scenes=HALTING, masks_like_given=0.9, decided_share=0.8, noisy_shift=1.5, rest=True,
-    masked_rivals=True, even_rivals=True,
-)  # fmt: skip
 # Four numbers for each patch of 8x8 pixels draw no outline of a shape that has shrunk to a third.
 _less = partial(replace, shrinking=(0.25, 0.4))
+_drawn = partial(BatchConfig, scenes=_less(EVERYWHERE_TURNING), bank_scenes=_less(FROM_MIDDLE_TURNING))
+# Long clips are most often joins and extensions, between any places.
+_joining = partial(
+    _drawn, motions=TURNING_OR_STILL, rivals=True, rest=True, scenes=_less(HALTING), masks_like_given=0.9,
+    decided_share=0.8, noisy_shift=1.5, masked_rivals=True, even_rivals=True,
+)  # fmt: skip
 
 RECIPES: dict[Version, FlowConfig] = {
     "1.3": FlowConfig(),
@@ -135,51 +134,40 @@ RECIPES: dict[Version, FlowConfig] = {
             version="1.2", depth=3, hidden_size=120, num_heads=5, in_channels=4, caption_channels=64,
         ),
         phases=(
-            Phase(1000, on_black("1.2"), trains_text=False, before=2),
-            _settled(8500, BatchConfig(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7)),
+            Phase(800, on_black("1.2"), trains_text=False),
+            _settled(8500, _drawn(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7)),
             _settled(
                 4500,
-                BatchConfig(
+                _drawn(
                     buckets=buckets("1.2", pictures=0.15, long=(0.2, 0.08)), frame_mask_share=0.3, masks_like_given=0.8,
                     noisy_shift=1.5, motions=TURNING,
                 ),
             ),
             _settled(
-                2500,
-                BatchConfig(
-                    buckets=buckets("1.2"), frame_mask_share=0.15, masks_like_given=0.8, transformed_share=0.1,
-                    noisy_shift=1.0, motions=TURNING,
-                ),
-            ),
-            _settled(
-                7000,
-                _telling_apart(
+                6000,
+                _drawn(
                     buckets=buckets("1.2", pictures=0.35), frame_mask_share=0.15, masks_like_given=0.8, noisy_shift=1.5,
-                    rest=True,
+                    motions=TURNING_OR_STILL, rivals=True, rest=True,
                 ),
-                before=5,
+                mistaken_share=0.5,
             ),
             _settled(
                 10000,
                 _joining(buckets=buckets("1.2", pictures=0.3, long=(0.3, 0.05)), frame_mask_share=0.3),
-                rate_share=0.4,
+                mistaken_share=0.25,
             ),
             # Words again, at a lower rate: they had been drawn worse.
             _settled(
-                2500,
-                _joining(buckets=buckets("1.2", pictures=0.4, long=(0.2, 0.03)), frame_mask_share=0.15),
-                rate_share=0.3,
-                stays=0.25,
-            ),
-            # Outlines: what tells words apart is known by now, and asking for it costs exactness elsewhere.
-            _settled(
                 8500,
-                _joining(
-                    buckets=buckets("1.2", pictures=0.4, long=(0.2, 0.03)), frame_mask_share=0.15,
-                    scenes=_less(HALTING), bank_scenes=_less(FROM_MIDDLE_TURNING),
-                ),
+                _joining(buckets=buckets("1.2", pictures=0.4, long=(0.2, 0.03)), frame_mask_share=0.15),
                 rate_share=0.35,
                 mistaken_share=0.25,
+            ),
+            _settled(
+                12500,
+                _joining(buckets=buckets("1.2", pictures=0.35, long=(0.15, 0.03)), frame_mask_share=0.15),
+                mistaken_share=0.25,
+                stays=0.3,
             ),
         ),
     ),

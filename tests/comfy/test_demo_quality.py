@@ -246,7 +246,7 @@ def test_a_long_video_has_no_jump_where_its_segments_meet(studio: Studio) -> Non
 def test_edit_strength_keeps_then_frees(studio: Studio) -> None:
     real, _ = drawn(("blue", "square", "right"), seed=7)
     distances = []
-    for strength in (0.0, 0.4, 0.7, 1.0):
+    for strength in (0.0, 0.2, 0.4, 0.55, 1.0):  # with 0.7 the tiny 1.2 draws all anew; further on only chance differs
         reference = {"image": real, "placement": "edit whole clip", "strength": strength}
         made = studio.run("a red star moving left on a white background", references=[reference])
         distances.append(np.abs(made.astype(float) - real).mean())
