@@ -2,8 +2,8 @@
 
 Rectified flow (arXiv 2209.03003): x_t = (1 - τ)·x₀ + τ·ε, the network predicts x₀ - ε. Text is dropped for some rows
 (they see the fixed null text), given frames are told in some steps, and some rows of those get empty frames instead,
-which is what guidance on text and on images needs. The model of 1.2 goes on from that of 1.3: whatever has the same
-name and shape in both starts where 1.3 was when it knew the words, and the text encoder stays, so that one serves both.
+which is what guidance on text and on images needs. The model of 1.2 goes on from the exported 1.3: whatever has the
+same name and shape in both starts where 1.3 ended, and the text encoder stays, so that one serves both.
 """
 
 from __future__ import annotations

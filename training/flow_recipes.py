@@ -143,6 +143,7 @@ RECIPES: dict[Version, FlowConfig] = {
                     noisy_shift=1.5, motions=TURNING,
                 ),
             ),
+            # Rivals wait until here and weigh less than in 1.3: they cost exactness, and the text encoder is done.
             _settled(
                 6000,
                 _drawn(
@@ -156,7 +157,7 @@ RECIPES: dict[Version, FlowConfig] = {
                 _joining(buckets=buckets("1.2", pictures=0.3, long=(0.3, 0.05)), frame_mask_share=0.3),
                 mistaken_share=0.25,
             ),
-            # Words again, at a lower rate: they had been drawn worse.
+            # Words again, at a lower rate: they had been drawn worse. They needed more of it, with fewer joins.
             _settled(
                 8500,
                 _joining(buckets=buckets("1.2", pictures=0.4, long=(0.2, 0.03)), frame_mask_share=0.15),
