@@ -74,17 +74,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--prompts", type=Path, help="list of 'colour shape motion'; none: the held-out combinations")
     parser.add_argument("--count", type=int, help="only the first prompts of the list")
+    parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
+    parser.add_argument("--seed", type=int, default=SamplingConfig.seed, help="of the noise")
     parser.add_argument("--sheet", type=Path, help="contact sheet to write, a PNG")
     parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
     options = parser.parse_args(arguments)
     recipe = AUTOENCODERS[options.release]
     rows = read_rows(options.prompts)[: options.count]
-    pair = averaged(RECIPES[options.release], options.flow)
+    pair = averaged(RECIPES[options.release], options.flow, options.phase)
     code = LatentCode(new_autoencoder(recipe))
     model = None if options.autoencoder is None else averaged_autoencoder(recipe, options.autoencoder)
     tokenizer, captions = Tokenizer(options.tokenizer), prompts_for(rows)
-    config = SamplingConfig(guidance=options.guidance)
+    config = SamplingConfig(guidance=options.guidance, seed=options.seed)
     videos: list[Tensor] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = captions[start : start + ROWS_AT_ONCE]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from opensora.opensora_models.stdit3.config import STDiT3Config
-from opensora.training import autoencoder, export, flow, flow_batches, joins, scenes
+from opensora.training import autoencoder, evaluate, export, flow, flow_batches, joins, scenes
 from opensora.training.clip_bank import ClipBank, expected
 from opensora.training.exported import exported_weights
 from opensora.training.flow_losses import losses_of, mistaken, worded
@@ -183,6 +183,24 @@ def test_an_interrupted_flow_run_continues_as_if_nothing_happened(tmp_path: Path
     parts = flow.train(config, tmp_path / "parts", Words())
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_every_phase_of_a_run_can_be_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: LatentCode
+) -> None:
+    config, sheet = small_flow(), tmp_path / "sheet.png"
+    flow.train(config, tmp_path, Words())
+    monkeypatch.setitem(evaluate.RECIPES, "1.3", config)
+    for name, part in {"Tokenizer": Words(), "new_autoencoder": None, "LatentCode": code}.items():
+        monkeypatch.setattr(evaluate, name, lambda _, part=part: part)
+
+    def evaluated(*options: str) -> bytes:
+        evaluate.main(["--flow", str(tmp_path), "--tokenizer", "none", "--count", "1", "--sheet", str(sheet), *options])
+        return sheet.read_bytes()
+
+    last, first, other = evaluated(), evaluated("--phase", "1"), evaluated("--seed", "1")
+    assert len({last, first, other}) == 3
+    assert evaluated("--phase", "2", "--seed", "0") == last
 
 
 def test_the_older_model_goes_on_from_the_exported_newer(tmp_path: Path) -> None:
