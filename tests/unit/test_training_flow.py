@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,10 +174,20 @@ def test_what_tells_words_apart_may_weigh_less_where_words_decide(tmp_path: Path
     torch.testing.assert_close(half, (whole + none) / 2)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# Two threads round differently from run to run, and Muon turns a rounding of what is nearly 0 into a step.
+@pytest.mark.usefixtures("one_thread")
 def test_an_interrupted_flow_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:
     config = small_flow()
     whole = flow.train(config, tmp_path / "whole", Words())
-    first = flow.Run(config, tmp_path / "parts", Words(), threads=torch.get_num_threads())
+    first = flow.Run(config, tmp_path / "parts", Words())
     for _ in range(6):
         first.update()
     first.save()
