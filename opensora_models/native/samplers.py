@@ -87,10 +87,30 @@ def given_frames(model: Any, x: Tensor) -> GivenFrames | None:
 
 
 def opensora_scheduler(model_sampling: Any, steps: int) -> Tensor:
-    """Noise levels ``[steps + 1]`` of the model's own shift: what ``OSoraSigmas`` gives, inside any KSampler."""
-    uniform = 1.0 - torch.arange(steps, dtype=torch.float64) / steps
-    levels = [float(model_sampling.sigma(time * model_sampling.multiplier)) for time in uniform]
-    return torch.tensor([*(min(level, 1.0) for level in levels), 0.0])
+    """Noise levels ``[steps + 1]`` of the model's own shift: what ``OSoraSigmas`` gives, inside any KSampler.
+
+    ComfyUI offers a scheduler for every model, so it works with every sampling type: equal shares of the trained time,
+    from the highest level, falling, 0 at the end.
+    """
+    shares = [step / steps for step in range(steps)]
+    if float(model_sampling.percent_to_sigma(0.0)) <= 1.0:  # a flow: levels are shares of noise
+        levels = [min(float(model_sampling.percent_to_sigma(share)), 1.0) for share in shares]
+    else:
+        levels = _table_levels(model_sampling.sigmas, shares)
+    return torch.tensor([*levels, 0.0])
+
+
+def _table_levels(table: Tensor, shares: list[float]) -> list[float]:
+    """The levels at these shares of a trained table, from its top.
+
+    The table is read and not ``percent_to_sigma``, which is infinite for one of ComfyUI's types and stands still at the
+    ends of another. Between entries the logarithm is interpolated, as ``ModelSamplingDiscrete.sigma`` does.
+    """
+    logs = table.cpu().double().unique().log()
+    places = (1.0 - torch.tensor(shares, dtype=torch.float64)) * (len(logs) - 1)
+    below = places.floor().long()
+    above = (below + 1).clamp_max(len(logs) - 1)
+    return torch.lerp(logs[below], logs[above], places.frac()).exp().tolist()
 
 
 def register_scheduler() -> None:
