@@ -8,10 +8,11 @@ from comfy_api.latest import io
 
 from ..opensora_models.native import conditioning_places
 from ..opensora_models.text.conditioning_file import load_conditioning, save_conditioning
+from .door import OpenSoraNode
 from .text import CATEGORY
 
 
-class SaveConditioning(io.ComfyNode):
+class SaveConditioning(OpenSoraNode):
     """``OSoraSaveConditioning``: positive and negative conditioning into one file."""
 
     @classmethod
@@ -45,7 +46,7 @@ class SaveConditioning(io.ComfyNode):
         return io.NodeOutput(conditioning_places.listed_name(path))
 
 
-class LoadConditioning(io.ComfyNode):
+class LoadConditioning(OpenSoraNode):
     """``OSoraLoadConditioning``: positive and negative conditioning from a saved file."""
 
     @classmethod

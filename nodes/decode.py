@@ -9,12 +9,14 @@ from comfy_api.latest import io, ui
 from ..opensora_models.native import decoding
 from ..opensora_models.native.decoding import AUTO, TILE_SIZES, own_vae
 from ..opensora_models.vae.video_file import FORMATS
+from .door import OpenSoraNode
 from .encode import TILE_TOOLTIP
 
 NUM_FRAMES_TOOLTIP = (
     "True length of the clip if it does not fill its last group, for example 20 frames of Open-Sora 1.2. "
     "0: what the latents give."
 )
+
 PREFIX_TOOLTIP = "Where files go in the output folder. May hold %date:yyyy-MM-dd% and other placeholders."
 
 
@@ -28,7 +30,7 @@ def _common_inputs(prefix: str) -> list[Any]:
     ]
 
 
-class Decode(io.ComfyNode):
+class Decode(OpenSoraNode):
     """``OSoraDecode``: latents to images, streamed; the latents are on disk before the work begins."""
 
     @classmethod
@@ -64,7 +66,7 @@ class Decode(io.ComfyNode):
         return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
 
 
-class DecodeToVideo(io.ComfyNode):
+class DecodeToVideo(OpenSoraNode):
     """``OSoraDecodeToVideo``: latents straight into a video file."""
 
     @classmethod
@@ -110,7 +112,7 @@ class DecodeToVideo(io.ComfyNode):
         return io.NodeOutput(str(file.path), str(kept.path), ui=shown)
 
 
-class LoadLatent(io.ComfyNode):
+class LoadLatent(OpenSoraNode):
     """``OSoraLoadLatent``: latents a decode node saved."""
 
     @classmethod

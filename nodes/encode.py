@@ -6,15 +6,17 @@ import torch
 from comfy_api.latest import io
 
 from ..opensora_models.native.decoding import AUTO, TILE_SIZES, encode_images, own_vae
+from .door import OpenSoraNode
 
 TILE_TOOLTIP = (
     "Least memory for most pixels: each layer is computed in strips of about this area (512: 512 x 512 pixels). The "
     "result does not change. auto: what fits into free memory. off: whole layers."
 )
+
 MODE, SAMPLE = "mode", "sample"
 
 
-class Encode(io.ComfyNode):
+class Encode(OpenSoraNode):
     """``OSoraEncode``: images to Open-Sora latents, streamed."""
 
     @classmethod

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..opensora_models.native.guiders import Conditioning, OpenSoraGuider, limited_to, patch_guidance
 from ..opensora_models.native.samplers import sampler
 from ..opensora_models.sampling.guidance import DEFAULT_FORCE_STEPS, Guidance
+from .door import OpenSoraNode
 from .sigmas import CATEGORY
 
 OFF, TEXT, TEXT_AND_IMAGE, IMAGE = "off", "text", "text and image", "image"
@@ -130,7 +131,7 @@ def guidance_from(
     return limited_to(settings, model, start_percent, end_percent)
 
 
-class Guider(io.ComfyNode):
+class Guider(OpenSoraNode):
     """``OSoraGuider``: Open-Sora guidance for SamplerCustomAdvanced."""
 
     @classmethod
@@ -193,7 +194,7 @@ class Guider(io.ComfyNode):
         return io.NodeOutput(guider)
 
 
-class GuidancePatch(io.ComfyNode):
+class GuidancePatch(OpenSoraNode):
     """``OSoraGuidance``: the same guidance on a MODEL, for KSampler and every other sampler."""
 
     @classmethod
@@ -240,7 +241,7 @@ class GuidancePatch(io.ComfyNode):
         return io.NodeOutput(patch_guidance(model, settings, full_schedule))
 
 
-class FlowSampler(io.ComfyNode):
+class FlowSampler(OpenSoraNode):
     """``OSoraFlowSampler``: Open-Sora's own sampler for SamplerCustomAdvanced."""
 
     @classmethod

@@ -10,12 +10,13 @@ from ..opensora_models.native.clips import ClipRun, Latent
 from ..opensora_models.native.guiders import Conditioning
 from ..opensora_models.native.long_video import SEED_MODES, Inputs, LongVideo, sample_long_video
 from ..opensora_models.native.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
+from .door import OpenSoraNode
 from .references import references_input
 from .sampling import preset_inputs, run_inputs
 from .sigmas import CATEGORY
 
 
-class LongVideoSampler(io.ComfyNode):
+class LongVideoSampler(OpenSoraNode):
     """``OSoraLongVideo``: segments sampled one after the other, joined without a seam, resumable."""
 
     @classmethod

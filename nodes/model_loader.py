@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..opensora_models.native import files
 from ..opensora_models.native.model_loading import WEIGHT_DTYPES, load_model
 from ..opensora_models.variants import Choices
+from .door import OpenSoraNode
 
 CATEGORY = "diffusion_models"
 AUTOMATIC = "automatic"
@@ -14,7 +15,7 @@ ROTARY = {AUTOMATIC: None, "on": True, "off": False}
 ACCURATE, AS_UPSTREAM = "accurate", "as upstream bf16"
 
 
-class ModelLoader(io.ComfyNode):
+class ModelLoader(OpenSoraNode):
     """``OSoraModelLoader``: an Open-Sora 1.2 or 1.3 file in, ComfyUI's MODEL out."""
 
     @classmethod

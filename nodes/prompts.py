@@ -5,12 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..opensora_models.text import refinement, segments, wording
+from .door import OpenSoraNode
 from .text import CATEGORY
 
 NO_CAMERA = "off"
 
 
-class PromptBuilder(io.ComfyNode):
+class PromptBuilder(OpenSoraNode):
     """``OSoraPromptBuilder``: a prompt in, the same with what training captions say about quality and motion out."""
 
     @classmethod
@@ -85,7 +86,7 @@ class PromptBuilder(io.ComfyNode):
         return io.NodeOutput(text, settings.mask_strategy, settings.reference_path)
 
 
-class PromptSegments(io.ComfyNode):
+class PromptSegments(OpenSoraNode):
     """``OSoraPromptSegments``: one line per segment of a long video in, one segmented prompt out."""
 
     @classmethod
@@ -114,7 +115,7 @@ class PromptSegments(io.ComfyNode):
         return io.NodeOutput(segments.prompt_from_lines(lines))
 
 
-class PromptRequest(io.ComfyNode):
+class PromptRequest(OpenSoraNode):
     """``OSoraPromptRequest``: the text to ask a language model for a better prompt."""
 
     @classmethod

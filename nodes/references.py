@@ -20,6 +20,7 @@ from ..opensora_models.native.reference_inputs import (
 )
 from ..opensora_models.sampling.fitting import FITS, Fit
 from ..opensora_models.sampling.placements import FIRST, PLACEMENTS, latent_of_frame
+from .door import OpenSoraNode
 
 CATEGORY = "Open-Sora/references"
 References = io.Custom("OSORA_REFERENCES")
@@ -31,7 +32,7 @@ def references_input(tooltip: str, **options: Any) -> io.Input:
     return References.Input("references", optional=True, tooltip=tooltip, **options)
 
 
-class Reference(io.ComfyNode):
+class Reference(OpenSoraNode):
     """``OSoraReference``: a picture, a clip or a latent, and where it goes; chain as many as you like."""
 
     @classmethod
@@ -154,7 +155,7 @@ def in_latent_frames(clip: ClipSize, position: int, unit: str) -> int:
     return latent_of_frame(clip.version, position, clip.latent_frames)
 
 
-class PlaceReferences(io.ComfyNode):
+class PlaceReferences(OpenSoraNode):
     """``OSoraPlaceReferences``: puts a chain of references into a latent or into the conditioning."""
 
     @classmethod

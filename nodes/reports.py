@@ -7,9 +7,10 @@ from comfy_api.latest import io, ui
 
 from ..opensora_models.vae.plot import line_plots
 from ..opensora_models.vae.quality import psnr, same_shape, ssim
+from .door import OpenSoraNode
 
 
-class Reconstruction(io.ComfyNode):
+class Reconstruction(OpenSoraNode):
     """``OSoraReconstruction``: how well a clip survived encoding and decoding."""
 
     @classmethod

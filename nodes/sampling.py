@@ -16,6 +16,7 @@ from ..opensora_models.native.clips import (
 )
 from ..opensora_models.native.guiders import Conditioning
 from ..opensora_models.native.reference_inputs import ReferenceChain, method_for, place_references
+from .door import OpenSoraNode
 from .references import references_input
 from .sigmas import CATEGORY
 
@@ -72,7 +73,7 @@ def preset_inputs() -> list[io.Input]:
     ]
 
 
-class Sampler(io.ComfyNode):
+class Sampler(OpenSoraNode):
     """``OSoraSampler``: prompt, clip and references in, finished latent out."""
 
     @classmethod

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..opensora_models.native.clips import Latent, clip_shift, clip_sigmas, clip_size
 from ..opensora_models.native.samplers import patch_shift
+from .door import OpenSoraNode
 
 PRECISIONS = {"exact": torch.float32, "as released (bfloat16)": torch.bfloat16}
 CATEGORY = "Open-Sora/sampling"
@@ -42,7 +43,7 @@ def shift_inputs() -> list[io.Input]:
     ]
 
 
-class Sigmas(io.ComfyNode):
+class Sigmas(OpenSoraNode):
     """``OSoraSigmas``: the exact noise levels of Open-Sora for the clip's size and length."""
 
     @classmethod
@@ -101,7 +102,7 @@ class Sigmas(io.ComfyNode):
         return io.NodeOutput(levels)
 
 
-class ModelSampling(io.ComfyNode):
+class ModelSampling(OpenSoraNode):
     """``OSoraModelSampling``: sets Open-Sora's shift on a model, from the clip's size and length."""
 
     @classmethod

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..opensora_models import cost, frames, sizes
 from ..opensora_models.frames import Version
+from .door import OpenSoraNode
 
 IMAGE = "image"
 CUSTOM = "custom"
@@ -52,7 +53,7 @@ def chosen_size(version: Version, resolution: str, aspect_ratio: str) -> tuple[s
     return published, sizes.usable_size(version, *published)
 
 
-class Size(io.ComfyNode):
+class Size(OpenSoraNode):
     """``OSoraSize``: resolution class, aspect ratio and length in; height, width, frames and a sentence out."""
 
     @classmethod
@@ -129,7 +130,7 @@ class Size(io.ComfyNode):
         return io.NodeOutput(height, width, count, frames.latent_frames(version, count), summary)
 
 
-class EmptyLatent(io.ComfyNode):
+class EmptyLatent(OpenSoraNode):
     """``OSoraEmptyLatent``: a latent of zeros for a clip of the given size and length."""
 
     @classmethod

@@ -8,11 +8,12 @@ from comfy_api.latest import io
 
 from ..opensora_models.native.messages import show_on_node
 from ..opensora_models.native.text_encoding import encode_both, null_conditioning
+from .door import OpenSoraNode
 
 CATEGORY = "Open-Sora/text"
 
 
-class TextEncode(io.ComfyNode):
+class TextEncode(OpenSoraNode):
     """``OSoraTextEncode``: a prompt and a negative prompt in, positive and negative conditioning out."""
 
     @classmethod
@@ -68,7 +69,7 @@ class TextEncode(io.ComfyNode):
         return io.NodeOutput(encoded.positive, encoded.negative, encoded.report)
 
 
-class NullText(io.ComfyNode):
+class NullText(OpenSoraNode):
     """``OSoraNullText``: the negative the original uses, for prompts encoded elsewhere."""
 
     @classmethod

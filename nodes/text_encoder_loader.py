@@ -6,11 +6,12 @@ from comfy_api.latest import io
 
 from ..opensora_models.native import files
 from ..opensora_models.native.clip import DEVICES, PRECISIONS, load_text_encoder
+from .door import OpenSoraNode
 
 CATEGORY = "text_encoders"
 
 
-class TextEncoderLoader(io.ComfyNode):
+class TextEncoderLoader(OpenSoraNode):
     """``OSoraTextEncoderLoader``: a T5 v1.1 file in, ComfyUI's CLIP out."""
 
     @classmethod

@@ -7,12 +7,13 @@ from comfy_api.latest import io
 from ..opensora_models.native import files
 from ..opensora_models.native.decoding import VAE_DTYPES
 from ..opensora_models.native.vae import load_vae
+from .door import OpenSoraNode
 
 CATEGORY = "vae"
 NONE = "none"
 
 
-class VAELoader(io.ComfyNode):
+class VAELoader(OpenSoraNode):
     """``OSoraVAELoader``: an Open-Sora 1.2 or 1.3 VAE file in, ComfyUI's VAE out."""
 
     @classmethod

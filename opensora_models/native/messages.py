@@ -1,6 +1,49 @@
-"""Short texts on a node in the page, for things a person should see and not only find in the log."""
+"""What people should know of a run: said in the log and, while a node runs, on the node in the page as well."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from ..printable import printable
+
+try:
+    from comfy_execution.utils import get_executing_context
+except ImportError:  # ComfyUI before 0.3.48 does not tell
+    get_executing_context = None
+
+logger = logging.getLogger("opensora")
+
+_said: ContextVar[list[str] | None] = ContextVar("opensora_said", default=None)
+
+
+@contextmanager
+def speaking() -> Iterator[list[str]]:
+    """While a node runs: everything told is collected, in order, and shown on that node. Gives the sentences."""
+    said: list[str] = []
+    token = _said.set(said)
+    try:
+        yield said
+    finally:
+        _said.reset(token)
+
+
+def tell(*sentences: str) -> None:
+    """Say something that changes what a person gets: a log line each, and the node's text gets longer.
+
+    Empty sentences are left out, and a node says nothing twice.
+    """
+    said = _said.get()
+    for sentence in filter(None, sentences):
+        if said is not None and sentence in said:
+            continue
+        logger.warning("%s", sentence)
+        if said is not None:
+            said.append(sentence)
+    if said:
+        show_on_node(_running_node(), "\n".join(said))
 
 
 def show_on_node(node_id: str | None, text: str) -> None:
@@ -9,4 +52,9 @@ def show_on_node(node_id: str | None, text: str) -> None:
 
     server = getattr(PromptServer, "instance", None)
     if server is not None and node_id is not None and text:
-        server.send_progress_text(text, node_id)
+        server.send_progress_text(printable(text), node_id)
+
+
+def _running_node() -> str | None:
+    context = get_executing_context() if get_executing_context is not None else None
+    return None if context is None else context.node_id

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
+from ..printable import PrintableRecords
 from . import core_detection, folders
 
 
 def start() -> None:
     """Registers the pack's models with ComfyUI; safe to call again."""
+    _make_log_printable()
     folders.register_demo_models()
     if core_detection.is_wanted():
         core_detection.register()
+
+
+def _make_log_printable() -> None:
+    logger = logging.getLogger("opensora")
+    if not any(isinstance(each, PrintableRecords) for each in logger.filters):
+        logger.addFilter(PrintableRecords())

@@ -1,0 +1,166 @@
+"""The door every node stands behind: what comes in has been checked, what goes out can be read.
+
+ComfyUI holds widgets against their limits, but not what arrives by wire, and switches its own check off for inputs that
+``validate_inputs`` names. So the limits of the schema are enforced here, for every node, whenever it is asked anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..opensora_models.native.messages import speaking
+from ..opensora_models.native.wires import quoted, wrong_on_wire
+from ..opensora_models.printable import is_printable, printable
+
+GUARDED = "opensora_guarded"
+"""Mark of a method that stands behind the door; ComfyUI copies classes with their methods at every run."""
+
+
+class OpenSoraNode(io.ComfyNode):
+    """Base of all nodes.
+
+    A subclass writes ``execute`` and, where it has rules over its inputs, ``validate_inputs`` (widgets that belong
+    together; name as few as possible, since ComfyUI marks each of them) and ``check_early``.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, guard in (("execute", _guarded_execute), ("validate_inputs", _guarded_validation)):
+            method = cls.__dict__.get(name)
+            if isinstance(method, classmethod) and not hasattr(method.__func__, GUARDED):
+                setattr(cls, name, classmethod(guard(method.__func__)))
+
+    @classmethod
+    def check_early(cls, **known: Any) -> None:
+        """Refuse, with ValueError, what is wrong before the ``lazy`` inputs are computed; ``known`` are the others."""
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Asks for the costly inputs (``lazy`` in the schema) once everything else has been found right."""
+        waiting = [entry.id for entry in schema_of(cls).inputs if entry.lazy and inputs.get(entry.id) is None]
+        known = {name: value for name, value in inputs.items() if name not in waiting}
+        with readable_errors():
+            check_inputs(cls, known)
+            cls.check_early(**known)
+        return [name for name in waiting if name in inputs]
+
+
+def schema_of(node: type[io.ComfyNode]) -> io.Schema:
+    """The node's schema; choices that are files may be those of an earlier moment."""
+    return node.SCHEMA or node.GET_SCHEMA()
+
+
+def check_inputs(node: type[io.ComfyNode], values: Mapping[str, Any]) -> None:
+    """Hold values against the schema; ValueError with one sentence for the first that does not fit."""
+    for entry in schema_of(node).inputs:
+        if entry.id not in values:
+            continue
+        value = values[entry.id]
+        if value is None and entry.optional:
+            continue
+        problem = _problem(entry, value)
+        if problem is not None:
+            raise ValueError(f"The input {entry.id} {problem}.")
+
+
+def _problem(entry: io.Input, value: Any) -> str | None:
+    """What is wrong with a value, as the end of a sentence; None for a good one."""
+    if value is None:
+        return "got nothing: the node before it has none to give; connect another one"
+    if isinstance(entry, (io.Int.Input, io.Float.Input)):
+        return _number_problem(entry, value)
+    if isinstance(entry, io.Combo.Input):
+        return _choice_problem(entry, value)
+    if isinstance(entry, io.String.Input):
+        return _text_problem(value)
+    return wrong_on_wire(entry.get_io_type(), value)
+
+
+def _number_problem(entry: io.Int.Input | io.Float.Input, value: Any) -> str | None:
+    whole = isinstance(entry, io.Int.Input)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return f"got {quoted(value)}, but needs a {'whole ' if whole else ''}number"
+    low, high = entry.min, entry.max
+    if not math.isfinite(value) or (whole and value != int(value)):
+        good = round(value) if math.isfinite(value) else entry.default
+        return f"is {value}, but must be a {'whole' if whole else 'finite'} number; the nearest good value is {good}"
+    if low is not None and value < low or high is not None and value > high:
+        return (
+            f"is {quoted(value)}, but must lie between {low} and {high}; the nearest good value is "
+            f"{low if value < low else high}"
+        )
+    return None
+
+
+def _choice_problem(entry: io.Combo.Input, value: Any) -> str | None:
+    options = entry.options or []
+    if value in options or _names_a_file(entry):
+        return None
+    near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0.0)
+    best = f"; the nearest good value is {near[0]}" if near else ""
+    return f"is {quoted(value)}, but must be one of {', '.join(map(str, options))}{best}"
+
+
+def _names_a_file(entry: io.Combo.Input) -> bool:
+    """Whether the choices are files, which come and go; the node itself looks for its file."""
+    return bool(getattr(entry, "names_a_file", False))
+
+
+def _text_problem(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"got {quoted(value)}, but needs text"
+    if not is_printable(value):
+        return f"holds half a character ({quoted(printable(value))}), which no encoder can read; delete it"
+    return None
+
+
+def _guarded_execute(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    signature = inspect.signature(execute)
+
+    @functools.wraps(execute)
+    def guarded(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+        with readable_errors(), speaking():
+            check_inputs(cls, signature.bind(cls, *args, **kwargs).arguments)
+            return execute(cls, *args, **kwargs)
+
+    setattr(guarded, GUARDED, True)
+    return guarded
+
+
+def _guarded_validation(validate: Callable[..., bool | str]) -> Callable[..., bool | str]:
+    @functools.wraps(validate)
+    def guarded(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> bool | str:
+        values = inspect.signature(validate).bind(cls, *args, **kwargs).arguments
+        # A linked input arrives as None; what it brings is checked when the node runs.
+        known = {name: value for name, value in values.items() if name != "cls" and value is not None}
+        try:
+            check_inputs(cls, known)
+            answer = validate(cls, *args, **kwargs)
+        except ValueError as error:
+            answer = str(error)
+        return printable(answer) if isinstance(answer, str) else answer
+
+    # ComfyUI reads the names of the inputs to validate off this signature, and does not look behind a wrapper.
+    setattr(guarded, "__signature__", inspect.signature(validate))  # noqa: B010
+    setattr(guarded, GUARDED, True)
+    return guarded
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Errors leave with text that ComfyUI's log can write; one that quotes half characters is said anew."""
+    try:
+        yield
+    except Exception as error:
+        if is_printable("".join(traceback.format_exception(error))):
+            raise
+        raise ValueError(printable(error)) from None
