@@ -92,7 +92,8 @@ def clip_sigmas(clip: ClipSize, steps: int, *, denoise: float = 1.0, discrete: b
     if not 0.0 < denoise <= 1.0:
         raise ValueError(f"denoise is {denoise:g} but must lie above 0 and at most at 1; the nearest good value is 1.")
     total = steps if denoise > 0.9999 else int(steps / denoise)
-    return schedule.sigmas(total, clip_shift(clip, **options), discrete=discrete)[-(steps + 1) :]
+    dtype = options.get("dtype", torch.float32)
+    return schedule.sigmas(total, clip_shift(clip, **options), discrete=discrete, dtype=dtype)[-(steps + 1) :]
 
 
 def guidance_preset(name: str, version: Version, has_given: bool, cfg: float, image_cfg: float | None) -> Guidance:

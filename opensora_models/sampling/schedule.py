@@ -78,11 +78,11 @@ def shift_for(
     return float(space * time * factor)
 
 
-def timesteps(steps: int, shift: float = 1.0, *, discrete: bool = False) -> Tensor:
+def timesteps(steps: int, shift: float = 1.0, *, discrete: bool = False, dtype: torch.dtype = torch.float32) -> Tensor:
     """The ``steps`` times a run visits, float32 ``[steps]``, falling from 1000; the final 0 is left out.
 
-    ``discrete`` rounds the uniform times to whole numbers before the shift. Times never exceed 1000: the
-    original's rounding can give 1000.0001 for small images, which would skip its first masked step.
+    ``discrete`` rounds the uniform times to whole numbers before the shift. ``dtype`` is that of ``shift_for``: with
+    bfloat16 and a shift below 0.5 the original's first time is a little below or above 1000.
     """
     if steps < 1:
         raise ValueError(f"The schedule got {steps} steps; at least 1 is needed.")
@@ -91,18 +91,27 @@ def timesteps(steps: int, shift: float = 1.0, *, discrete: bool = False) -> Tens
     uniform = (1.0 - torch.arange(steps, dtype=torch.float64) / steps) * TRAIN_TIMESTEPS
     if discrete:
         uniform = uniform.round()
-    return (shift_time(uniform / TRAIN_TIMESTEPS, shift) * TRAIN_TIMESTEPS).clamp_max(TRAIN_TIMESTEPS).float()
+    return (shift_time(uniform / TRAIN_TIMESTEPS, shift, dtype) * TRAIN_TIMESTEPS).float()
 
 
-def shift_time(tau: Tensor, shift: float) -> Tensor:
-    """Move times ``tau`` in 0..1 towards noise by ``shift`` (the formula at the top of this file)."""
-    return shift * tau / (1.0 + (shift - 1.0) * tau)
+def shift_time(tau: Tensor, shift: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Move times ``tau`` in 0..1 towards noise by ``shift`` (the formula at the top of this file).
+
+    In the original the times are float32 whatever the shift is, but ``r - 1`` is still formed in the shift's dtype:
+    half precision cannot hold it exactly where r < 0.5.
+    """
+    less_one = shift - 1.0 if dtype == torch.float32 else float(torch.tensor(shift, dtype=dtype) - 1.0)
+    return shift * tau / (1.0 + less_one * tau)
 
 
-def sigmas(steps: int, shift: float = 1.0, *, discrete: bool = False) -> Tensor:
-    """The noise levels of a run, float32 ``[steps + 1]``: ``timesteps / 1000`` followed by 0."""
-    levels = timesteps(steps, shift, discrete=discrete).double() / TRAIN_TIMESTEPS
-    return torch.cat([levels, levels.new_zeros(1)]).float()
+def sigmas(steps: int, shift: float = 1.0, *, discrete: bool = False, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The noise levels of a run, float32 ``[steps + 1]``: ``timesteps / 1000`` followed by 0.
+
+    None lies above 1, since there is no more noise than pure noise: the original's rounding can give such a time,
+    and then skips its first masked step.
+    """
+    levels = timesteps(steps, shift, discrete=discrete, dtype=dtype).double() / TRAIN_TIMESTEPS
+    return torch.cat([levels, levels.new_zeros(1)]).float().clamp_max(1.0)
 
 
 def size_conditioning(

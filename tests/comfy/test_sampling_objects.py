@@ -313,6 +313,15 @@ def test_the_schedule_is_the_same_by_node_by_name_and_by_cores_simple(bench: Any
     torch.testing.assert_close(odd, native.clips.clip_sigmas(size, 30), atol=3e-7, rtol=0)
 
 
+def test_a_schedule_as_released_rounds_like_the_original(native: SimpleNamespace) -> None:
+    """One frame of 166x221, whose shift is below 0.5: the original's times, recorded in tests/unit/test_schedule.py."""
+    clip = native.clips.ClipSize("1.2", 166, 221, 1, 1)
+    levels = native.clips.clip_sigmas(clip, 5, dtype=torch.bfloat16)
+    times = torch.tensor([994.79, 596.88, 358.13, 198.96, 85.27, 0.0])
+    torch.testing.assert_close(levels * 1000, times, atol=0.01, rtol=0)
+    assert native.clips.clip_sigmas(clip, 5)[0] == 1.0
+
+
 def test_denoise_takes_the_end_of_a_longer_schedule(bench: Any) -> None:
     here = bench("1.2")
     size = here.native.clips.clip_size({"samples": here.latent}, here.model)

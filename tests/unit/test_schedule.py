@@ -31,10 +31,28 @@ def test_sigmas_end_in_zero_and_are_float32() -> None:
 
 @pytest.mark.parametrize("shift", [0.05, 0.28, 0.333, 0.4999, 1.0, 8.7])
 @pytest.mark.parametrize("steps", [1, 7, 30])
-def test_no_time_lies_above_1000(shift: float, steps: int) -> None:
+def test_exact_times_start_at_1000(shift: float, steps: int) -> None:
     times = timesteps(steps, shift)
     assert times.max() <= 1000.0
     assert times[0] == 1000.0
+
+
+# What the original gives for one frame and 5 steps when sizes come in bfloat16: version, height, width, times.
+AS_RELEASED = [
+    ("1.2", 166, 221, [994.7916870117188, 596.875, 358.1250305175781, 198.95834350585938, 85.26786041259766]),
+    ("1.3", 166, 221, [994.7916870117188, 596.875, 358.1250305175781, 198.95834350585938, 85.26786041259766]),
+    ("1.2", 64, 96, [1006.4102172851562, 381.0679931640625, 187.20193481445312, 92.78959655761719, 36.92380142211914]),
+]
+
+
+@pytest.mark.parametrize(("version", "height", "width", "times"), AS_RELEASED)
+def test_bfloat16_sizes_round_as_released(version: str, height: int, width: int, times: list[float]) -> None:
+    """The shift is below 0.5, where bfloat16 cannot hold shift - 1."""
+    shift = shift_for(version, height, width, 1, dtype=torch.bfloat16)
+    torch.testing.assert_close(timesteps(5, shift, dtype=torch.bfloat16), torch.tensor(times), atol=1e-3, rtol=0)
+    levels = sigmas(5, shift, dtype=torch.bfloat16)
+    torch.testing.assert_close(levels[:-1], (torch.tensor(times) / 1000).clamp_max(1.0), atol=1e-6, rtol=0)
+    assert levels.max() <= 1.0
 
 
 def test_shift_of_the_reference_picture_is_one() -> None:

@@ -106,7 +106,7 @@ for version in VERSIONS:
                 scale_temporal=row.get("scale_temporal", True),
                 dtype=dtype,
             )
-            got = schedule.timesteps(row["steps"], shift, discrete=row.get("discrete", False)).tolist()
+            got = schedule.timesteps(row["steps"], shift, discrete=row.get("discrete", False), dtype=dtype).tolist()
             tolerance = 1e-3 if dtype == torch.float32 else 0.05
             yield Row(f"{row['height']}x{row['width']}x{row['num_frames']}", got, row["timesteps"], tolerance)
 
