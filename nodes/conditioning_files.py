@@ -7,12 +7,14 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..opensora_models.native import conditioning_places
+from ..opensora_models.native.outputs import next_output
 from ..opensora_models.text.conditioning_file import load_conditioning, save_conditioning
 from .door import OpenSoraNode
+from .files import PrefixInput, SavingNode
 from .text import CATEGORY
 
 
-class SaveConditioning(OpenSoraNode):
+class SaveConditioning(SavingNode):
     """``OSoraSaveConditioning``: positive and negative conditioning into one file."""
 
     @classmethod
@@ -26,24 +28,21 @@ class SaveConditioning(OpenSoraNode):
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The encoded prompt."),
                 io.Conditioning.Input("negative", tooltip="The encoded negative prompt or learned text."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="conditioning/opensora",
-                    tooltip="Folder and beginning of the name in ComfyUI's output folder; a number follows.",
-                ),
+                PrefixInput("conditioning/opensora"),
                 io.String.Input(
                     "note", default="", multiline=True, optional=True, tooltip="Any text to keep in the file."
                 ),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="Name of the new file, as the load node lists it.")],
+            hidden=[*SavingNode.HIDDEN],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, positive: list[Any], negative: list[Any], filename_prefix: str, note: str = "") -> io.NodeOutput:
-        path = conditioning_places.new_path(filename_prefix)
-        save_conditioning(path, {"positive": positive, "negative": negative}, note)
-        return io.NodeOutput(conditioning_places.listed_name(path))
+        file = next_output(filename_prefix, conditioning_places.ENDING, cls.hidden)
+        save_conditioning(file.path, {"positive": positive, "negative": negative}, note)
+        return io.NodeOutput(file.listed)
 
 
 class LoadConditioning(OpenSoraNode):

@@ -11,13 +11,12 @@ from ..opensora_models.native.decoding import AUTO, TILE_SIZES, own_vae
 from ..opensora_models.vae.video_file import FORMATS
 from .door import OpenSoraNode
 from .encode import TILE_TOOLTIP
+from .files import PrefixInput, SavingNode
 
 NUM_FRAMES_TOOLTIP = (
     "True length of the clip if it does not fill its last group, for example 20 frames of Open-Sora 1.2. "
     "0: what the latents give."
 )
-
-PREFIX_TOOLTIP = "Where files go in the output folder. May hold %date:yyyy-MM-dd% and other placeholders."
 
 
 def _common_inputs(prefix: str) -> list[Any]:
@@ -25,12 +24,12 @@ def _common_inputs(prefix: str) -> list[Any]:
         io.Latent.Input("samples", tooltip="Open-Sora latents [batch, channels, frames, height, width]."),
         io.Vae.Input("vae", tooltip="From Open-Sora Load VAE, of the same version as the model."),
         io.Combo.Input("tile_size", options=list(TILE_SIZES), default=AUTO, tooltip=TILE_TOOLTIP),
-        io.String.Input("filename_prefix", default=prefix, tooltip=PREFIX_TOOLTIP),
+        PrefixInput(prefix),
         io.Int.Input("num_frames", default=0, min=0, max=100_000, advanced=True, tooltip=NUM_FRAMES_TOOLTIP),
     ]
 
 
-class Decode(OpenSoraNode):
+class Decode(SavingNode):
     """``OSoraDecode``: latents to images, streamed; the latents are on disk before the work begins."""
 
     @classmethod
@@ -48,7 +47,7 @@ class Decode(OpenSoraNode):
                     "save_latent", default=True, advanced=True, tooltip="Save the latents before decoding."
                 ),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[*SavingNode.HIDDEN],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="All frames; clips of a batch follow each other."),
             ],
@@ -61,12 +60,13 @@ class Decode(OpenSoraNode):
     ) -> io.NodeOutput:  # fmt: skip
         vae, latents = own_vae(vae), samples["samples"]
         if save_latent:
+            file = decoding.latent_name(latents, filename_prefix, cls.hidden)
             metadata = decoding.workflow_metadata(cls.hidden)
-            decoding.keep_latent(vae, latents, filename_prefix, {"num_frames": num_frames}, metadata)
+            decoding.keep_latent(vae, latents, file, {"num_frames": num_frames}, metadata)
         return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
 
 
-class DecodeToVideo(OpenSoraNode):
+class DecodeToVideo(SavingNode):
     """``OSoraDecodeToVideo``: latents straight into a video file."""
 
     @classmethod
@@ -90,7 +90,7 @@ class DecodeToVideo(OpenSoraNode):
                     tooltip="The encoder's CRF: lower is better and larger. 18 is visually lossless for h264.",
                 ),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[*SavingNode.HIDDEN],
             outputs=[
                 io.String.Output(display_name="file", tooltip="Full path of the video."),
                 io.String.Output(display_name="latent_file", tooltip="Full path of the saved latents."),
@@ -104,7 +104,8 @@ class DecodeToVideo(OpenSoraNode):
     ) -> io.NodeOutput:  # fmt: skip
         vae, latents, metadata = own_vae(vae), samples["samples"], decoding.workflow_metadata(cls.hidden)
         notes = {"num_frames": num_frames, "frame_rate": frame_rate}
-        kept = decoding.keep_latent(vae, latents, filename_prefix, notes, metadata)
+        kept = decoding.latent_name(latents, filename_prefix, cls.hidden)
+        decoding.keep_latent(vae, latents, kept, notes, metadata)
         file = decoding.decode_to_video(
             vae, latents, num_frames or None, frame_rate, format, quality, tile_size, kept, metadata
         )

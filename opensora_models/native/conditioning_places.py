@@ -30,19 +30,6 @@ def path_of(name: str) -> Path:
     return Path(folder_paths.get_annotated_filepath(name))
 
 
-def new_path(prefix: str) -> Path:
-    """A path in the output folder that no file has yet; ``prefix`` may name subfolders and %date% parts."""
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    while (path := Path(folder) / f"{name}_{counter:05}_{ENDING}").exists():
-        counter += 1
-    return path
-
-
-def listed_name(path: Path) -> str:
-    """The name under which a file of the output folder is listed."""
-    return f"{path.relative_to(folder_paths.get_output_directory()).as_posix()} [output]"
-
-
 def fingerprint(name: str) -> str:
     """Changes when the file's time or size changes; "" if there is no such file."""
     if name not in saved_names():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..vae.guards import check_latents, check_num_frames, check_pixels
 from ..vae.latent_file import ENDING, load_latent, save_latent
 from ..vae.strips import Strips
 from ..vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
+from .outputs import OutputFile, next_output
 from .vae import OpenSoraVAE
 
 logger = logging.getLogger("opensora")
@@ -129,28 +129,6 @@ def encode_images(vae: OpenSoraVAE, images: Tensor, tile: str, seed: int | None)
     return network.from_own(torch.cat(parts, dim=2))
 
 
-@dataclass(frozen=True)
-class OutputFile:
-    """A numbered file in ComfyUI's output folder."""
-
-    folder: Path
-    name: str
-    subfolder: str
-
-    @property
-    def path(self) -> Path:
-        return self.folder / self.name
-
-
-def next_output(prefix: str, ending: str, samples: Tensor) -> OutputFile:
-    """The next free name for a prefix, as ComfyUI's own save nodes count."""
-    height, width = (SPATIAL_FACTOR * size for size in samples.shape[-2:])
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
-    return OutputFile(Path(folder), f"{name}_{counter:05}_{ending}", subfolder)
-
-
 def workflow_metadata(hidden: Any) -> dict[str, Any] | None:
     """Prompt and workflow as ComfyUI's Save Video stores them; None where the user switched metadata off."""
     if args.disable_metadata:
@@ -161,15 +139,19 @@ def workflow_metadata(hidden: Any) -> dict[str, Any] | None:
     return metadata
 
 
+def latent_name(samples: Tensor, prefix: str, hidden: Any) -> OutputFile:
+    """The next free name for latents; ``hidden`` are the node's hidden inputs, read by placeholders."""
+    height, width = (SPATIAL_FACTOR * size for size in samples.shape[-2:])
+    return next_output(prefix, ENDING, hidden, (width, height))
+
+
 def keep_latent(
-    vae: OpenSoraVAE, samples: Tensor, prefix: str, notes: Mapping[str, Any], metadata: Mapping[str, Any] | None
-) -> OutputFile:
+    vae: OpenSoraVAE, samples: Tensor, file: OutputFile, notes: Mapping[str, Any], metadata: Mapping[str, Any] | None
+) -> None:
     """Save latents before anything can fail, and say where."""
     check_latents(samples, vae.network.version, vae.network.latent_channels)
-    file = next_output(prefix, ENDING, samples)
     save_latent(file.path, samples, {"version": vae.network.version, **notes}, metadata)
     logger.info("Latents saved to '%s'.", file.path)
-    return file
 
 
 def decode_to_video(

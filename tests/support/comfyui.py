@@ -109,10 +109,12 @@ class Executor:
     def send_sync(self, event: str, data: Any, client: str | None = None) -> None:
         """Events for a browser; nobody listens here."""
 
-    def run(self, prompt: dict[str, dict[str, Any]], *collect: tuple[str, int]) -> list[Any]:
+    def run(
+        self, prompt: dict[str, dict[str, Any]], *collect: tuple[str, int], page: dict[str, Any] | None = None
+    ) -> list[Any]:
         """Run a prompt in API form; gives the values of the outputs named ``(node id, output number)``.
 
-        NodeError where ComfyUI refuses the prompt or a node raises.
+        ``page`` is the workflow that the page sends along. NodeError where ComfyUI refuses the prompt or a node raises.
         """
         full = dict(prompt)
         names = [f"collect_{node}_{output}" for node, output in collect]
@@ -121,7 +123,7 @@ class Executor:
         self._load_extras_if_needed(node["class_type"] for node in full.values())
         self._prompts += 1
         self._collected.clear()
-        self._loop.run_until_complete(self._run(f"prompt-{self._prompts}", full))
+        self._loop.run_until_complete(self._run(f"prompt-{self._prompts}", full, page))
         return [self._collected[name] for name in names]
 
     def validate(self, prompt: dict[str, dict[str, Any]]) -> str | None:
@@ -132,6 +134,12 @@ class Executor:
         )
         return None if valid else f"{error} {node_errors}"
 
+    def errors(self, prompt: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+        """ComfyUI's objections to a prompt by node, as its page gets them; the inputs they name are marked there."""
+        self._load_extras_if_needed(node["class_type"] for node in prompt.values())
+        *_, node_errors = self._loop.run_until_complete(self._execution.validate_prompt("validate", prompt, None))
+        return {node: entry["errors"] for node, entry in node_errors.items()}
+
     def reset(self) -> None:
         """Forget all cached outputs."""
         self._executor.reset()
@@ -140,11 +148,12 @@ class Executor:
         """End the event loop."""
         self._loop.close()
 
-    async def _run(self, prompt_id: str, prompt: dict[str, Any]) -> None:
+    async def _run(self, prompt_id: str, prompt: dict[str, Any], page: dict[str, Any] | None) -> None:
         valid, error, outputs, node_errors = await self._execution.validate_prompt(prompt_id, prompt, None)
         if not valid:
             raise NodeError(f"{error} {node_errors}")
-        await self._executor.execute_async(prompt, prompt_id, {}, outputs)
+        extra = {"extra_pnginfo": {"workflow": page}} if page else {}
+        await self._executor.execute_async(prompt, prompt_id, extra, outputs)
         for event, data in self._executor.status_messages:
             if event == "execution_error":
                 raise NodeError(data["exception_message"], str(data["node_id"]))
