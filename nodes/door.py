@@ -17,7 +17,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.messages import speaking
+from ..opensora_models.native.messages import hushed, speaking
 from ..opensora_models.native.wires import quoted, wrong_on_wire
 from ..opensora_models.printable import is_printable, printable
 
@@ -49,12 +49,13 @@ class OpenSoraNode(io.ComfyNode):
     @classmethod
     def check_lazy_status(cls, **inputs: Any) -> list[str]:
         """Asks for the costly inputs (``lazy`` in the schema) once everything else has been found right."""
-        waiting = [entry.id for entry in schema_of(cls).inputs if entry.lazy and inputs.get(entry.id) is None]
-        known = {name: value for name, value in inputs.items() if name not in waiting}
-        with readable_errors():
-            check_inputs(cls, known)
-            cls.check_early(**known)
-        return [name for name in waiting if name in inputs]
+        waiting = [entry.id for entry in schema_of(cls).inputs if entry.lazy and inputs.get(entry.id, "") is None]
+        if waiting:
+            known = {name: value for name, value in inputs.items() if name not in waiting}
+            with readable_errors(), hushed():
+                check_inputs(cls, known)
+                cls.check_early(**known)
+        return waiting
 
 
 def schema_of(node: type[io.ComfyNode]) -> io.Schema:

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..opensora_models.native.clips import model_version
 from ..opensora_models.native.guiders import Conditioning, OpenSoraGuider, limited_to, patch_guidance
 from ..opensora_models.native.samplers import sampler
 from ..opensora_models.sampling.guidance import DEFAULT_FORCE_STEPS, Guidance
@@ -145,8 +146,8 @@ class Guider(OpenSoraNode):
             search_aliases=["open-sora cfg guider", "image guidance", "oscillation"],
             inputs=[
                 io.Model.Input("model", tooltip="An Open-Sora model."),
-                io.Conditioning.Input("positive", tooltip="The prompt, with given frames if there are any."),
-                io.Conditioning.Input("negative", tooltip="The negative or empty prompt."),
+                io.Conditioning.Input("positive", lazy=True, tooltip="The prompt, with given frames if there are any."),
+                io.Conditioning.Input("negative", lazy=True, tooltip="The negative or empty prompt."),
                 io.Float.Input(
                     "cfg",
                     default=7.0,
@@ -159,6 +160,10 @@ class Guider(OpenSoraNode):
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )
+
+    @classmethod
+    def check_early(cls, **known: Any) -> None:
+        model_version(known["model"])
 
     @classmethod
     def execute(

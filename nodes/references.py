@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from ..opensora_models.native.clips import ClipSize, Latent, clip_size
 from ..opensora_models.native.guiders import Conditioning
+from ..opensora_models.native.messages import tell, told
 from ..opensora_models.native.reference_inputs import (
     AUTOMATIC,
+    FRAME_MASK,
     METHODS,
     Placing,
     ReferenceChain,
@@ -145,7 +148,9 @@ class Reference(OpenSoraNode):
         placing = Placing(placement, start, frames, strength, segment, resize)
         if latent is not None:
             return io.NodeOutput(chain.add(latent_references(latent, placing), ()))
-        return io.NodeOutput(chain.add(*encode_pictures(vae, (image, second_image), clip, placing)))
+        found, notes = encode_pictures(vae, (image, second_image), clip, placing)
+        tell(*notes)
+        return io.NodeOutput(chain.add(found, notes))
 
 
 def in_latent_frames(clip: ClipSize, position: int, unit: str) -> int:
@@ -170,9 +175,11 @@ class PlaceReferences(OpenSoraNode):
             inputs=[
                 References.Input("references", tooltip="The chain of references."),
                 io.Latent.Input("latent", tooltip="The clip to be made."),
-                io.Conditioning.Input("positive", optional=True, tooltip="The prompt; needed for given frames."),
                 io.Conditioning.Input(
-                    "negative", optional=True, tooltip="The negative prompt; needed for given frames."
+                    "positive", optional=True, lazy=True, tooltip="The prompt; needed for given frames."
+                ),
+                io.Conditioning.Input(
+                    "negative", optional=True, lazy=True, tooltip="The negative prompt; needed for given frames."
                 ),
                 io.Combo.Input(
                     "method",
@@ -208,6 +215,11 @@ class PlaceReferences(OpenSoraNode):
         )
 
     @classmethod
+    def check_early(cls, **known: Any) -> None:
+        clip, rules = clip_size(known["latent"]), {"strategy": known["mask_strategy"], "align": known["align"]}
+        place_references(known["references"], known["latent"], clip, [], [], method=FRAME_MASK, **rules)
+
+    @classmethod
     def execute(
         cls,
         references: ReferenceChain,
@@ -229,4 +241,5 @@ class PlaceReferences(OpenSoraNode):
             strategy=mask_strategy,
             align=align,
         )
-        return io.NodeOutput(placed.latent, placed.positive, placed.negative, placed.strategy, "\n".join(placed.notes))
+        tell(*placed.notes, level=logging.INFO)
+        return io.NodeOutput(placed.latent, placed.positive, placed.negative, placed.strategy, told())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,10 +13,12 @@ from ..opensora_models.native.clips import (
     ClipRun,
     Latent,
     clip_size,
+    latent_for,
     sample_clip,
 )
 from ..opensora_models.native.guiders import Conditioning
-from ..opensora_models.native.reference_inputs import ReferenceChain, method_for, place_references
+from ..opensora_models.native.messages import tell, told
+from ..opensora_models.native.reference_inputs import ReferenceChain, check_clip, method_for, place_references
 from .door import OpenSoraNode
 from .references import references_input
 from .sigmas import CATEGORY
@@ -86,8 +89,8 @@ class Sampler(OpenSoraNode):
             search_aliases=["open-sora ksampler", "text to video", "image to video"],
             inputs=[
                 io.Model.Input("model", tooltip="An Open-Sora model."),
-                io.Conditioning.Input("positive", tooltip="The prompt."),
-                io.Conditioning.Input("negative", tooltip="The negative or empty prompt."),
+                io.Conditioning.Input("positive", lazy=True, tooltip="The prompt."),
+                io.Conditioning.Input("negative", lazy=True, tooltip="The negative or empty prompt."),
                 io.Latent.Input("latent", tooltip="The clip to be made: empty, or with a noise mask to keep frames."),
                 *run_inputs(),
                 references_input("Pictures and clips to start from, end on or edit."),
@@ -104,9 +107,15 @@ class Sampler(OpenSoraNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The finished clip, to be decoded."),
-                io.String.Output(display_name="report", tooltip="Where references went; empty without them."),
+                io.String.Output(
+                    display_name="report", tooltip="Where references went, and what became another clip than asked for."
+                ),
             ],
         )
+
+    @classmethod
+    def check_early(cls, **known: Any) -> None:
+        check_clip(known["model"], known["latent"], known.get("references"))
 
     @classmethod
     def execute(
@@ -125,9 +134,11 @@ class Sampler(OpenSoraNode):
         image_cfg: float,
         renoise_given: bool,
     ) -> io.NodeOutput:
-        clip, chain = clip_size(latent, model), references or ReferenceChain()
+        latent, chain = latent_for(latent, model), references or ReferenceChain()
+        clip = clip_size(latent, model)
         method = method_for(model, clip.opensora_version, AUTOMATIC)
         placed = place_references(chain, latent, clip, positive, negative, method=method)
+        tell(*placed.notes, level=logging.INFO)
         run = ClipRun(steps, seed, cfg, image_cfg, guidance, denoise, renoise_given)
         done = sample_clip(model, placed.positive, placed.negative, placed.latent, run)
-        return io.NodeOutput(done, "\n".join(placed.notes))
+        return io.NodeOutput(done, told())

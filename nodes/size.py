@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from comfy_api.latest import io
 
 from ..opensora_models import cost, frames, sizes
-from ..opensora_models.frames import Version
+from ..opensora_models.frames import Version, check_length
+from ..opensora_models.native.memory import check_latents_fit
+from ..opensora_models.native.messages import tell
 from .door import OpenSoraNode
 
 IMAGE = "image"
@@ -42,7 +46,7 @@ def chosen_frames(version: Version, length: str, custom_frames: int) -> int:
     if length == IMAGE:
         return 1
     if length == CUSTOM:
-        frames.check_length(version, custom_frames)
+        check_length(version, custom_frames)
         return custom_frames
     return sizes.preset_frames(version, length)
 
@@ -103,21 +107,11 @@ class Size(OpenSoraNode):
 
     @classmethod
     def validate_inputs(
-        cls,
-        version: Version | None = None,
-        resolution: str | None = None,
-        aspect_ratio: str | None = None,
-        length: str | None = None,
-        custom_frames: int | None = None,
+        cls, version: Version | None = None, length: str | None = None, custom_frames: int | None = None
     ) -> bool | str:
-        # A linked input arrives here as None; what it brings is checked in execute.
-        try:
-            if version and resolution and aspect_ratio:
-                chosen_size(version, resolution, aspect_ratio)
-            if version and length and custom_frames is not None:
-                chosen_frames(version, length, custom_frames)
-        except ValueError as error:
-            return str(error)
+        # Only the rule of the length: ComfyUI marks every input named here. The rule of the shape speaks in execute.
+        if version and length and custom_frames is not None:
+            chosen_frames(version, length, custom_frames)
         return True
 
     @classmethod
@@ -127,6 +121,7 @@ class Size(OpenSoraNode):
         published, (height, width) = chosen_size(version, resolution, aspect_ratio)
         count = chosen_frames(version, length, custom_frames)
         summary = cost.summary(version, count, height, width, published)
+        tell(summary, level=logging.INFO)
         return io.NodeOutput(height, width, count, frames.latent_frames(version, count), summary)
 
 
@@ -174,33 +169,19 @@ class EmptyLatent(OpenSoraNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        version: Version | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        frames: int | None = None,
-    ) -> bool | str:
-        # A linked input arrives here as None; what it brings is checked in execute.
-        try:
-            check(version, height, width, frames)
-        except ValueError as error:
-            return str(error)
+    def validate_inputs(cls, version: Version | None = None, frames: int | None = None) -> bool | str:
+        # Only the rule of the length: ComfyUI marks every input named here. The rule of the size speaks in execute.
+        if version and frames is not None:
+            check_length(version, frames)
         return True
 
     @classmethod
     def execute(cls, version: Version, height: int, width: int, frames: int, batch_size: int) -> io.NodeOutput:
-        check(version, height, width, frames)
-        samples = torch.zeros(empty_shape(version, height, width, frames, batch_size))
-        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": sizes.SPATIAL_FACTOR})
-
-
-def check(version: Version | None, height: int | None, width: int | None, count: int | None) -> None:
-    """Refuse what the model cannot fill; parts still unknown (None) are left to the next check."""
-    if version and height is not None and width is not None:
+        check_length(version, frames)
         sizes.check_size(version, height, width)
-    if version and count is not None:
-        frames.check_length(version, count)
+        shape = empty_shape(version, height, width, frames, batch_size)
+        check_latents_fit(shape)
+        return io.NodeOutput({"samples": torch.zeros(shape), "downscale_ratio_spacial": sizes.SPATIAL_FACTOR})
 
 
 def empty_shape(version: Version, height: int, width: int, count: int, batch: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,16 +14,26 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..frames import LATENT_CHANNELS, SPATIAL_FACTOR, Version, decoded_frames
+from ..frames import (
+    LATENT_CHANNELS,
+    SPATIAL_FACTOR,
+    Version,
+    decoded_frames,
+    is_good_length,
+    nearest_good_length,
+)
 from ..sampling import schedule
 from ..sampling.guidance import PRESETS, Guidance
 from .guiders import Conditioning, OpenSoraGuider, given_values
+from .messages import tell
 from .model import opensora_config
 from .samplers import sampler
 
 AUTOMATIC = "automatic"
 Latent = dict[str, Any]
 """ComfyUI's LATENT: ``samples`` and perhaps ``noise_mask`` and ``batch_index``."""
+RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What an empty LATENT may tell of the model it was made for; ComfyUI's spelling."""
 GUIDANCE_PRESETS = (AUTOMATIC, *PRESETS)
 
 
@@ -53,11 +64,65 @@ def clip_size(latent: Latent, model: ModelPatcher | None = None) -> ClipSize:
     Raises:
         ValueError: not an Open-Sora model, or latents of the other version.
     """
+    if model is None:
+        version = _version_of(latent["samples"])
+    else:
+        latent, version = latent_for(latent, model), model_version(model)
     samples = latent["samples"]
-    version = _version(samples, model)
     frames = samples.shape[2] if samples.ndim == 5 else 1
     height, width = (side * SPATIAL_FACTOR for side in samples.shape[-2:])
     return ClipSize(version, height, width, decoded_frames(version, frames) if version else frames, frames)
+
+
+def latent_for(latent: Latent, model: ModelPatcher) -> Latent:
+    """The LATENT as ``model`` samples it, and a sentence where that is another clip than it was made as.
+
+    Like ComfyUI's own samplers, an empty latent of another model gets the channels, and where it tells them the pixels
+    and frames, of this one.
+
+    Raises:
+        ValueError: not an Open-Sora model, or latents with content that are another version's.
+    """
+    samples, wanted = latent["samples"], model_version(model)
+    empty = not bool(samples.any())
+    if samples.shape[1] != LATENT_CHANNELS[wanted] and not empty:
+        raise ValueError(
+            f"The latent has {samples.shape[1]} channels but the model is Open-Sora {wanted}, which samples "
+            f"{LATENT_CHANNELS[wanted]}; encode or make the latent for {wanted}."
+        )
+    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters  # older versions read no ratios
+    ratios = {key: latent[key] for key in RATIOS if key in known and latent.get(key) is not None}
+    fitted = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
+    fitted = fitted if fitted.ndim == 5 else fitted.unsqueeze(2)
+    if empty:
+        tell(*_what_becomes(samples, fitted, wanted))
+    return {**{key: value for key, value in latent.items() if key not in RATIOS}, "samples": fitted}
+
+
+def _what_becomes(made: Tensor, fitted: Tensor, version: Version) -> list[str]:
+    """Sentences about an empty latent that stands for something else than the person who made it thought."""
+    frames = decoded_frames(version, fitted.shape[2])
+    other = _version_of(made)
+    if made.ndim == 4:
+        return ["The latent is a single picture, so 1 frame is made; for a clip use Empty Open-Sora Latent."]
+    if other is not None and other != version and made.shape[2] > 1:
+        meant = decoded_frames(other, made.shape[2])
+        return [
+            f"The empty latent was made for Open-Sora {other}, where it stands for {meant} frames; the model is "
+            f"Open-Sora {version} and makes {frames} frames of it."
+        ]
+    if made.shape[2:] != fitted.shape[2:]:
+        sizes = ["×".join(str(side) for side in each.shape[2:]) for each in (made, fitted)]
+        return [
+            f"The empty latent of another model, {sizes[0]}, was brought to {sizes[1]} for Open-Sora {version}, which "
+            f"makes {frames} frames of it."
+        ]
+    if not is_good_length(version, frames):
+        return [
+            f"{fitted.shape[2]} latent frames do not fill the groups of Open-Sora {version}; they make {frames} "
+            f"frames. The nearest good length is {nearest_good_length(version, frames)} frames."
+        ]
+    return []
 
 
 def model_version(model: ModelPatcher) -> Version:
@@ -68,18 +133,8 @@ def model_version(model: ModelPatcher) -> Version:
     return config.version
 
 
-def _version(samples: Tensor, model: ModelPatcher | None) -> Version | None:
-    known = {channels: version for version, channels in LATENT_CHANNELS.items()}
-    version = known.get(samples.shape[1])
-    if model is None:
-        return version
-    wanted = model_version(model)
-    if version != wanted and bool(samples.any()):
-        raise ValueError(
-            f"The latent has {samples.shape[1]} channels but the model is Open-Sora {wanted}, which samples "
-            f"{LATENT_CHANNELS[wanted]}; encode or make the latent for {wanted}."
-        )
-    return wanted
+def _version_of(samples: Tensor) -> Version | None:
+    return next((version for version, channels in LATENT_CHANNELS.items() if channels == samples.shape[1]), None)
 
 
 def clip_shift(clip: ClipSize, **options: Any) -> float:
@@ -122,8 +177,8 @@ def sample_clip(
     model: ModelPatcher, positive: Conditioning, negative: Conditioning, latent: Latent, run: ClipRun
 ) -> Latent:
     """Sample one LATENT. Frames whose noise mask is 0 come back bit for bit."""
-    clip, has_given = clip_size(latent, model), bool(given_values(positive))
-    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    latent, has_given = latent_for(latent, model), bool(given_values(positive))
+    clip, start = clip_size(latent, model), latent["samples"]
     sigmas = clip_sigmas(clip, run.steps, denoise=run.denoise)
     guider = OpenSoraGuider(
         model, guidance_preset(run.preset, clip.opensora_version, has_given, run.cfg, run.image_cfg)
@@ -139,8 +194,7 @@ def sample_clip(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=run.seed,
     ).to(start)
-    result = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
-    return {**result, "samples": _keep(start, done, latent.get("noise_mask"))}
+    return {**latent, "samples": _keep(start, done, latent.get("noise_mask"))}
 
 
 def _keep(start: Tensor, done: Tensor, mask: Tensor | None) -> Tensor:

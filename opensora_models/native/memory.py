@@ -1,9 +1,12 @@
-"""How much memory one forward needs beside the weights."""
+"""How much memory a job needs, and whether the machine has it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+
+import comfy.model_management
+import torch
 
 from ..stdit3.config import STDiT3Config
 from ..stdit3.portions import MOST_ELEMENTS, MOST_ELEMENTS_ELSEWHERE
@@ -15,6 +18,12 @@ RESIDENT_TENSORS = 4
 JOINED_TENSORS = 6  # ... and while many small portions are joined to the whole
 ATTENTION_TENSORS = 10
 QKV_TENSORS = 3  # what the size of a portion is measured in
+
+SAMPLER_TENSORS = 5
+"""Float32 tensors of a latent's size that a sampler holds: the latent, noise, x, the prediction and the one before."""
+
+SHARED_WITH_SYSTEM = ("cpu", "mps")
+"""Devices whose memory is the system's: there the operating system kills the program where a card would say no."""
 
 
 def activation_bytes(
@@ -30,3 +39,27 @@ def activation_bytes(
     most = MOST_ELEMENTS.get(device_type, MOST_ELEMENTS_ELSEWHERE)
     portions = max(1, math.ceil(values * QKV_TENSORS / most))
     return values * dtype_size * max(JOINED_TENSORS, RESIDENT_TENSORS + ATTENTION_TENSORS / portions)
+
+
+def check_room(needed: float, work: str, instead: str) -> None:
+    """Refuse work that the system's free memory cannot hold, before the operating system ends the program.
+
+    Args:
+        needed: bytes; work: what needs them, at the start of a sentence; instead: what to choose.
+
+    Raises:
+        ValueError: with both sizes in GB.
+    """
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    if needed > free:
+        raise ValueError(
+            f"{work} needs about {needed / 2**30:,.1f} GB of memory, and this machine has {free / 2**30:,.1f} GB free; "
+            f"choose {instead}."
+        )
+
+
+def check_latents_fit(shape: Sequence[int], clips: int = 1) -> None:
+    """Refuse a latent [B, C, T, h, w] that cannot be sampled and kept ``clips`` times over; see :func:`check_room`."""
+    size = "×".join(str(side) for side in shape)
+    needed = 4.0 * math.prod(shape) * (SAMPLER_TENSORS + clips - 1)
+    check_room(needed, f"Sampling latents of {size}", "a smaller size, fewer frames or a smaller batch")

@@ -17,6 +17,7 @@ except ImportError:  # ComfyUI before 0.3.48 does not tell
 logger = logging.getLogger("opensora")
 
 _said: ContextVar[list[str] | None] = ContextVar("opensora_said", default=None)
+_hushed: ContextVar[bool] = ContextVar("opensora_hushed", default=False)
 
 
 @contextmanager
@@ -30,20 +31,37 @@ def speaking() -> Iterator[list[str]]:
         _said.reset(token)
 
 
-def tell(*sentences: str) -> None:
-    """Say something that changes what a person gets: a log line each, and the node's text gets longer.
+@contextmanager
+def hushed() -> Iterator[None]:
+    """While inputs are only looked at: nothing is told, since it will be when they are used."""
+    token = _hushed.set(True)
+    try:
+        yield
+    finally:
+        _hushed.reset(token)
 
-    Empty sentences are left out, and a node says nothing twice.
+
+def tell(*sentences: str, level: int = logging.WARNING) -> None:
+    """Say what a person should know of what they get: a log line each, and the node's text gets longer.
+
+    Empty sentences are left out, and a node says nothing twice. ``level`` is the log's.
     """
+    if _hushed.get():
+        return
     said = _said.get()
     for sentence in filter(None, sentences):
         if said is not None and sentence in said:
             continue
-        logger.warning("%s", sentence)
+        logger.log(level, "%s", sentence)
         if said is not None:
             said.append(sentence)
     if said:
         show_on_node(_running_node(), "\n".join(said))
+
+
+def told() -> str:
+    """What the running node has said so far, a sentence a line: its report."""
+    return "\n".join(_said.get() or ())
 
 
 def show_on_node(node_id: str | None, text: str) -> None:

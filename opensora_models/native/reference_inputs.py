@@ -16,8 +16,9 @@ from ..sampling.fitting import Fit, fit_pictures
 from ..sampling.masks import KEPT, format_strategy, parse_strategy
 from ..sampling.placements import plan
 from ..sampling.references import ALIGN, Reference, apply_strategy, lay_out, strategy_text
-from .clips import ClipSize
+from .clips import ClipSize, clip_size, latent_for
 from .guiders import Conditioning, with_given_frames
+from .messages import tell
 
 FRAME_MASK = "frame mask"
 GIVEN_FRAMES = "given frames"
@@ -67,7 +68,8 @@ def encode_pictures(
             continue
         taken = batch[piece.start : piece.start + piece.count]
         fitted, note = fit_pictures(taken, height, width, placing.fit)
-        notes += [] if note is None or note in notes else [note]
+        transparency = "The transparency of a reference is not used." if taken.shape[-1] == 4 else None
+        notes += [each for each in (note, transparency) if each is not None and each not in notes]
         latent = _encode(vae, fitted)
         target = -latent.shape[1] if piece.target is None else piece.target
         references.append(Reference(latent, target, edit_ratio=placing.strength, segment=placing.segment))
@@ -91,6 +93,8 @@ def _encode(vae: Any, pictures: Tensor) -> Tensor:
 def latent_references(latent: dict[str, Any], placing: Placing) -> list[Reference]:
     """A LATENT as one reference, every frame of its first sample."""
     samples = latent["samples"]
+    if samples.ndim == 5 and samples.shape[0] > 1:
+        tell(f"The reference holds a batch of {samples.shape[0]} clips; the first one is used.")
     frames = samples[0] if samples.ndim == 5 else samples.movedim(0, 1)[:, :1]
     return [Reference(frames.float().cpu(), placing.at, edit_ratio=placing.strength, segment=placing.segment)]
 
@@ -151,6 +155,13 @@ def place_references(
         raise ValueError("Given frames travel in the conditioning; connect both positive and negative.")
     positive, negative = (with_given_frames(each, filled, frames) for each in (positive, negative))
     return PlacedClip(latent, positive, negative, text, notes)
+
+
+def check_clip(model: ModelPatcher, latent: dict[str, Any], chain: ReferenceChain | None) -> None:
+    """Refuse what a run would refuse, before prompts are encoded: a latent or references that do not fit the model."""
+    clip = clip_size(latent, model)
+    if chain is not None:
+        place_references(chain, latent_for(latent, model), clip, [], [], method=FRAME_MASK)
 
 
 def method_for(model: ModelPatcher, version: Version, method: str) -> str:

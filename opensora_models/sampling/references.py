@@ -87,7 +87,7 @@ def lay_out(
     spans = place(groups, [reference.frames for reference in references], clip.shape[1], segment, align)
     latent, mask = clip.clone(), torch.full((clip.shape[1],), FREE)
     write_spans(latent, mask, [reference.latent.to(clip) for reference in references], spans)
-    return Placed(latent, mask, tuple(spans), tuple(_notes(groups, spans, segment)))
+    return Placed(latent, mask, tuple(spans), tuple(_notes(groups, spans, segment, clip.shape[1], references)))
 
 
 def strategy_text(references: Sequence[Reference]) -> str:
@@ -201,13 +201,25 @@ def _check_shapes(references: Sequence[Reference], clip: Tensor) -> None:
             )
 
 
-def _notes(groups: Sequence[Strategy], spans: Sequence[Span], segment: int) -> list[str]:
+def _notes(
+    groups: Sequence[Strategy], spans: Sequence[Span], segment: int, length: int, references: Sequence[Reference]
+) -> list[str]:
     notes = []
     used = [group for group in groups if group.loop == segment]
     for group, span in zip(used, spans, strict=True):
         last = span.target + span.length - 1
         where = f"latent frame {span.target}" if span.length == 1 else f"latent frames {span.target} to {last}"
         notes.append(f"Reference {span.reference} fills {where}, {_how_much(span.edit_ratio)}.")
+        starts = (
+            ("start in the clip", group.target_start % length, span.target),
+            ("start in the reference", group.reference_start % references[span.reference].frames, span.source),
+        )
+        notes += [
+            f"Reference {span.reference}: the {name} was moved from latent frame {asked} to {used_start}, the nearest "
+            f"group of {GROUP_LATENTS}."
+            for name, asked, used_start in starts
+            if asked != used_start
+        ]
         if span.length < group.length:
             notes.append(f"Reference {span.reference} was cut from {group.length} to {span.length} latent frames.")
     twice = overlapping(spans)
