@@ -32,6 +32,8 @@ def _common_inputs(prefix: str) -> list[Any]:
 class Decode(SavingNode):
     """``OSoraDecode``: latents to images, streamed; the latents are on disk before the work begins."""
 
+    depends = frozenset({"num_frames"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -68,6 +70,8 @@ class Decode(SavingNode):
 
 class DecodeToVideo(SavingNode):
     """``OSoraDecodeToVideo``: latents straight into a video file."""
+
+    depends = frozenset({"num_frames"})
 
     @classmethod
     def define_schema(cls) -> io.Schema:

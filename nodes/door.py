@@ -13,7 +13,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
@@ -42,6 +42,9 @@ class OpenSoraNode(io.ComfyNode):
             if isinstance(method, classmethod) and not hasattr(method.__func__, GUARDED):
                 setattr(cls, name, classmethod(guard(method.__func__)))
 
+    depends: ClassVar[frozenset[str]] = frozenset()
+    """Numbers whose best value the others decide: the door names their limits and leaves a suggestion to the rule."""
+
     @classmethod
     def check_early(cls, **known: Any) -> None:
         """Refuse, with ValueError, what is wrong before the ``lazy`` inputs are computed; ``known`` are the others."""
@@ -63,7 +66,7 @@ def schema_of(node: type[io.ComfyNode]) -> io.Schema:
     return node.SCHEMA or node.GET_SCHEMA()
 
 
-def check_inputs(node: type[io.ComfyNode], values: Mapping[str, Any]) -> None:
+def check_inputs(node: type[OpenSoraNode], values: Mapping[str, Any]) -> None:
     """Hold values against the schema; ValueError with one sentence for the first that does not fit."""
     for entry in schema_of(node).inputs:
         if entry.id not in values:
@@ -71,17 +74,17 @@ def check_inputs(node: type[io.ComfyNode], values: Mapping[str, Any]) -> None:
         value = values[entry.id]
         if value is None and entry.optional:
             continue
-        problem = _problem(entry, value)
+        problem = _problem(entry, value, suggest=entry.id not in node.depends)
         if problem is not None:
             raise ValueError(f"The input {entry.id} {problem}.")
 
 
-def _problem(entry: io.Input, value: Any) -> str | None:
+def _problem(entry: io.Input, value: Any, *, suggest: bool) -> str | None:
     """What is wrong with a value, as the end of a sentence; None for a good one."""
     if value is None:
         return "got nothing: the node before it has none to give; connect another one"
     if isinstance(entry, (io.Int.Input, io.Float.Input)):
-        return _number_problem(entry, value)
+        return _number_problem(entry, value, suggest)
     if isinstance(entry, io.Combo.Input):
         return _choice_problem(entry, value)
     if isinstance(entry, io.String.Input):
@@ -89,26 +92,32 @@ def _problem(entry: io.Input, value: Any) -> str | None:
     return wrong_on_wire(entry.get_io_type(), value)
 
 
-def _number_problem(entry: io.Int.Input | io.Float.Input, value: Any) -> str | None:
+def _number_problem(entry: io.Int.Input | io.Float.Input, value: Any, suggest: bool) -> str | None:
     whole = isinstance(entry, io.Int.Input)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return f"got {quoted(value)}, but needs a {'whole ' if whole else ''}number"
     low, high = entry.min, entry.max
-    if not math.isfinite(value) or (whole and value != int(value)):
-        good = round(value) if math.isfinite(value) else entry.default
-        return f"is {value}, but must be a {'whole' if whole else 'finite'} number; the nearest good value is {good}"
-    if low is not None and value < low or high is not None and value > high:
-        return (
-            f"is {quoted(value)}, but must lie between {low} and {high}; the nearest good value is "
-            f"{low if value < low else high}"
-        )
-    return None
+    finite = math.isfinite(value)
+    if finite and (not whole or value == int(value)) and _between(value, low, high) == value:
+        return None
+    good = _between(round(value) if whole else value, low, high) if finite else entry.default
+    kind = "a whole number" if whole else "a number"
+    limits = "" if low is None or high is None else f" between {low} and {high}"
+    best = f"; the nearest good value is {good}" if suggest else ""
+    return f"is {quoted(value)}, but must be {kind}{limits}{best}"
+
+
+def _between(value: float, low: float | None, high: float | None) -> float:
+    value = value if low is None else max(low, value)
+    return value if high is None else min(high, value)
 
 
 def _choice_problem(entry: io.Combo.Input, value: Any) -> str | None:
     options = entry.options or []
-    if value in options or _names_a_file(entry):
+    if value in options:
         return None
+    if _names_a_file(entry):
+        return None if isinstance(value, str) else f"got {quoted(value)}, but needs the name of a file"
     near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0.0)
     best = f"; the nearest good value is {near[0]}" if near else ""
     return f"is {quoted(value)}, but must be one of {', '.join(map(str, options))}{best}"

@@ -8,7 +8,13 @@ from comfy_api.latest import io
 
 from ..opensora_models.native.clips import ClipRun, Latent
 from ..opensora_models.native.guiders import Conditioning
-from ..opensora_models.native.long_video import SEED_MODES, Inputs, LongVideo, sample_long_video
+from ..opensora_models.native.long_video import (
+    SEED_MODES,
+    Inputs,
+    LongVideo,
+    check_long_video,
+    sample_long_video,
+)
 from ..opensora_models.native.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
 from .door import OpenSoraNode
 from .references import references_input
@@ -18,6 +24,8 @@ from .sigmas import CATEGORY
 
 class LongVideoSampler(OpenSoraNode):
     """``OSoraLongVideo``: segments sampled one after the other, joined without a seam, resumable."""
+
+    depends = frozenset({"overlap"})
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -30,8 +38,10 @@ class LongVideoSampler(OpenSoraNode):
             search_aliases=["open-sora loop", "extend video", "long video", "resume"],
             inputs=[
                 io.Model.Input("model", tooltip="An Open-Sora model."),
-                io.Conditioning.Input("positive", tooltip="The prompt, or one per segment (|0| first |2| third …)."),
-                io.Conditioning.Input("negative", tooltip="The negative or empty prompt."),
+                io.Conditioning.Input(
+                    "positive", lazy=True, tooltip="The prompt, or one per segment (|0| first |2| third …)."
+                ),
+                io.Conditioning.Input("negative", lazy=True, tooltip="The negative or empty prompt."),
                 io.Latent.Input("latent", tooltip="One segment: its size and length."),
                 io.Int.Input("segments", default=2, min=1, max=1000, tooltip="How many segments to make."),
                 *run_inputs(),
@@ -90,6 +100,11 @@ class LongVideoSampler(OpenSoraNode):
                 io.String.Output(display_name="report", tooltip="How it was joined and where the segments are stored."),
             ],
         )
+
+    @classmethod
+    def check_early(cls, **known: Any) -> None:
+        chain = known.get("references")
+        check_long_video(known["model"], known["latent"], chain, known["segments"], known["overlap"])
 
     @classmethod
     def execute(

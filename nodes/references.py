@@ -38,6 +38,8 @@ def references_input(tooltip: str, **options: Any) -> io.Input:
 class Reference(OpenSoraNode):
     """``OSoraReference``: a picture, a clip or a latent, and where it goes; chain as many as you like."""
 
+    depends = frozenset({"frames", "position"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -16,8 +16,8 @@ from .door import OpenSoraNode
 IMAGE = "image"
 CUSTOM = "custom"
 LENGTHS = (IMAGE, *sizes.PRESET_LENGTHS, CUSTOM)
-MAX_FRAMES = 4080
-"""Half a minute more than the longest published clip; the memory limit comes long before."""
+MAX_FRAMES = 4097
+"""Half a minute more than the longest published clip, and a good length in every version."""
 
 
 def shape_word(ratio: str) -> str:
@@ -26,7 +26,12 @@ def shape_word(ratio: str) -> str:
     return "square" if height == width else "wide" if height < width else "tall"
 
 
-ASPECT_RATIOS = {f"{ratio} ({shape_word(ratio)})": ratio for ratio in sizes.aspect_ratios()}
+def label_of(ratio: str) -> str:
+    """A height:width ratio as the menu shows it."""
+    return f"{ratio} ({shape_word(ratio)})"
+
+
+ASPECT_RATIOS = {label_of(ratio): ratio for ratio in sizes.aspect_ratios()}
 DEFAULT_ASPECT = "9:16 (wide)"
 
 
@@ -53,7 +58,15 @@ def chosen_frames(version: Version, length: str, custom_frames: int) -> int:
 
 def chosen_size(version: Version, resolution: str, aspect_ratio: str) -> tuple[sizes.Size, sizes.Size]:
     """Published size of the class and the usable size inside it, both height, width in pixels."""
-    published = sizes.image_size(resolution, ASPECT_RATIOS.get(aspect_ratio, aspect_ratio))
+    ratio, known = ASPECT_RATIOS[aspect_ratio], sizes.ratios_of(resolution)
+    if ratio not in known:
+        wanted = float(sizes.aspect_ratios()[ratio])
+        nearest = min(known, key=lambda name: abs(float(known[name]) - wanted))
+        raise ValueError(
+            f"The input aspect_ratio is {aspect_ratio}, which resolution {resolution} has no size for; the nearest "
+            f"good value is {label_of(nearest)}."
+        )
+    published = sizes.image_size(resolution, ratio)
     return published, sizes.usable_size(version, *published)
 
 

@@ -25,6 +25,8 @@ LATENT_CHANNELS: dict[Version, int] = {"1.2": 4, "1.3": 16}
 """Channels of a latent."""
 GROUP_STEP: dict[Version, int] = {"1.2": GROUP_FRAMES, "1.3": GROUP_FRAMES - 1}
 """Frames each further group adds to a clip."""
+LENGTH_RULES: dict[Version, str] = {"1.2": "17, 34, 51, … (17·n)", "1.3": "17, 33, 49, … (16·n + 1)"}
+"""The lengths that fill groups, for messages; a single image is always possible."""
 
 
 def latent_frames(version: Version, frames: int) -> int:
@@ -72,9 +74,8 @@ def nearest_good_length(version: Version, frames: float) -> int:
 def check_length(version: Version, frames: int) -> None:
     """Refuse a clip length that leaves a ragged group, naming the nearest good one."""
     if not is_good_length(version, frames):
-        rule = "17, 34, 51, … (17·n)" if version == "1.2" else "17, 33, 49, … (16·n + 1)"
         raise ValueError(
-            f"Open-Sora {version} makes clips of 1 or {rule} frames, {frames} was given; "
+            f"Open-Sora {version} makes clips of 1 or {LENGTH_RULES[version]} frames, {frames} was given; "
             f"the nearest good value is {nearest_good_length(version, frames)}"
         )
 
@@ -93,7 +94,7 @@ def latent_size(version: Version, frames: int, height: int, width: int) -> tuple
 def frames_of_groups(latents: int) -> int:
     """Frames that ``latents`` latent frames stand for when they fill whole groups (1.2): 5 → 17, 10 → 34, …"""
     if latents % GROUP_LATENTS:
-        good = round(latents / GROUP_LATENTS) * GROUP_LATENTS
+        good = max(1, round(latents / GROUP_LATENTS)) * GROUP_LATENTS
         raise ValueError(
             f"only whole groups of {GROUP_LATENTS} latent frames can be counted in frames, {latents} was given; "
             f"the nearest good value is {good}"

@@ -41,6 +41,12 @@ def aspect_ratios() -> dict[str, str]:
     return dict(_tables()["aspect_ratios"])
 
 
+def ratios_of(resolution: str) -> dict[str, str]:
+    """The named aspect ratios a resolution class has sizes for, like :func:`aspect_ratios`."""
+    sizes = class_sizes(resolution)
+    return {name: key for name, key in aspect_ratios().items() if key in sizes}
+
+
 def class_sizes(resolution: str) -> dict[str, Size]:
     """All sizes of a resolution class, keyed by height/width with two decimals."""
     name, rounded = resolution.removesuffix(SIXTEENTHS), resolution.endswith(SIXTEENTHS)
@@ -66,7 +72,7 @@ def image_size(resolution: str, aspect_ratio: str) -> Size:
         height, width = sizes[nearest]
         raise ValueError(
             f"resolution class {resolution} has no aspect ratio {aspect_ratio} (height:width); "
-            f"the nearest it has is {nearest}, that is {height}×{width}"
+            f"the nearest good value is {nearest}, that is {height}×{width}"
         )
     return sizes[key]
 
@@ -99,7 +105,11 @@ def check_size(version: Version, height: int, width: int) -> None:
     """Refuse sizes that do not fill whole latents (1.2) or patches (1.3), naming the nearest good size."""
     multiple = SIZE_MULTIPLE[version]
     if max(height, width) > MAX_SIDE:
-        raise ValueError(f"a side may have at most {MAX_SIDE} pixels, {height}×{width} was given")
+        good = [min(side, MAX_SIDE) // multiple * multiple for side in (height, width)]
+        raise ValueError(
+            f"a side may have at most {MAX_SIDE} pixels, {height}×{width} was given; "
+            f"the nearest good size is {max(multiple, good[0])}×{max(multiple, good[1])}"
+        )
     if height < multiple or width < multiple or height % multiple or width % multiple:
         good = [max(multiple, (side + multiple // 2) // multiple * multiple) for side in (height, width)]
         raise ValueError(

@@ -120,7 +120,7 @@ def _what_becomes(made: Tensor, fitted: Tensor, version: Version) -> list[str]:
     if not is_good_length(version, frames):
         return [
             f"{fitted.shape[2]} latent frames do not fill the groups of Open-Sora {version}; they make {frames} "
-            f"frames. The nearest good length is {nearest_good_length(version, frames)} frames."
+            f"frames; the nearest good value is {nearest_good_length(version, frames)} frames."
         ]
     return []
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import comfy.sample
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -14,14 +13,16 @@ from torch import Tensor
 
 from ..sampling.segments import SegmentStore, check_overlap, fingerprint, join, make_segments
 from ..text.segments import conditioning_of_segment
-from .clips import ClipRun, ClipSize, clip_size, sample_clip
+from .clips import ClipRun, ClipSize, clip_size, latent_for, sample_clip
 from .guiders import Conditioning, given_values, with_given_frames
+from .memory import check_latents_fit
 from .model import opensora_config
 from .reference_inputs import (
     AUTOMATIC,
     FRAME_MASK,
     PlacedClip,
     ReferenceChain,
+    check_clip,
     combined_mask,
     method_for,
     place_references,
@@ -57,14 +58,24 @@ class Inputs:
     chain: ReferenceChain
 
 
+def check_long_video(
+    model: ModelPatcher, latent: dict[str, Any], chain: ReferenceChain | None, segments: int, overlap: int
+) -> ClipSize:
+    """The size of one segment; refuses, before prompts are encoded, what cannot be made or joined."""
+    clip = clip_size(latent, model)
+    if segments > 1:
+        check_overlap(clip.opensora_version, overlap, clip.latent_frames)
+    if chain is not None:
+        _check_segments(chain, segments)
+    check_clip(model, latent, chain)
+    check_latents_fit(latent["samples"].shape, segments)
+    return clip
+
+
 def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any], str]:
     """The joined LATENT and a report in sentences."""
-    clip = clip_size(inputs.latent, inputs.model)
-    if video.segments > 1:
-        check_overlap(clip.opensora_version, video.overlap, clip.latent_frames)
-    _check_segments(inputs.chain, video.segments)
-    samples = comfy.sample.fix_empty_latent_channels(inputs.model, inputs.latent["samples"])
-    inputs = replace(inputs, latent={**inputs.latent, "samples": samples})
+    clip = check_long_video(inputs.model, inputs.latent, inputs.chain, video.segments, video.overlap)
+    inputs = replace(inputs, latent=latent_for(inputs.latent, inputs.model))
     store = _store(inputs, video) if video.resume else None
     clips = make_segments(
         video.segments,

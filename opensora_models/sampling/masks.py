@@ -7,6 +7,7 @@ noise level has fallen to 0.3 and is remade from there. Source: upstream ``sched
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -73,6 +74,8 @@ def _parse_group(group: str) -> Strategy:
         )
     named = zip(FIELDS, fields, strict=False)
     parsed = Strategy(**{name: _parse_field(group, text, *FIELDS[name]) for name, text in named})
+    if math.isnan(parsed.edit_ratio):
+        raise ValueError(f"The edit ratio in the mask strategy group {group!r} is no number; 0 keeps, 1 is free.")
     if not KEPT <= parsed.edit_ratio <= FREE:
         nearest = min(max(parsed.edit_ratio, KEPT), FREE)
         raise ValueError(
@@ -132,11 +135,7 @@ def place(
     for group in groups:
         if group.loop != loop:
             continue
-        if not 0 <= group.reference < len(reference_lengths):
-            raise ValueError(
-                f"The mask strategy asks for reference {group.reference}, but there are {len(reference_lengths)}; "
-                f"the nearest good number is {max(0, len(reference_lengths) - 1)}."
-            )
+        check_reference(group.reference, len(reference_lengths))
         available = reference_lengths[group.reference]
         source = _start(group.reference_start, available, align, "reference")
         target = _start(group.target_start, clip_length, align, "clip")
@@ -144,10 +143,21 @@ def place(
         if length < 1:
             raise ValueError(
                 f"The mask strategy group for reference {group.reference} covers {length} frames; "
-                "the nearest good length is 1."
+                "the nearest good value is 1."
             )
         spans.append(Span(group.reference, source, target, length, group.edit_ratio))
     return spans
+
+
+def check_reference(number: int, count: int) -> None:
+    """Refuse the number of a reference that is not among the ``count`` connected ones."""
+    if count < 1:
+        raise ValueError(f"The mask strategy asks for reference {number}, but none is connected; connect at least 1.")
+    if not 0 <= number < count:
+        raise ValueError(
+            f"The mask strategy asks for reference {number}, but {count} are connected; the nearest good value is "
+            f"{0 if number < 0 else count - 1}."
+        )
 
 
 def _start(start: int, length: int, align: int | None, where: str) -> int:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..frames import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version, check_length
+from ..frames import (
+    GROUP_FRAMES,
+    GROUP_LATENTS,
+    GROUP_STEP,
+    LENGTH_RULES,
+    Version,
+    is_good_length,
+    nearest_good_length,
+)
 
 AT_POSITION = "at position"
 FIRST = "first frame"
@@ -78,9 +86,18 @@ def _checked(version: Version | None, count: int, available: int, name: str) -> 
             f"{count} frames of the {name} are wanted but it has {available}; the nearest good value is "
             f"{_longest(version, available)}."
         )
-    if count > 1 and version is not None:
-        check_length(version, count)
+    if count > 1 and version is not None and not is_good_length(version, count):
+        raise ValueError(
+            f"{count} frames of the {name} do not fill the groups of Open-Sora {version}, which take "
+            f"{LENGTH_RULES[version]} frames; of the {available} there are the nearest good value is "
+            f"{_nearest(version, count, available)}."
+        )
     return count
+
+
+def _nearest(version: Version, count: int, available: int) -> int:
+    """The whole-group length nearest to ``count`` that ``available`` frames can give."""
+    return min(nearest_good_length(version, count), _longest(version, available))
 
 
 def _longest(version: Version | None, available: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..frames import GROUP_LATENTS
-from .masks import FREE, KEPT, Span, Strategy, format_strategy, overlapping, place, write_spans
+from .masks import FREE, KEPT, Span, Strategy, check_reference, format_strategy, overlapping, place, write_spans
 
 ALIGN: dict[str | None, int] = {"1.2": GROUP_LATENTS}
 """Latent frames both starts are snapped to: in 1.2 only whole groups keep their meaning when moved."""
@@ -103,11 +103,7 @@ def apply_strategy(references: Sequence[Reference], groups: Sequence[Strategy]) 
     """
     placed = []
     for group in groups:
-        if not 0 <= group.reference < len(references):
-            raise ValueError(
-                f"The mask strategy asks for reference {group.reference}, but {len(references)} are connected; "
-                f"the nearest good number is {max(0, len(references) - 1)}."
-            )
+        check_reference(group.reference, len(references))
         placed.append(
             Reference(
                 references[group.reference].latent,

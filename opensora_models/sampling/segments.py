@@ -24,6 +24,8 @@ from ..frames import GROUP_FRAMES, GROUP_LATENTS, frames_of_groups
 
 logger = logging.getLogger("opensora")
 
+OVERLAP_STEPS = {"1.2": GROUP_LATENTS}
+"""Latent frames an overlap is a multiple of where that is not 1."""
 LATENT_KEY = "latent"
 MANIFEST = "manifest.json"
 
@@ -73,20 +75,20 @@ def join(clips: list[Tensor], overlap: int) -> Tensor:
 
 
 def check_overlap(version: str, overlap: int, length: int) -> None:
-    """Refuse an overlap that leaves nothing to make or splits the groups of 1.2."""
-    if version == "1.2" and overlap % GROUP_LATENTS:
-        good = max(GROUP_LATENTS, round(overlap / GROUP_LATENTS) * GROUP_LATENTS)
+    """Refuse an overlap that leaves nothing to make or splits the groups of 1.2; ``length`` is a segment's."""
+    step = OVERLAP_STEPS.get(version, 1)
+    most = (length - 1) // step * step
+    if most < step:
         raise ValueError(
-            f"Segments of Open-Sora 1.2 overlap by whole groups of {GROUP_LATENTS} latent frames "
-            f"({GROUP_FRAMES} frames), {overlap} was given; the nearest good value is {good}."
+            f"Segments of {length} latent frames are too short to overlap and go on; give the latent at least "
+            f"{2 * GROUP_LATENTS} latent frames, or make 1 segment."
         )
-    if not 1 <= overlap < length:
-        good = min(max(overlap, 1), length - 1)
-        if version == "1.2":
-            good = max(GROUP_LATENTS, good // GROUP_LATENTS * GROUP_LATENTS)
+    good = min(max(step, round(overlap / step) * step), most)
+    if overlap != good:
+        rule = f"whole groups of {step} latent frames ({GROUP_FRAMES} frames), and " if step > 1 else ""
         raise ValueError(
-            f"An overlap of {overlap} latent frames does not fit segments of {length} latent frames; "
-            f"the nearest good value is {good}."
+            f"Segments overlap by {rule}by at most {most} of their {length} latent frames; {overlap} was given. The "
+            f"nearest good value is {good}."
         )
 
 

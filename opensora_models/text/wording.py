@@ -144,6 +144,6 @@ def _read_word(name: str, wording: Wording, version: str, text: str, words: Mapp
         allowed = ", ".join(words)
         raise ValueError(
             f"The {name} is '{text}', but Open-Sora {version} knows a number or one of {allowed}; "
-            f"the nearest is '{nearest}'."
+            f"the nearest good value is '{nearest}'."
         )
     return text

@@ -54,7 +54,7 @@ def _per_position(values: Tensor, frames: int) -> Tensor:
         nearest = max(1, round(frames / positions)) * positions
         raise ValueError(
             f"Statistics per chunk position need 1 or a multiple of {positions} latent frames, not {frames}; "
-            f"the nearest allowed number is {nearest}."
+            f"the nearest good value is {nearest}."
         )
     return values.repeat(1, frames // positions)
 

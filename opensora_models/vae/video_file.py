@@ -169,7 +169,7 @@ def _encode(container: Any, frames: Tensor, kind: VideoFormat, rate: Fraction, q
 def _yuv_frames(frames: Tensor) -> Iterator[Any]:
     """8-bit limited-range BT.709 frames."""
     for image in frames:
-        # Rounded to the nearest of 256 levels, as upstream saves: (x + 1) / 2 · 255 + 0.5, truncated.
+        # Rounded to one of 256 levels, as upstream saves: (x + 1) / 2 · 255 + 0.5, truncated.
         pixels = image.float().clamp(0, 1).mul(255).add(0.5).to(torch.uint8).cpu().contiguous().numpy()
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         yield frame.reformat(

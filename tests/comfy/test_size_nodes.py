@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,15 +66,43 @@ def test_empty_latent_has_the_shape_of_the_version(
     ("prompt", "words"),
     [
         (empty(frames=50), "the nearest good value is 51"),
-        (empty(version="1.3", width=424), "the nearest good size is 240×432"),
-        (empty(height=243), "the nearest good size is 240×424"),
+        (empty(version="1.3", frames=51), "the nearest good value is 49"),
         (size(length="custom", custom_frames=60), "the nearest good value is 68"),
-        (size(resolution="256"), "the nearest it has is 0.57"),
     ],
 )
-def test_bad_numbers_are_refused_with_the_nearest_good_one(executor: Executor, prompt: Prompt, words: str) -> None:
+def test_a_bad_length_is_refused_before_anything_runs(executor: Executor, prompt: Prompt, words: str) -> None:
     prompt = {**prompt, "shown": {"class_type": "PreviewAny", "inputs": {"source": [next(iter(prompt)), 0]}}}
     assert words in str(executor.validate(prompt))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (empty(version="1.3", width=424, frames=49), "the nearest good size is 240×432"),
+        (empty(height=243), "the nearest good size is 240×424"),
+        (size(resolution="256"), "the nearest good value is 1:2 (wide)"),
+    ],
+)
+def test_a_bad_size_is_refused_by_the_node_itself(executor: Executor, prompt: Prompt, words: str) -> None:
+    from support.comfyui import NodeError
+
+    with pytest.raises(NodeError, match=re.escape(words)):
+        executor.run(prompt, (next(iter(prompt)), 0))
+
+
+@pytest.mark.parametrize("prompt", [empty(frames=50), size(length="custom", custom_frames=60)])
+def test_one_mistake_marks_few_widgets_with_one_sentence(executor: Executor, prompt: Prompt) -> None:
+    prompt = {**prompt, "shown": {"class_type": "PreviewAny", "inputs": {"source": [next(iter(prompt)), 0]}}}
+    (errors,) = executor.errors(prompt).values()
+    marked = [error["extra_info"]["input_name"] for error in errors]
+    assert set(marked) <= {"version", "frames", "length", "custom_frames"} and len(marked) <= 3
+    assert len({error["details"].split(" - ", 1)[1] for error in errors}) == 1
+
+
+def test_limits_hold_for_the_widgets_a_rule_names(executor: Executor) -> None:
+    for changed in ({"frames": 10**6}, {"frames": 0}, {"version": "9.9"}):
+        prompt = {**empty(**changed), "shown": {"class_type": "PreviewAny", "inputs": {"source": ["empty", 0]}}}
+        assert next(iter(changed)) in str(executor.validate(prompt))
 
 
 def test_a_linked_number_is_checked_when_it_arrives(executor: Executor) -> None:

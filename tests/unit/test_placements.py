@@ -58,10 +58,10 @@ def test_more_frames_can_be_taken() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: pieces(p.EDIT, 50), "nearest good value is 51"),
+        (lambda: pieces(p.EDIT, 50), "of the 50 there are the nearest good value is 34"),
         (lambda: pieces(p.EDIT, 51, version="1.3"), "nearest good value is 49"),
         (lambda: pieces(p.FORWARDS, 20, take=34), "it has 20; the nearest good value is 17"),
-        (lambda: pieces(p.FORWARDS, 9), "nearest good value is 17"),
+        (lambda: pieces(p.FORWARDS, 9), "of the 9 there are the nearest good value is 1"),
         (lambda: pieces(p.KEYFRAMES, 4), "nearest good value is 3"),
         (lambda: pieces(p.CONNECT, 17), "connect the clip that comes after"),
         (lambda: pieces(p.FIRST, 0), "connect one"),

@@ -70,7 +70,10 @@ def test_a_loop_appends_the_end_of_the_clip_before() -> None:
         (lambda: lay_out([Reference(torch.zeros(4, 1, 2, 4))], clip()), "nearest good size is 16x24"),
         (lambda: lay_out([Reference(picture(1.0), target_start=15)], clip()), "nearest good value is 14"),
         (lambda: lay_out([Reference(picture(1.0), target_start=-16)], clip()), "nearest good value is 0"),
-        (lambda: apply_strategy([Reference(picture(1.0))], parse_strategy("0,2")), "only|nearest good number is 0"),
+        (
+            lambda: apply_strategy([Reference(picture(1.0))], parse_strategy("0,2")),
+            "connected; the nearest good value is 0",
+        ),
         (lambda: parse_strategy("0,0,0,0,1,1.5"), "nearest good value is 1"),
         (lambda: parse_strategy("0,x"), "whole number"),
         (lambda: given_spans("v2v_tail", [1], 8, 5, close=True), "i2v_head, i2v_tail, i2v_loop, v2v_head"),

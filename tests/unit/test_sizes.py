@@ -20,7 +20,7 @@ def test_square_sizes_the_original_hides_are_found(resolution: str) -> None:
 
 
 def test_a_missing_ratio_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(ValueError, match=r"nearest it has is 0\.57, that is 192×336"):
+    with pytest.raises(ValueError, match=r"nearest good value is 0\.57, that is 192×336"):
         sizes.image_size("256", "9:16")
 
 

@@ -1,0 +1,243 @@
+"""Every refusal that names a value is fed that value, and passes: swept over all nodes that suggest one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from support.comfyui import comfyui_root, use_comfyui
+from support.good_inputs import GoodInputs
+from support.pack import PACK_ROOT
+
+if TYPE_CHECKING:
+    from support.comfyui import Executor
+
+if comfyui_root() is None:
+    pytest.skip("no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH", allow_module_level=True)
+use_comfyui()
+
+from opensora.nodes import NODES  # noqa: E402 (needs ComfyUI in the process)
+from opensora.opensora_models import frames, sizes  # noqa: E402
+from opensora.opensora_models.native.reference_inputs import ReferenceChain  # noqa: E402
+from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments  # noqa: E402
+from opensora.opensora_models.text import wording  # noqa: E402
+from opensora.opensora_models.vae import guards, statistics  # noqa: E402
+
+pytestmark = [pytest.mark.comfy]
+
+SUGGESTION = re.compile(r"nearest good (?:value|size) is '?(.+?)'?(?:\.?$|[,;]| \(-1| pixels)")
+"""The value a sentence ends with, or what comes before an explanation of it."""
+NODE = {node.define_schema().node_id: node for node in NODES}
+
+
+def attempt(work: Callable[[], Any]) -> str | None:
+    """The sentence of a refusal; None where it passes."""
+    try:
+        work()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def follows(refuse: Callable[[Any], Any], value: Any, read: Callable[[str], Any] = int) -> bool:
+    """Try ``value``; where it is refused with a suggestion, the suggestion must pass. True if one was followed."""
+    said = attempt(lambda: refuse(value))
+    if said is None or "nearest" not in said:
+        return False
+    found = SUGGESTION.search(said)
+    assert found, said
+    again = attempt(lambda: refuse(read(found[1])))
+    assert again is None, f"{said}\nbut {found[1]} is refused too: {again}"
+    return True
+
+
+def whole_numbers(seed: int, count: int = 60) -> Iterator[int]:
+    random = Random(seed)
+    yield from range(-3, 60)
+    yield from (random.choice((-1, 1)) * random.randrange(10 ** random.randrange(1, 7)) for _ in range(count))
+
+
+@pytest.mark.parametrize("version", frames.VERSIONS)
+def test_lengths_of_clips(version: Any) -> None:
+    empty, size = NODE["OSoraEmptyLatent"], NODE["OSoraSize"]
+    followed = [
+        follows(lambda n: empty.execute(version=version, height=64, width=64, frames=n, batch_size=1), number)
+        for number in whole_numbers(1)
+    ]
+    assert sum(followed) > 50
+    for number in whole_numbers(2):
+        follows(
+            lambda n: size.execute(
+                version=version, resolution="144p", aspect_ratio="1:1 (square)", length="custom", custom_frames=n
+            ),
+            number,
+        )
+
+
+@pytest.mark.parametrize("version", frames.VERSIONS)
+def test_sizes_of_clips(version: Any) -> None:
+    def refuse(size: tuple[int, int]) -> None:
+        NODE["OSoraEmptyLatent"].execute(version=version, height=size[0], width=size[1], frames=1, batch_size=1)
+
+    random = Random(3)
+    for _ in range(80):
+        height, width = random.randrange(16, 5761), random.randrange(16, 5761)
+        follows(refuse, (height, width), lambda text: tuple(map(int, text.split("×"))))
+    for size in ((9000, 5), (16, 99999), (1, 1), (0, -5)):
+        follows(lambda each: sizes.check_size(version, *each), size, lambda text: tuple(map(int, text.split("×"))))
+
+
+def test_shapes_of_resolution_classes() -> None:
+    schema = {entry.id: entry for entry in NODE["OSoraSize"].define_schema().inputs}
+    followed = 0
+    for resolution in schema["resolution"].options:
+        for ratio in schema["aspect_ratio"].options:
+            values = {"version": "1.2", "resolution": resolution, "length": "image", "custom_frames": 1}
+            followed += follows(lambda label: NODE["OSoraSize"].execute(**values, aspect_ratio=label), ratio, str)  # noqa: B023
+    assert followed > 10
+    assert follows(lambda ratio: sizes.image_size("256", ratio), "0.31234", str)
+
+
+def reference_values(good: GoodInputs, version: str, **changed: Any) -> dict[str, Any]:
+    channels = frames.LATENT_CHANNELS[version]
+    values = {**good.for_node(NODE["OSoraReference"]), "second_image": None, "latent": None, "references": None}
+    return {
+        **values,
+        "clip_latent": {"samples": torch.zeros(1, channels, 15, 2, 2)},
+        "vae": Encoder(version),
+        **changed,
+    }
+
+
+class Encoder:
+    """Takes the place of a VAE: right lengths, no work."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        size = frames.latent_size(self.version, pictures.shape[0], pictures.shape[1], pictures.shape[2])
+        count = frames.latent_frames(self.version, pictures.shape[0])
+        return torch.zeros(1, frames.LATENT_CHANNELS[self.version], count, *size[1:])
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+
+@pytest.mark.parametrize("version", frames.VERSIONS)
+@pytest.mark.parametrize("available", [1, 5, 17, 30, 33, 34, 51])
+def test_frames_of_a_reference(good: GoodInputs, version: str, available: int) -> None:
+    clip = torch.zeros(available, 16, 16, 3)
+    for placement in ("at position", "edit whole clip", "extend forwards", "extend backwards", "connect two clips"):
+        for number in whole_numbers(4, count=10):
+            values = reference_values(good, version, image=clip, second_image=clip, placement=placement)
+            follows(lambda n: NODE["OSoraReference"].execute(**{**values, "frames": n}), number)  # noqa: B023
+
+
+@pytest.mark.parametrize("version", frames.VERSIONS)
+def test_number_of_keyframes(good: GoodInputs, version: str) -> None:
+    for number in range(1, 40):
+        follows(
+            lambda n: NODE["OSoraReference"].execute(
+                **reference_values(good, version, image=torch.zeros(n, 16, 16, 3), placement="keyframes, evenly spread")
+            ),
+            number,
+        )
+
+
+def strategy_runs(text: str, lengths: tuple[int, ...] = (5, 1)) -> None:
+    chain = [references.Reference(torch.zeros(4, length, 2, 2)) for length in lengths]
+    groups = masks.parse_strategy(text)
+    references.lay_out(references.apply_strategy(chain, groups), torch.zeros(4, 15, 2, 2), align=5)
+
+
+def test_fields_of_a_mask_strategy() -> None:
+    fields = {1: "0,{},0,0,1,0", 2: "0,0,{},0,1,0", 3: "0,0,0,{},1,0", 4: "0,0,0,0,{},0"}
+    for template in fields.values():
+        followed = [follows(lambda n: strategy_runs(template.format(n)), number) for number in whole_numbers(5)]  # noqa: B023
+        assert any(followed), template
+    for ratio in ("-0.5", "1.5", "1e9", "-inf", "nan"):
+        follows(lambda value: strategy_runs(f"0,0,0,0,1,{value}"), ratio, str)
+    said = attempt(lambda: strategy_runs("0,0,0,0,1,0", lengths=()))
+    assert said and "connect" in said and "nearest" not in said
+
+
+@pytest.mark.parametrize("version", frames.VERSIONS)
+def test_overlap_of_segments(version: str) -> None:
+    for length in (1, 2, 5, 7, 10, 15, 35):
+        for number in whole_numbers(6, count=20):
+            follows(lambda n: segments.check_overlap(version, n, length), number)  # noqa: B023 (called at once)
+
+
+@pytest.mark.parametrize("version", frames.VERSIONS)
+def test_segments_of_references(good: GoodInputs, version: str) -> None:
+    from opensora.opensora_models.native.long_video import _check_segments
+
+    def refuse(segment: int) -> None:
+        reference = references.Reference(torch.zeros(4, 1, 2, 2), segment=segment)
+        _check_segments(ReferenceChain((reference,)), 3)
+
+    assert sum(follows(refuse, number) for number in whole_numbers(7)) > 20
+
+
+@pytest.mark.parametrize("version", frames.VERSIONS)
+def test_true_lengths_of_latents(version: Any) -> None:
+    for latents in (1, 2, 4, 5, 6, 9, 10, 15, 16):
+        for number in whole_numbers(8, count=10):
+            follows(lambda n: guards.check_num_frames(version, latents, n), number)  # noqa: B023 (called at once)
+
+
+@pytest.mark.parametrize("version", wording.WORDINGS)
+def test_scores(version: str) -> None:
+    for text in ("god", "excelent", "high", "-3", "nan", "inf", "verry hihg", "6.5", "x" * 300):
+        for kind in ("aesthetic", "motion"):
+            values = {"prompt": "a wave", "version": version, "aesthetic": "", "motion": "", "camera_motion": "off"}
+            follows(lambda score: NODE["OSoraPromptBuilder"].execute(**{**values, kind: score}), text, str)  # noqa: B023
+
+
+def test_counts_that_fill_groups() -> None:
+    for number in (1, 2, 3, 4, 6, 7, 8, 11, 12, 13):
+        assert follows(frames.frames_of_groups, number)
+        if number > 1:
+            assert follows(
+                lambda n: statistics.V13_STATISTICS["video_5frames"].normalise(torch.zeros(1, 16, n, 1, 1)), number
+            )
+
+
+SWEPT = {
+    "opensora_models/frames.py": frames,
+    "opensora_models/sizes.py": sizes,
+    "opensora_models/sampling/placements.py": "test_frames_of_a_reference",
+    "opensora_models/sampling/masks.py": masks,
+    "opensora_models/sampling/references.py": references,
+    "opensora_models/sampling/segments.py": segments,
+    "opensora_models/text/wording.py": wording,
+    "opensora_models/vae/guards.py": guards,
+    "opensora_models/vae/statistics.py": statistics,
+    "opensora_models/native/long_video.py": "test_segments_of_references",
+    "opensora_models/native/clips.py": "test_sampling_objects.py holds denoise; other sentences only tell",
+    "nodes/size.py": "test_shapes_of_resolution_classes",
+    "nodes/door.py": "test_door.py sweeps all nodes",
+}
+"""The files whose sentences name a nearest value, each with what is swept here."""
+
+
+def test_no_suggestion_is_left_out() -> None:
+    files = [path for part in ("nodes", "opensora_models") for path in (PACK_ROOT / part).rglob("*.py")]
+    suggesting = {
+        path.relative_to(PACK_ROOT).as_posix()
+        for path in files
+        if re.search(r"the nearest", path.read_text(encoding="utf-8"))
+    }
+    assert guidance and schedule  # their sentences name the allowed range, no value
+    assert suggesting - set(SWEPT) == set()
+
+
+@pytest.fixture(scope="module")
+def good(executor: Executor) -> GoodInputs:
+    return GoodInputs(executor)

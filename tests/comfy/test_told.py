@@ -1,0 +1,178 @@
+"""Nothing is re-read, cut or left out without a sentence on the node, in its report and in the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from support.native import conditioning, load, randn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.comfy]
+
+
+class Page:
+    """Takes the place of ComfyUI's server: what was shown on which node."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, str] = {}
+
+    def send_progress_text(self, text: str, node_id: str) -> None:
+        self.shown[node_id] = text
+
+
+@pytest.fixture
+def page(comfy: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
+    import server
+
+    page = Page()
+    monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
+    return page
+
+
+def run(node: Any, **values: Any) -> Any:
+    """Run a node as the executor does, under the id "7"."""
+    from comfy_execution.utils import CurrentNodeContext
+
+    with CurrentNodeContext("prompt", "7"), torch.inference_mode():
+        return node.execute(**values).result
+
+
+def sampler_values(**changed: Any) -> dict[str, Any]:
+    return {
+        "positive": conditioning(), "negative": conditioning(5), "steps": 1, "cfg": 1.0, "seed": 1, "denoise": 1.0,
+        "guidance": "automatic", "image_cfg": 5.0, "renoise_given": True, **changed,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(comfy: Path, tiny_models: Path) -> dict[str, Any]:
+    return {version: load(tiny_models, version) for version in ("1.2", "1.3")}
+
+
+@pytest.mark.parametrize(
+    ("version", "latent", "words"),
+    [
+        ("1.3", {"samples": torch.zeros(1, 4, 15, 4, 4)}, ["made for Open-Sora 1.2", "51 frames", "49 frames"]),
+        ("1.2", {"samples": torch.zeros(1, 16, 15, 4, 4)}, ["made for Open-Sora 1.3", "49 frames", "51 frames"]),
+        ("1.2", {"samples": torch.zeros(1, 4, 4, 4)}, ["single picture", "1 frame"]),
+        ("1.3", {"samples": torch.zeros(1, 4, 4, 4)}, ["single picture", "1 frame"]),
+        ("1.3", {"samples": torch.zeros(1, 16, 7, 4, 4)}, ["7 latent frames", "21 frames"]),
+        ("1.2", {"samples": torch.zeros(1, 48, 5, 2, 2), "downscale_ratio_spacial": 16}, ["5×2×2", "5×4×4"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["OSoraSampler", "OSoraSigmas", "OSoraModelSampling"])
+def test_a_clip_made_for_another_version_is_told(
+    page: Page, models: dict[str, Any], caplog: pytest.LogCaptureFixture, name: str, version: str,
+    latent: dict[str, Any], words: list[str],
+) -> None:  # fmt: skip
+    from opensora.nodes import NODES
+
+    node = next(node for node in NODES if node.define_schema().node_id == name)
+    shift = {"transform_scale": 1.0, "count_frames": True, "rounding": "exact"}
+    values = {
+        "OSoraSampler": sampler_values(),
+        "OSoraSigmas": {"steps": 2, "denoise": 1.0, "discrete": False, **shift},
+        "OSoraModelSampling": shift,
+    }[name]
+    with caplog.at_level(logging.INFO, logger="opensora"):
+        result = run(node, model=models[version], latent=latent, **values)
+    for word in words:
+        assert word in page.shown["7"]
+        assert word in caplog.text
+        if name == "OSoraSampler":
+            assert word in result[1]
+
+
+def test_a_clip_of_the_models_own_version_says_nothing(page: Page, models: dict[str, Any]) -> None:
+    from opensora.nodes.sampling import Sampler
+
+    for version, channels in (("1.2", 4), ("1.3", 16)):
+        for frames in (1, 5, 15):
+            latent = {"samples": torch.zeros(1, channels, frames, 4, 4)}
+            assert run(Sampler, model=models[version], latent=latent, **sampler_values())[1] == ""
+    assert page.shown == {}
+
+
+def test_content_of_another_version_is_refused_before_prompts(models: dict[str, Any]) -> None:
+    from opensora.nodes.sampling import Sampler
+
+    waiting = sampler_values(positive=None, negative=None)
+    with pytest.raises(ValueError, match="16 channels but the model is Open-Sora 1.2"):
+        Sampler.check_lazy_status(model=models["1.2"], latent={"samples": randn(1, 16, 5, 4, 4)}, **waiting)
+
+
+def reference(**changed: Any) -> dict[str, Any]:
+    values = {
+        "vae": None, "clip_latent": {"samples": torch.zeros(1, 4, 15, 4, 4)}, "image": None, "placement": "at position",
+        "position": 0, "frames": 0, "strength": 0.0, "references": None, "second_image": None, "latent": None,
+        "position_unit": "latent frame", "resize": "crop", "segment": 0,
+    }  # fmt: skip
+    return {**values, **changed}
+
+
+class Encoder:
+    """Takes the place of a 1.2 VAE."""
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 4, max(1, pictures.shape[0] // 17 * 5), 4, 4)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"image": torch.zeros(1, 99, 64, 3)}, ["99x64", "32x32"]),
+        ({"image": torch.zeros(1, 32, 32, 4)}, ["transparency"]),
+        ({"latent": {"samples": torch.zeros(3, 4, 5, 4, 4)}}, ["batch of 3", "first one"]),
+    ],
+)
+def test_what_a_reference_loses_is_told(page: Page, changed: dict[str, Any], words: list[str]) -> None:
+    from opensora.nodes.references import Reference
+
+    run(Reference, **reference(vae=Encoder(), **changed))
+    assert all(word in page.shown["7"] for word in words), page.shown
+
+
+def test_a_start_moved_to_a_group_is_told(page: Page) -> None:
+    from opensora.nodes.references import PlaceReferences, Reference
+
+    (chain,) = run(Reference, **reference(latent={"samples": torch.ones(1, 4, 5, 4, 4)}, position=4))
+    latent = {"samples": torch.zeros(1, 4, 15, 4, 4)}
+    values = {"method": "automatic", "mask_strategy": "", "align": True}
+    report = run(PlaceReferences, references=chain, latent=latent, positive=conditioning(), negative=conditioning(),
+                 **values)[4]  # fmt: skip
+    assert "from latent frame 4 to 5" in report and "from latent frame 4 to 5" in page.shown["7"]
+
+
+def test_what_is_only_looked_at_is_not_told_twice(
+    page: Page, models: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    from opensora.nodes.sampling import Sampler
+
+    latent = {"samples": torch.zeros(1, 4, 15, 4, 4)}
+    with caplog.at_level(logging.INFO, logger="opensora"):
+        Sampler.check_lazy_status(model=models["1.3"], latent=latent, **sampler_values(positive=None, negative=None))
+        assert caplog.text == ""
+        run(Sampler, model=models["1.3"], latent=latent, **sampler_values())
+    assert caplog.text.count("made for Open-Sora 1.2") == 1
+
+
+def test_work_the_machine_cannot_hold_is_refused_with_gigabytes(
+    comfy: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as management
+
+    from opensora.nodes.size import EmptyLatent
+
+    monkeypatch.setattr(management, "get_free_memory", lambda *_, **__: 1.5 * 2**30)
+    with pytest.raises(ValueError, match=r"needs about [\d,.]+ GB of memory, and this machine has 1.5 GB free"):
+        EmptyLatent.execute(version="1.3", height=4096, width=4096, frames=113, batch_size=1)
+    EmptyLatent.execute(version="1.3", height=256, width=256, frames=113, batch_size=1)
