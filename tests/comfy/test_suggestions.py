@@ -22,7 +22,7 @@ if comfyui_root() is None:
 use_comfyui()
 
 from opensora.nodes import NODES  # noqa: E402 (needs ComfyUI in the process)
-from opensora.opensora_models import frames, sizes  # noqa: E402
+from opensora.opensora_models import frames, output_names, sizes  # noqa: E402
 from opensora.opensora_models.native.reference_inputs import ReferenceChain  # noqa: E402
 from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments  # noqa: E402
 from opensora.opensora_models.text import wording  # noqa: E402
@@ -209,7 +209,14 @@ def test_counts_that_fill_groups() -> None:
             )
 
 
+def test_prefixes_of_file_names() -> None:
+    outside = ["../x", "/etc/x", "C:\\x", "a/../../b", ".", ".."]
+    bad = ["", " ", "a\0b", "x" * 300, "a/" * 500 + "b", "con", "a" * 90 + "é" * 90, *outside]
+    assert sum(follows(output_names.check_prefix, prefix, str) for prefix in bad) > 5
+
+
 SWEPT = {
+    "opensora_models/output_names.py": output_names,
     "opensora_models/frames.py": frames,
     "opensora_models/sizes.py": sizes,
     "opensora_models/sampling/placements.py": "test_frames_of_a_reference",
