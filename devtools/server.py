@@ -54,6 +54,7 @@ class PromptFailed(Exception):
         self.node_type: str = event.get("node_type", "")
         self.type: str = event.get("exception_type", "interrupted")
         self.message: str = event.get("exception_message", "")
+        self.executed: list[str] = event.get("executed", [])
         super().__init__(f"{self.node_type} (node {self.node_id}): {self.type}: {self.message}")
 
 
