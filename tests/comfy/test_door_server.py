@@ -1,4 +1,4 @@
-"""Text that cannot be printed, limits by wire and late mistakes, in the real server, which goes on with the next prompt."""
+"""Text that cannot be printed, limits by wire and late mistakes, in the real server, which goes on afterwards."""
 
 from __future__ import annotations
 
