@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..opensora_models.native import conditioning_places
+from ..opensora_models.native.files import CONDITIONING_ENDING, CONDITIONINGS
 from ..opensora_models.native.outputs import next_output
 from ..opensora_models.text.conditioning_file import load_conditioning, save_conditioning
 from .door import OpenSoraNode
-from .files import PrefixInput, SavingNode
+from .files import FileInput, PrefixInput, SavingNode
 from .text import CATEGORY
 
 
@@ -40,7 +40,7 @@ class SaveConditioning(SavingNode):
 
     @classmethod
     def execute(cls, positive: list[Any], negative: list[Any], filename_prefix: str, note: str = "") -> io.NodeOutput:
-        file = next_output(filename_prefix, conditioning_places.ENDING, cls.hidden)
+        file = next_output(filename_prefix, CONDITIONING_ENDING, cls.hidden)
         save_conditioning(file.path, {"positive": positive, "negative": negative}, note)
         return io.NodeOutput(file.listed)
 
@@ -57,9 +57,9 @@ class LoadConditioning(OpenSoraNode):
             description="Loads encoded prompts that were saved earlier.",
             search_aliases=["load prompt", "cached text"],
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "file",
-                    options=conditioning_places.saved_names(),
+                    CONDITIONINGS,
                     tooltip="Files of Open-Sora Save Conditioning in ComfyUI's output and input folders, newest first.",
                 )
             ],
@@ -70,19 +70,18 @@ class LoadConditioning(OpenSoraNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> str:
+    def fingerprint_inputs(cls, file: str | None) -> str:
         """Loads again when the file on disk has changed."""
-        return conditioning_places.fingerprint(file)
+        return CONDITIONINGS.fingerprint(file)
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
-        try:
-            conditioning_places.path_of(file)
-        except ValueError as error:
-            return str(error)
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        """Says more than ComfyUI's own check; a name that comes by wire is judged when the node runs."""
+        if file is not None:
+            CONDITIONINGS.path(file)
         return True
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        loaded = load_conditioning(conditioning_places.path_of(file))
+        loaded = load_conditioning(CONDITIONINGS.path(file))
         return io.NodeOutput(loaded["positive"], loaded["negative"])

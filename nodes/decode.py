@@ -8,10 +8,12 @@ from comfy_api.latest import io, ui
 
 from ..opensora_models.native import decoding
 from ..opensora_models.native.decoding import AUTO, TILE_SIZES, own_vae
+from ..opensora_models.native.files import LATENTS
+from ..opensora_models.vae.latent_file import load_latent
 from ..opensora_models.vae.video_file import FORMATS
 from .door import OpenSoraNode
 from .encode import TILE_TOOLTIP
-from .files import PrefixInput, SavingNode
+from .files import FileInput, PrefixInput, SavingNode
 
 NUM_FRAMES_TOOLTIP = (
     "True length of the clip if it does not fill its last group, for example 20 frames of Open-Sora 1.2. "
@@ -129,9 +131,7 @@ class LoadLatent(OpenSoraNode):
             description="Loads latents from the output or input folder, to decode them again.",
             search_aliases=["load latent", "resume decode"],
             inputs=[
-                io.Combo.Input(
-                    "file", options=decoding.latent_files(), tooltip="A .latent file; [output] marks the output folder."
-                ),
+                FileInput("file", LATENTS, tooltip="A .latent file, newest first; [output] marks the output folder."),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The saved latents."),
@@ -141,13 +141,13 @@ class LoadLatent(OpenSoraNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> float:
+    def fingerprint_inputs(cls, file: str | None) -> str:
         """Loads again when the file has changed."""
-        return decoding.latent_path(file).stat().st_mtime
+        return LATENTS.fingerprint(file)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        latents, notes = decoding.read_latent(file)
+        latents, notes = load_latent(LATENTS.path(file))
         return io.NodeOutput(
             {"samples": latents}, int(notes.get("num_frames", 0)), float(notes.get("frame_rate", 24.0))
         )

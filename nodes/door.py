@@ -25,9 +25,6 @@ GUARDED = "opensora_guarded"
 """Mark of a method that stands behind the door; ComfyUI copies classes with their methods at every run."""
 
 
-FILES = ("model_name", "vae_name", "spatial_vae", "text_encoder_name", "file")
-
-
 class OpenSoraNode(io.ComfyNode):
     """Base of all nodes.
 
@@ -125,7 +122,7 @@ def _choice_problem(entry: io.Combo.Input, value: Any) -> str | None:
 
 def _names_a_file(entry: io.Combo.Input) -> bool:
     """Whether the choices are files, which come and go; the node itself looks for its file."""
-    return bool(getattr(entry, "names_a_file", False)) or entry.id in FILES
+    return bool(getattr(entry, "names_a_file", False))
 
 
 def _text_problem(value: Any) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io
 
+from ..opensora_models.native.files import Files
 from ..opensora_models.output_names import check_prefix
 from .door import OpenSoraNode
 
@@ -12,6 +15,28 @@ PREFIX_TOOLTIP = (
     "Folders and beginning of the name in ComfyUI's output folder; a number follows. May hold %date:yyyy-MM-dd%, "
     "%KSampler.seed% (node and widget), %year%, %month%, %day%, %hour%, %minute%, %second%, %width% and %height%."
 )
+
+
+class FileInput(io.Combo.Input):
+    """A menu of files on disk: the one type of every input that names a file, by menu or by wire.
+
+    Files come and go, so the door lets any name pass. A node with such an input takes the path from ``files.path``,
+    which refuses a name that is not there, and gives ``files.fingerprint`` of each in ``fingerprint_inputs``: ComfyUI
+    then loads again when the file has changed, and only then.
+
+    Args:
+        files: the kind of files.
+        others: entries that are no files, before the names; the first one is the default.
+    """
+
+    names_a_file = True
+
+    def __init__(
+        self, name: str, files: Files, *, tooltip: str, others: Sequence[str] = (), advanced: bool | None = None
+    ) -> None:
+        options, default = [*others, *files.names()], others[0] if others else None
+        super().__init__(name, options=options, default=default, tooltip=tooltip, advanced=advanced)
+        self.files = files
 
 
 class PrefixInput(io.String.Input):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..opensora_models.native import files
+from ..opensora_models.native.files import MODELS
 from ..opensora_models.native.model_loading import WEIGHT_DTYPES, load_model
 from ..opensora_models.variants import Choices
 from .door import OpenSoraNode
+from .files import FileInput
 
-CATEGORY = "diffusion_models"
 AUTOMATIC = "automatic"
 ROTARY = {AUTOMATIC: None, "on": True, "off": False}
 ACCURATE, AS_UPSTREAM = "accurate", "as upstream bf16"
@@ -27,9 +27,9 @@ class ModelLoader(OpenSoraNode):
             description="Loads an Open-Sora 1.2 or 1.3 diffusion model; the version is read off the file.",
             search_aliases=["open-sora loader", "stdit3", "load diffusion model"],
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "model_name",
-                    options=files.weight_files(CATEGORY),
+                    MODELS,
                     tooltip="A file in models/diffusion_models. Choosing one part of a sharded model loads all parts.",
                 ),
                 io.Combo.Input(
@@ -73,14 +73,15 @@ class ModelLoader(OpenSoraNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str, **kwargs: object) -> str:
+    def fingerprint_inputs(cls, model_name: str | None, **kwargs: object) -> str:
         """Loads again when the file on disk has changed."""
-        return files.fingerprint(CATEGORY, model_name)
+        return MODELS.fingerprint(model_name)
 
     @classmethod
     def execute(
         cls, model_name: str, weight_dtype: str, rounding: str, window: int, spatial_rotary: str
     ) -> io.NodeOutput:
         choices = Choices(window=window or None, spatial_rotary=ROTARY[spatial_rotary])
-        path = files.full_path(CATEGORY, model_name)
-        return io.NodeOutput(load_model(path, weight_dtype, choices, as_upstream=rounding == AS_UPSTREAM))
+        return io.NodeOutput(
+            load_model(MODELS.path(model_name), weight_dtype, choices, as_upstream=rounding == AS_UPSTREAM)
+        )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..opensora_models.native import files
 from ..opensora_models.native.clip import DEVICES, PRECISIONS, load_text_encoder
+from ..opensora_models.native.files import TEXT_ENCODERS
 from .door import OpenSoraNode
-
-CATEGORY = "text_encoders"
+from .files import FileInput
 
 
 class TextEncoderLoader(OpenSoraNode):
@@ -23,9 +22,9 @@ class TextEncoderLoader(OpenSoraNode):
             description="Loads the T5 text encoder Open-Sora reads prompts with; the file of Flux, SD3 or PixArt fits.",
             search_aliases=["t5xxl", "load clip", "open-sora t5"],
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "text_encoder_name",
-                    options=files.weight_files(CATEGORY),
+                    TEXT_ENCODERS,
                     tooltip="T5 v1.1 XXL in models/text_encoders, for example t5xxl_fp16.safetensors. Choosing one "
                     "part of a sharded file loads all parts.",
                 ),
@@ -52,10 +51,10 @@ class TextEncoderLoader(OpenSoraNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder_name: str, **kwargs: object) -> str:
+    def fingerprint_inputs(cls, text_encoder_name: str | None, **kwargs: object) -> str:
         """Loads again when the file on disk has changed."""
-        return files.fingerprint(CATEGORY, text_encoder_name)
+        return TEXT_ENCODERS.fingerprint(text_encoder_name)
 
     @classmethod
     def execute(cls, text_encoder_name: str, precision: str, device: str) -> io.NodeOutput:
-        return io.NodeOutput(load_text_encoder(files.full_path(CATEGORY, text_encoder_name), precision, device))
+        return io.NodeOutput(load_text_encoder(TEXT_ENCODERS.path(text_encoder_name), precision, device))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..opensora_models.native import files
 from ..opensora_models.native.decoding import VAE_DTYPES
+from ..opensora_models.native.files import VAES
 from ..opensora_models.native.vae import load_vae
 from .door import OpenSoraNode
+from .files import FileInput
 
-CATEGORY = "vae"
 NONE = "none"
 
 
@@ -18,7 +18,6 @@ class VAELoader(OpenSoraNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = files.weight_files(CATEGORY)
         return io.Schema(
             node_id="OSoraVAELoader",
             display_name="Open-Sora Load VAE",
@@ -26,11 +25,11 @@ class VAELoader(OpenSoraNode):
             description="Loads an Open-Sora 1.2 or 1.3 video VAE; the version is read off the file.",
             search_aliases=["open-sora vae", "load vae", "video vae"],
             inputs=[
-                io.Combo.Input("vae_name", options=names, tooltip="A file in models/vae."),
-                io.Combo.Input(
+                FileInput("vae_name", VAES, tooltip="A file in models/vae."),
+                FileInput(
                     "spatial_vae",
-                    options=[NONE, *names],
-                    default=NONE,
+                    VAES,
+                    others=[NONE],
                     advanced=True,
                     tooltip="Only where vae_name holds just the temporal half of the 1.2 VAE: an SDXL or Stable "
                     "Diffusion VAE for the other half.",
@@ -57,12 +56,11 @@ class VAELoader(OpenSoraNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, vae_name: str, spatial_vae: str, **kwargs: object) -> str:
+    def fingerprint_inputs(cls, vae_name: str | None, spatial_vae: str | None, **kwargs: object) -> str:
         """Loads again when a file on disk has changed."""
-        return files.fingerprint(CATEGORY, vae_name) + files.fingerprint(CATEGORY, spatial_vae)
+        return f"{VAES.fingerprint(vae_name)} {VAES.fingerprint(spatial_vae)}"
 
     @classmethod
     def execute(cls, vae_name: str, spatial_vae: str, dtype: str, temporal_overlap: bool) -> io.NodeOutput:
-        path = files.full_path(CATEGORY, vae_name)
-        spatial = None if spatial_vae == NONE else files.full_path(CATEGORY, spatial_vae)
-        return io.NodeOutput(load_vae(path, spatial, temporal_overlap, VAE_DTYPES[dtype]))
+        spatial = None if spatial_vae == NONE else VAES.path(spatial_vae)
+        return io.NodeOutput(load_vae(VAES.path(vae_name), spatial, temporal_overlap, VAE_DTYPES[dtype]))

@@ -18,7 +18,7 @@ from ..frames import SPATIAL_FACTOR
 from ..vae.budget import Job, candidate_plans, decode_bytes, encode_bytes, fitting
 from ..vae.distribution import mode, seeded
 from ..vae.guards import check_latents, check_num_frames, check_pixels
-from ..vae.latent_file import ENDING, load_latent, save_latent
+from ..vae.latent_file import ENDING, save_latent
 from ..vae.strips import Strips
 from ..vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
 from .outputs import OutputFile, next_output
@@ -183,27 +183,3 @@ def decode_to_video(
         logger.info("Unfinished videos of other latents: %d, %.0f MB in '%s'. Decoding those latents again finishes "
                     "them; deleting the folder gives the space back.", count, size / 1e6, store)  # fmt: skip
     return file
-
-
-def latent_files() -> list[str]:
-    """Latent files in the output and input folders, as ``name [output]`` and ``name``."""
-    listed = [f"{name} [output]" for name in _latents_below(folder_paths.get_output_directory())]
-    return listed + _latents_below(folder_paths.get_input_directory())
-
-
-def _latents_below(folder: str) -> list[str]:
-    root = Path(folder)
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob(f"*{ENDING}"))
-
-
-def latent_path(name: str) -> Path:
-    """The file of a list entry. ValueError if it is gone."""
-    path = Path(folder_paths.get_annotated_filepath(name))
-    if not path.is_file():
-        raise ValueError(f"'{name}' is not there any more; choose one of the listed files.")
-    return path
-
-
-def read_latent(name: str) -> tuple[Tensor, dict[str, Any]]:
-    """Latents of a list entry and the notes saved with them."""
-    return load_latent(latent_path(name))

@@ -217,6 +217,7 @@ def test_prefixes_of_file_names() -> None:
 
 SWEPT = {
     "opensora_models/output_names.py": output_names,
+    "opensora_models/native/files.py": "test_file_inputs.py opens every file that is suggested",
     "opensora_models/frames.py": frames,
     "opensora_models/sizes.py": sizes,
     "opensora_models/sampling/placements.py": "test_frames_of_a_reference",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import copy
 import importlib
 import os
 import shutil
@@ -116,7 +117,7 @@ class Executor:
 
         ``page`` is the workflow that the page sends along. NodeError where ComfyUI refuses the prompt or a node raises.
         """
-        full = dict(prompt)
+        full = copy.deepcopy(prompt)  # ComfyUI notes in a prompt whether nodes have changed
         names = [f"collect_{node}_{output}" for node, output in collect]
         for name, (node, output) in zip(names, collect, strict=True):
             full[name] = {"class_type": COLLECTOR, "inputs": {"value": [node, output], "name": name}}
@@ -139,6 +140,11 @@ class Executor:
         self._load_extras_if_needed(node["class_type"] for node in prompt.values())
         *_, node_errors = self._loop.run_until_complete(self._execution.validate_prompt("validate", prompt, None))
         return {node: entry["errors"] for node, entry in node_errors.items()}
+
+    def cached(self) -> set[str]:
+        """The nodes of the last run whose results were still there."""
+        events = (data["nodes"] for event, data in self._executor.status_messages if event == "execution_cached")
+        return {node for nodes in events for node in nodes}
 
     def reset(self) -> None:
         """Forget all cached outputs."""
