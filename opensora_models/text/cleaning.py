@@ -7,30 +7,20 @@ differently from the training text changes the picture, so nothing is made nicer
 
 from __future__ import annotations
 
-import html
 import re
 from urllib.parse import unquote_plus
 
-from .markup import text_of_html
+from .links import without_file_names, without_links
+from .markup import text_of_html, unescape
 from .repair import repair_text
 
 Rule = tuple[re.Pattern[str], str]
-
-_TOP_LEVEL = r"\.(?:com|co|ru|net|org|edu|gov|it)"
-_DOMAIN = rf"[a-zA-Z0-9.\-]+{_TOP_LEVEL}[\w/\-]*\b/?(?!@)"
-_LINKS = tuple(re.compile(rf"\b(?:{start}:(?:/{{1,3}}|[a-zA-Z0-9%])|{_DOMAIN})") for start in ("https?", "www"))
-_FILE_TYPE = r"\.(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
-_FILE_NAME = re.compile(rf"\S+{_FILE_TYPE}")
-
-# Looked for first: the two patterns above take quadratic time on long text without spaces.
-_LINK_SIGN = re.compile(rf"(?:https?|www):|{_TOP_LEVEL}")
-_FILE_SIGN = re.compile(_FILE_TYPE)
 
 _DASHES = (
     "\u002d\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
     "\ufe31\ufe32\ufe58\ufe63\uff0d"
 )
-_NUMBER = r"\d+\.?\d*"
+_NUMBER = r"\d+(?:\.\d*)?"
 
 
 def _rules(*rows: tuple[str, str]) -> tuple[Rule, ...]:
@@ -58,7 +48,7 @@ _PUNCTUATION_RULES = _rules(
     (r"[\"']{2,}", '"'),
     (r"\.{2,}", " "),
     (r"[#®•©™&@·º½¾¿¡§~()\[\]{}|\\/*]+", " "),
-    (r"\s+\.\s+", " "),
+    (r"(?<!\s)\s+\.\s+", " "),
 )
 
 MANY_HYPHENS = 3
@@ -75,7 +65,7 @@ _WORD_RULES = _rules(
     (r"\bclick\b\s(?:for|on)\s\w+", ""),
     (r"\b(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)(?:\simages?)?", ""),
     (r"\bpage\s+\d+\b", ""),
-    (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),  # j2d1a2a
+    (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d[a-zA-Z\d]*\b", " "),  # j2d1a2a
     (rf"\b{_NUMBER}[xх×]{_NUMBER}\b", ""),  # sizes; the second letter is Cyrillic
     # spacing around punctuation
     (r"\b\s+:\s+", ": "),
@@ -108,14 +98,11 @@ def plain_prompt(text: str) -> str:
 def clean_once(text: str) -> str:
     """One pass of the cleaning rules."""
     text = unquote_plus(text).strip().lower().replace("<person>", "person")
-    for link in _LINKS:
-        text = link.sub("", text) if _LINK_SIGN.search(text) else text
-    text = _apply(_SYMBOL_RULES, text_of_html(text))
-    text = _FILE_NAME.sub("", text) if _FILE_SIGN.search(text) else text
-    text = _apply(_PUNCTUATION_RULES, text)
+    text = _apply(_SYMBOL_RULES, text_of_html(without_links(text)))
+    text = _apply(_PUNCTUATION_RULES, without_file_names(text))
     if text.count("-") + text.count("_") > MANY_HYPHENS:
         text = text.replace("-", " ").replace("_", " ")
-    text = html.unescape(html.unescape(repair_text(text))).strip()
+    text = unescape(unescape(repair_text(text))).strip()
     return _apply(_END_RULES, _apply(_WORD_RULES, text)).strip()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from itertools import chain
+from itertools import chain, groupby
 
 _TERMINAL_ESCAPE = re.compile("\x1b\\[[\\d;]*[a-zA-Z]")
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -53,6 +53,10 @@ _CONTROLS = dict.fromkeys(
     )
 )
 
+_LONG_RUN = re.compile("[^\\w\\s\x00-\u02ff]{64,}")
+_SPLIT_VOWELS = {0x0F73: "\u0f71\u0f72", 0x0F75: "\u0f71\u0f74", 0x0F81: "\u0f71\u0f80"}
+"""Tibetan vowels that fall into two accents without being accents themselves."""
+
 
 def repair_text(text: str) -> str:
     """Undo common damage and normalise: mojibake, ligatures, width, quotes, line breaks, control characters, NFC.
@@ -72,7 +76,24 @@ def _repair_once(text: str) -> str:
     text = _SURROGATE_PAIR.sub(_join_surrogates, text)
     text = _SURROGATE.sub("\ufffd", text)
     text = _TERMINAL_ESCAPE.sub("", text).translate(_CONTROLS)
-    return unicodedata.normalize("NFC", text)
+    return _composed(text)
+
+
+def _composed(text: str) -> str:
+    """``text`` in NFC.
+
+    Python sorts a run of accents by moving each one past all that belong behind it. Where a run is long its accents
+    are put in order first, which changes nothing in the result.
+    """
+    return unicodedata.normalize("NFC", _LONG_RUN.sub(_in_order, text))
+
+
+def _in_order(run: re.Match[str]) -> str:
+    ordered: list[str] = []
+    for combines, group in groupby(run.group().translate(_SPLIT_VOWELS), lambda char: unicodedata.combining(char) > 0):
+        accents = list(group)
+        ordered += sorted(accents, key=unicodedata.combining) if combines else accents
+    return "".join(ordered)
 
 
 def _join_surrogates(pair: re.Match[str]) -> str:

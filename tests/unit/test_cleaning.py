@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 import unicodedata
 
 import pytest
@@ -112,10 +111,3 @@ def test_any_text_is_cleaned_to_clean_text() -> None:
         assert unicodedata.normalize("NFC", cleaned) == cleaned, repr(text)
         assert not set(cleaned) & set("\x00\r\n\ufeff"), repr(text)
         assert not any("\ud800" <= char <= "\udfff" for char in cleaned), repr(text)
-
-
-@pytest.mark.parametrize("piece", ["a", "a-", "a.", "<", "</", "&", "â€", "😀", "猫", "1a", "%", "the cat "])
-def test_ten_thousand_characters_take_no_time(piece: str) -> None:
-    start = time.perf_counter()
-    clean_prompt(piece * (10_000 // len(piece)))
-    assert time.perf_counter() - start < 5
