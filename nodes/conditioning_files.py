@@ -26,8 +26,8 @@ class SaveConditioning(SavingNode):
             description="Saves encoded prompts, so that sampling later needs no text encoder in memory.",
             search_aliases=["save prompt", "cache text", "store conditioning"],
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The encoded prompt."),
-                io.Conditioning.Input("negative", tooltip="The encoded negative prompt or learned text."),
+                io.Conditioning.Input("positive", lazy=True, tooltip="The encoded prompt."),
+                io.Conditioning.Input("negative", lazy=True, tooltip="The encoded negative prompt or learned text."),
                 PrefixInput("conditioning/opensora"),
                 io.String.Input(
                     "note", default="", multiline=True, optional=True, tooltip="Any text to keep in the file."

@@ -21,9 +21,20 @@ NUM_FRAMES_TOOLTIP = (
 )
 
 
+class DecodingNode(SavingNode):
+    """What both decoding nodes refuse before anything is sampled for them."""
+
+    depends = frozenset({"num_frames"})
+
+    @classmethod
+    def check_early(cls, **known: Any) -> None:
+        super().check_early(**known)
+        own_vae(known["vae"])
+
+
 def _common_inputs(prefix: str) -> list[Any]:
     return [
-        io.Latent.Input("samples", tooltip="Open-Sora latents [batch, channels, frames, height, width]."),
+        io.Latent.Input("samples", lazy=True, tooltip="Open-Sora latents [batch, channels, frames, height, width]."),
         io.Vae.Input("vae", tooltip="From Open-Sora Load VAE, of the same version as the model."),
         io.Combo.Input("tile_size", options=list(TILE_SIZES), default=AUTO, tooltip=TILE_TOOLTIP),
         PrefixInput(prefix),
@@ -31,10 +42,8 @@ def _common_inputs(prefix: str) -> list[Any]:
     ]
 
 
-class Decode(SavingNode):
+class Decode(DecodingNode):
     """``OSoraDecode``: latents to images, streamed; the latents are on disk before the work begins."""
-
-    depends = frozenset({"num_frames"})
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -70,10 +79,8 @@ class Decode(SavingNode):
         return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
 
 
-class DecodeToVideo(SavingNode):
+class DecodeToVideo(DecodingNode):
     """``OSoraDecodeToVideo``: latents straight into a video file."""
-
-    depends = frozenset({"num_frames"})
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -61,3 +62,8 @@ class SavingNode(OpenSoraNode):
         if filename_prefix is not None:
             check_prefix(filename_prefix)
         return True
+
+    @classmethod
+    def check_early(cls, **known: Any) -> None:
+        """A prefix that came by wire, before the costly thing to be saved is made."""
+        check_prefix(known[PREFIX])

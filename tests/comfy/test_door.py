@@ -22,6 +22,7 @@ if comfyui_root() is None:
 use_comfyui()
 
 from opensora.nodes import NODES, door  # noqa: E402 (needs ComfyUI in the process)
+from opensora.nodes.files import SavingNode  # noqa: E402
 
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 every_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.define_schema().node_id)
@@ -139,14 +140,34 @@ def test_a_method_of_another_kind_of_error_stays_what_it_is() -> None:
 
 
 @every_node
-def test_prompts_wait_until_the_rest_was_found_right(node: Any) -> None:
-    """Where a MODEL or references meet prompts, a mistake is told before a text encoder is loaded."""
-    schema = node.define_schema()
-    if not [entry for entry in schema.inputs if entry.get_io_type() in ("MODEL", "OSORA_REFERENCES")]:
+def test_what_costs_waits_until_the_rest_was_found_right(node: Any) -> None:
+    """Prompts, and clips about to be saved, are made only for a node that has nothing to object to its other inputs."""
+    costly = {"CONDITIONING", "LATENT"} if issubclass(node, SavingNode) else {"CONDITIONING"}
+    if node.define_schema().node_id == "OSoraNullText":  # all it does is look at the prompt
         return
-    if schema.node_id == "OSoraNullText":  # all it does is look at the prompt
-        return
-    assert [entry.id for entry in inputs(node, "CONDITIONING") if not entry.lazy] == []
+    assert [entry.id for entry in inputs(node, *costly) if not entry.lazy] == []
+
+
+def test_a_vae_of_another_kind_and_a_prefix_by_wire_are_refused_before_sampling(good: GoodInputs) -> None:
+    for node in NODES:
+        if not issubclass(node, SavingNode):
+            continue
+        values = {entry.id: None if entry.lazy else good.of(entry) for entry in node.define_schema().inputs}
+        assert node.check_lazy_status(**values)
+        with pytest.raises(ValueError, match="prefix"):
+            node.check_lazy_status(**{**values, "filename_prefix": "../outside"})
+        if "vae" in values:
+            with pytest.raises(ValueError, match="Open-Sora Load VAE"):
+                node.check_lazy_status(**{**values, "vae": OtherVAE()})
+
+
+class OtherVAE:
+    """Another model's VAE."""
+
+    def encode(self, pixels: Any) -> Any:
+        return pixels
+
+    decode = encode
 
 
 def test_lazy_inputs_are_asked_for_only_after_the_others_passed(good: GoodInputs) -> None:
