@@ -83,5 +83,5 @@ class LoadConditioning(OpenSoraNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        loaded = load_conditioning(CONDITIONINGS.path(file))
+        loaded = load_conditioning(CONDITIONINGS.path(file), needed=("positive", "negative"))
         return io.NodeOutput(loaded["positive"], loaded["negative"])

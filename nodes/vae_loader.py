@@ -46,8 +46,8 @@ class VAELoader(OpenSoraNode):
                     "temporal_overlap",
                     default=True,
                     advanced=True,
-                    tooltip="Open-Sora 1.3 only: groups of 17 frames share one frame, which is blended, as released. "
-                    "Off: groups lie side by side.",
+                    tooltip="Open-Sora 1.3 only: groups of 17 frames share one frame, which is blended, as released, "
+                    "unless the file was saved without. Off: groups lie side by side.",
                 ),
             ],
             outputs=[

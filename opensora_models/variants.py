@@ -11,12 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .reading import shown
+from .settings import whole_number, yes_or_no
 from .stdit3.config import RELEASED_KERNEL_SIZE, STDiT3Config
 
 logger = logging.getLogger("opensora")
 
 # Settings of a config.json that the weights show as well: they tell whether the file speaks of this model at all.
 SHARED_NUMBERS = ("depth", "hidden_size", "num_heads", "in_channels", "caption_channels", "model_max_length")
+
+# Far beyond any clip, so that only nonsense is refused.
+LARGEST_WINDOW = 4096
+LARGEST_SQUARE_SIZE = 65_536
 
 
 @dataclass(frozen=True)
@@ -46,19 +52,19 @@ def complete(config: STDiT3Config, settings: Mapping[str, Any], choices: Choices
 
 def _contradictions(config: STDiT3Config, settings: Mapping[str, Any]) -> str:
     wrong = [name for name in SHARED_NUMBERS if name in settings and settings[name] != getattr(config, name)]
-    return ", ".join(f"{name} {settings[name]} instead of {getattr(config, name)}" for name in wrong)
+    return ", ".join(f"{name} {shown(settings[name])} instead of {getattr(config, name)}" for name in wrong)
 
 
 def _with_settings(config: STDiT3Config, settings: Mapping[str, Any]) -> STDiT3Config:
     changes: dict[str, Any] = {}
     if "input_sq_size" in settings:
-        changes["input_sq_size"] = _whole_number(settings["input_sq_size"], "input_sq_size")
+        changes["input_sq_size"] = _square_size(settings["input_sq_size"])
     # Weights without a window (rope.freqs of a whole head) cannot get one, whatever a file says.
     if config.kernel_size is not None:
         if settings.get("kernel_size") is not None:
             changes["kernel_size"] = _kernel_size(settings["kernel_size"])
         if "use_spatial_rope" in settings:
-            changes["use_spatial_rope"] = bool(settings["use_spatial_rope"])
+            changes["use_spatial_rope"] = yes_or_no(settings["use_spatial_rope"], "use_spatial_rope")
     return replace(config, **changes)
 
 
@@ -75,18 +81,28 @@ def _with_choices(config: STDiT3Config, choices: Choices) -> STDiT3Config:
     if choices.spatial_rotary is not None and windowed:
         changes["use_spatial_rope"] = choices.spatial_rotary
     if choices.input_sq_size is not None:
-        changes["input_sq_size"] = _whole_number(choices.input_sq_size, "input_sq_size")
+        changes["input_sq_size"] = _square_size(choices.input_sq_size)
     return replace(config, **changes)
 
 
 def _kernel_size(value: Any) -> tuple[int, int, int]:
-    if isinstance(value, int) or not hasattr(value, "__len__") or len(value) != 3:
-        raise ValueError(f"kernel_size is {value!r}; expected rows, columns and frames such as {RELEASED_KERNEL_SIZE}.")
-    rows, columns, frames = (_whole_number(side, "kernel_size", -1) for side in value)
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise ValueError(
+            f"kernel_size is {shown(value)}; expected rows, columns and frames such as {RELEASED_KERNEL_SIZE}."
+        )
+    rows, columns = (whole_number(side, "A side of kernel_size", 1, LARGEST_WINDOW) for side in value[:2])
+    # -1 stands for the whole clip.
+    frames = -1 if value[2] == -1 else whole_number(value[2], "The frames of kernel_size", 1, LARGEST_WINDOW)
     return rows, columns, frames
 
 
-def _whole_number(value: Any, name: str, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}.")
-    return value
+def _square_size(value: Any) -> int:
+    return whole_number(value, "input_sq_size", 1, LARGEST_SQUARE_SIZE)
+
+
+def saved_settings(config: STDiT3Config) -> dict[str, Any]:
+    """What must travel with the weights so that :func:`complete` gives this config again."""
+    settings: dict[str, Any] = {"input_sq_size": config.input_sq_size}
+    if config.kernel_size is not None:
+        settings |= {"kernel_size": list(config.kernel_size), "use_spatial_rope": config.use_spatial_rope}
+    return settings

@@ -17,11 +17,14 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint, expect_kind, open_checkpoint
+from ..checkpoint import TEXT_PARTS, Checkpoint, expect_kind, expect_shapes, expect_weights, open_checkpoint
 from ..checkpoint_kinds import T5
 from ..checkpoint_readers import SafetensorsFile
-from ..text.t5_config import EXPECTED, T5Config, encoder_name, encoder_weights, t5_config
+from ..printable import is_printable
+from ..reading import reading
+from ..text.t5_config import EMBEDDING, EXPECTED, TIED_EMBEDDING, T5Config, encoder_name, encoder_shapes, t5_config
 from ..text.tokens import MAX_TOKENS, cut_message, limit_tokens
+from .quantised import is_quantised
 
 logger = logging.getLogger("opensora")
 
@@ -81,15 +84,16 @@ def load_text_encoder(
     Raises:
         ValueError: another kind of file, an incomplete or damaged one, or a precision it cannot be turned into.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, TEXT_PARTS)
     expect_kind(checkpoint, (T5,), EXPECTED)
-    config = t5_config(checkpoint.shapes, checkpoint.name)
-    _expect_complete(checkpoint, config)
-    options: dict[str, Any] = {}
-    if device == "cpu":
-        options = {"load_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
-    weights = _in_precision(_read(checkpoint), precision, checkpoint.name)
-    clip = build_clip(weights, config, options, disable_dynamic)
+    with reading(checkpoint.name):
+        config = t5_config(checkpoint.shapes, checkpoint.name)
+        _expect_complete(checkpoint, config)
+        options: dict[str, Any] = {}
+        if device == "cpu":
+            options = {"load_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
+        weights = _in_precision(_read(checkpoint), precision, checkpoint.name)
+        clip = build_clip(weights, config, options, disable_dynamic)
     # ComfyUI makes further copies (several GPUs, no streaming) by calling this again.
     clip.patcher.cached_patcher_init = (_load_patcher, (str(path), precision, device))
     logger.info("'%s': T5 encoder, %d layers, width %d.", checkpoint.name, config.num_layers, config.d_model)
@@ -119,19 +123,25 @@ def _load_patcher(
 
 
 def _expect_complete(checkpoint: Checkpoint, config: T5Config) -> None:
-    missing = [name for name in encoder_weights(config) if name not in checkpoint.tensors]
+    wanted = encoder_shapes(config)
+    missing = [name for name in wanted if name not in checkpoint.tensors]
     if missing:
         raise ValueError(
-            f"'{checkpoint.name}' lacks {len(missing)} weights of a T5 encoder, for example '{missing[0]}'; "
+            f"{checkpoint.quoted} lacks {len(missing)} weights of a T5 encoder, for example '{missing[0]}'; "
             "it is incomplete, download it again."
         )
+    if not is_quantised(checkpoint):
+        # Packed formats have shapes and types of their own; ComfyUI's layers look at those.
+        expect_shapes(checkpoint, wanted)
+        expect_weights(checkpoint, [*wanted, EMBEDDING, TIED_EMBEDDING])
 
 
 def _read(checkpoint: Checkpoint) -> Weights:
     """The encoder's weights in ComfyUI's form; a single safetensors file stays on disk until it is needed."""
     metadata: Any = dict(checkpoint.metadata)
     single = len(checkpoint.sources) == 1 and isinstance(checkpoint.sources[0], SafetensorsFile)
-    if single and not checkpoint.prefix:
+    # ComfyUI's reader opens no file whose name is not UTF-8.
+    if single and not checkpoint.prefix and is_printable(str(checkpoint.sources[0].path)):
         raw, metadata = comfy.utils.load_torch_file(
             str(checkpoint.sources[0].path), safe_load=True, return_metadata=True
         )

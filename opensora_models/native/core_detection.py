@@ -19,8 +19,9 @@ from typing import Any
 import comfy.model_detection
 import comfy.supported_models
 
-from ..checkpoint import METADATA_SETTINGS, parse_settings
 from ..checkpoint_kinds import STDIT3_V12, STDIT3_V13, describe
+from ..settings import NAME as SETTINGS
+from ..settings import from_tensor, parse_settings
 from ..stdit3.config import config_from_shapes
 from ..variants import complete
 from .model import OpenSoraConfig
@@ -73,14 +74,14 @@ def detect(
     state_dict: Mapping[str, Any], key_prefix: str, metadata: Mapping[str, str] | None = None
 ) -> dict[str, Any] | None:
     """ComfyUI's ``unet_config`` for the Open-Sora weights under ``key_prefix``; None if there are none."""
-    shapes = {
-        name[len(key_prefix) :]: tuple(tensor.shape)
-        for name, tensor in state_dict.items()
-        if name.startswith(key_prefix)
-    }
+    found = {name[len(key_prefix) :]: value for name, value in state_dict.items() if name.startswith(key_prefix)}
+    shapes = {name: tuple(value.shape) for name, value in found.items() if name != SETTINGS}
     if describe(shapes) not in (STDIT3_V12, STDIT3_V13):
         return None
-    text = (metadata or {}).get(METADATA_SETTINGS)
-    settings = parse_settings(text, "the file's metadata") if text else {}
+    if SETTINGS in found:
+        settings = from_tensor(found[SETTINGS], "the file")
+    else:
+        text = (metadata or {}).get(SETTINGS)
+        settings = parse_settings(text, "the file's metadata") if text else {}
     config = complete(config_from_shapes(shapes), settings)
     return OpenSoraConfig.of(config).unet_config

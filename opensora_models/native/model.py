@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from ..frames import SPATIAL_FACTOR
+from ..reading import quoted
 from ..sampling.schedule import IMAGE_FPS
+from ..settings import NAME as SETTINGS
+from ..settings import to_tensor
 from ..sizes import FRAME_RATE
 from ..stdit3.config import STDiT3Config
 from ..stdit3.keys import from_checkpoint_key, to_checkpoint_key
+from ..variants import saved_settings
 from . import latent_formats
 from .conds import FIXED_POINT, FrameNumbers, PerFrame, TextRows
 from .frame_masks import is_free, ratios_from_mask
@@ -85,6 +89,7 @@ class OpenSoraModel(comfy.model_base.BaseModel):
         Raises ValueError with the first missing names.
         """
         own = {name[len(unet_prefix) :]: sd.pop(name) for name in list(sd) if name.startswith(unet_prefix)}
+        own.pop(SETTINGS, None)
         own = self.model_config.process_unet_state_dict(own)
         missing, unexpected = self.diffusion_model.load_state_dict(own, strict=False, assign=assign)
         if missing:
@@ -94,7 +99,9 @@ class OpenSoraModel(comfy.model_base.BaseModel):
                 "download the file again."
             )
         if unexpected:
-            logger.warning("%d tensors of the file are not used, for example '%s'.", len(unexpected), unexpected[0])
+            logger.warning(
+                "%d tensors of the file are not used, for example %s.", len(unexpected), quoted(unexpected[0])
+            )
         return self
 
     def _check_latents(self, noise: Tensor) -> None:
@@ -215,8 +222,9 @@ class OpenSoraConfig(comfy.supported_models_base.BASE):
         return {from_checkpoint_key(name): tensor for name, tensor in state_dict.items()}
 
     def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of the modules -> names of the released file, under ComfyUI's prefix."""
+        """Names of the modules -> names of the released file, under ComfyUI's prefix; with the settings as one more."""
         released = {to_checkpoint_key(name): tensor for name, tensor in state_dict.items()}
+        released[SETTINGS] = to_tensor(saved_settings(self.opensora))
         return super().process_unet_state_dict_for_saving(released)
 
 

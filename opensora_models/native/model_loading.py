@@ -9,19 +9,20 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, expect_kind, expect_shapes, open_checkpoint
+from ..checkpoint import Checkpoint, expect_kind, expect_shapes, expect_weights, open_checkpoint
 from ..checkpoint_kinds import STDIT3_V12, STDIT3_V13
+from ..reading import quoted, reading
 from ..stdit3.config import STDiT3Config, config_from_shapes
 from ..stdit3.keys import TABLE, to_checkpoint_key
 from ..stdit3.network import STDiT3
 from ..variants import Choices, complete
 from .frame_masks import denoise_mask_function
 from .model import LATENT_FORMATS, OpenSoraConfig, OpenSoraModel
+from .quantised import is_quantised, quantised_weights
 
 logger = logging.getLogger("opensora")
 
@@ -37,10 +38,6 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
 }
 # In 8 bits a bias, norm or table loses more than it saves: all of them together are below one percent of the file.
 SMALL_TENSORS_DTYPE = torch.bfloat16
-
-# Marks of ComfyUI's quantised files: per-layer scales, and the flag or metadata that announces them.
-QUANTISED_ENDINGS = (".weight_scale", ".input_scale", ".scale_weight", ".scale_input", ".comfy_quant", "scaled_fp8")
-QUANTISED_METADATA = "_quantization_metadata"
 
 
 def load_model(
@@ -66,11 +63,12 @@ def load_model(
     """
     checkpoint = open_checkpoint(path)
     expect_kind(checkpoint, (STDIT3_V12, STDIT3_V13), EXPECTED)
-    config = _network_config(checkpoint, choices)
+    with reading(checkpoint.name):
+        config = _network_config(checkpoint, choices)
     patcher = _build(checkpoint, config, weight_dtype, as_upstream, custom_operations, disable_dynamic)
     # ComfyUI makes further copies (several GPUs, training, no streaming) by calling this again.
     patcher.cached_patcher_init = (load_model, (str(path), weight_dtype, choices, as_upstream, custom_operations))
-    logger.info("'%s': Open-Sora %s, %s, %s.", checkpoint.name, config.version, config, patcher.model.get_dtype())
+    logger.info("%s: Open-Sora %s, %s, %s.", checkpoint.quoted, config.version, config, patcher.model.get_dtype())
     return patcher
 
 
@@ -80,23 +78,27 @@ def _network_config(checkpoint: Checkpoint, choices: Choices | None) -> STDiT3Co
         config = config_from_shapes(checkpoint.shapes)
     except ValueError as error:
         raise ValueError(
-            f"'{checkpoint.name}' looks like {checkpoint.kind.title} but is incomplete: {error}"
+            f"{checkpoint.quoted} looks like {checkpoint.kind.title} but is incomplete: {error}"
         ) from error
     channels = LATENT_FORMATS[config.version].latent_channels
     if config.in_channels != channels:
         raise ValueError(
-            f"'{checkpoint.name}' looks like {checkpoint.kind.title} for latents of {config.in_channels} channels; "
+            f"{checkpoint.quoted} looks like {checkpoint.kind.title} for latents of {config.in_channels} channels; "
             f"expected {channels}, those of the Open-Sora {config.version} autoencoder."
         )
     wanted = released_shapes(config)
-    if _is_quantised(checkpoint):
+    if is_quantised(checkpoint):
         # Packed formats have shapes of their own; only the names can be checked.
         expect_shapes(checkpoint, {name: checkpoint.shapes.get(name, shape) for name, shape in wanted.items()})
     else:
         unused = expect_shapes(checkpoint, wanted)
+        expect_weights(checkpoint, wanted)
         if unused:
             logger.warning(
-                "'%s' has %d tensors that are not used, for example '%s'.", checkpoint.name, len(unused), unused[0]
+                "%s has %d tensors that are not used, for example %s.",
+                checkpoint.quoted,
+                len(unused),
+                quoted(unused[0]),
             )
     return complete(config, checkpoint.settings(), choices)
 
@@ -105,11 +107,6 @@ def released_shapes(config: STDiT3Config) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a released file of this config; no memory is used."""
     network = STDiT3(config, operations=nn, device=torch.device("meta"))
     return {to_checkpoint_key(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-
-
-def _is_quantised(checkpoint: Checkpoint) -> bool:
-    names = checkpoint.tensors
-    return QUANTISED_METADATA in checkpoint.metadata or any(name.endswith(QUANTISED_ENDINGS) for name in names)
 
 
 def _build(
@@ -124,8 +121,8 @@ def _build(
     config = OpenSoraConfig.of(network, as_upstream=as_upstream)
     config.custom_operations = custom_operations
     weights: dict[str, Tensor] | None = None
-    if _is_quantised(checkpoint):
-        weights = _quantised_weights(checkpoint, config)
+    if is_quantised(checkpoint):
+        weights, config.quant_config = quantised_weights(checkpoint)
     _choose_dtypes(config, checkpoint, weight_dtype, load_device)
     # Without storage, so that the weights of the file become the weights of the model and exist once. Quantised and
     # custom layers place their weights on the device they were made on and need a real one.
@@ -135,16 +132,10 @@ def _build(
     patcher = patcher_class(model, load_device=load_device, offload_device=comfy.model_management.unet_offload_device())
     if weights is None:
         weights = checkpoint.load(_storage_dtypes(model) if plain else None)
-    model.load_model_weights(weights, assign=plain or patcher.is_dynamic())
+    with reading(checkpoint.name):
+        model.load_model_weights(weights, assign=plain or patcher.is_dynamic())
     _after_loading(model, patcher, as_upstream)
     return patcher
-
-
-def _quantised_weights(checkpoint: Checkpoint, config: OpenSoraConfig) -> dict[str, Tensor]:
-    """The weights in ComfyUI's current form of quantised files; tells the config which layers they need."""
-    weights, _ = comfy.utils.convert_old_quants(checkpoint.load(), "", metadata=dict(checkpoint.metadata))
-    config.quant_config = comfy.utils.detect_layer_quantization(weights, "")
-    return weights
 
 
 def _choose_dtypes(config: OpenSoraConfig, checkpoint: Checkpoint, weight_dtype: str, device: torch.device) -> None:
@@ -153,7 +144,7 @@ def _choose_dtypes(config: OpenSoraConfig, checkpoint: Checkpoint, weight_dtype:
     supported = config.supported_inference_dtypes
     if config.quant_config is not None:
         if stored is not None:
-            raise ValueError(f"'{checkpoint.name}' is quantised already; leave the weight dtype on default.")
+            raise ValueError(f"{checkpoint.quoted} is quantised already; leave the weight dtype on default.")
         dtype = comfy.model_management.unet_dtype(model_params=_parameters(checkpoint), supported_dtypes=supported)
         config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(None, device, supported), device)
         return

@@ -21,15 +21,20 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ..checkpoint import open_checkpoint
+from ..checkpoint import VAE_PARTS, open_checkpoint
 from ..frames import SPATIAL_FACTOR
+from ..reading import quoted, reading
+from ..settings import NAME as SETTINGS
+from ..settings import to_tensor
 from ..vae.autoencoder import OpenSora12, OpenSora13
 from ..vae.budget import Job, candidate_plans, decode_bytes, encode_bytes, fitting, tiles
 from ..vae.distribution import Draw, mode
+from ..vae.file_settings import saved_settings
 from ..vae.guards import check_latents, check_num_frames
 from ..vae.recognition import Recipe, recognise
-from ..vae.statistics import Exchange, exchange_with
+from ..vae.statistics import V12_STATISTICS, Exchange, exchange_named, exchange_with
 from ..vae.strips import Strips
+from .messages import tell
 
 if TYPE_CHECKING:
     from ..vae.autoencoder import VideoAutoencoder
@@ -134,11 +139,16 @@ class OpenSoraVAE(comfy.sd.VAE):
             # Without weights core sets every attribute to its default and stops; the rest is ours.
             super().__init__(sd={})
         recipe_check(recipe)
-        weights = recipe.load()
+        with reading(recipe.name):
+            weights = recipe.load()
+            exchange = exchange_with(weights.get("shift"), weights.get("scale"))
+        self.configs = recipe.settings
         self.first_stage_model = _first_stage(recipe, overlap)
         self._describe()
         self._place(device, dtype, disable_dynamic)
-        self.first_stage_model.exchange = exchange_with(weights.get("shift"), weights.get("scale"))
+        if isinstance(self.first_stage_model, OpenSora13):
+            exchange = exchange_named(self.first_stage_model.normalization)
+        self.first_stage_model.exchange = exchange
         self.first_stage_model.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
         self.fingerprint = _fingerprint(weights)
         self.size = None
@@ -182,6 +192,16 @@ class OpenSoraVAE(comfy.sd.VAE):
         self.patcher = patcher(
             self.first_stage_model, load_device=self.device, offload_device=management.vae_offload_device()
         )
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """What core's save nodes write: the weights, and as one more tensor the settings they do not show."""
+        weights = dict(super().get_sd())
+        if "shift" in weights:
+            # As they were read: the network's own copies have the dtype it computes in.
+            own = self.network.exchange.own if self.network.exchange is not None else None
+            weights["shift"], weights["scale"] = (own or V12_STATISTICS).tensors(1)
+        weights[SETTINGS] = to_tensor(saved_settings(self.configs, self.network))
+        return weights
 
     @contextlib.contextmanager
     def using(self, plan: Strips | None) -> Iterator[None]:
@@ -246,11 +266,11 @@ def load_vae(
 
     Raises ValueError with one sentence for any other or damaged file.
     """
-    recipe = recognise(open_checkpoint(path), open_checkpoint(spatial) if spatial else None)
+    recipe = recognise(open_checkpoint(path, VAE_PARTS), open_checkpoint(spatial, VAE_PARTS) if spatial else None)
     vae = OpenSoraVAE(recipe, overlap=overlap, dtype=dtype, disable_dynamic=disable_dynamic)
     arguments = (str(path), str(spatial) if spatial else None, overlap, dtype)
     vae.patcher.cached_patcher_init = (load_vae_patcher, arguments)
-    logger.info("'%s': Open-Sora %s VAE, %s on %s.", Path(path).name, recipe.version, vae.vae_dtype, vae.device)
+    logger.info("%s: Open-Sora %s VAE, %s on %s.", quoted(recipe.name), recipe.version, vae.vae_dtype, vae.device)
     return vae
 
 
@@ -265,14 +285,18 @@ def recipe_check(recipe: Recipe) -> None:
     """Refuse a file that does not fit its network; mention tensors nobody uses."""
     unused = recipe.check()
     if unused:
-        logger.warning("'%s' has %d tensors that are not used, for example '%s'.", recipe.parts[0].name, len(unused),
-                       unused[0])  # fmt: skip
+        logger.warning("%s has %d tensors that are not used, for example %s.", quoted(recipe.name), len(unused),
+                       quoted(unused[0]))  # fmt: skip
 
 
 def _first_stage(recipe: Recipe, overlap: bool) -> FirstStage12 | FirstStage13:
     if recipe.version == "1.2":
         return FirstStage12(*recipe.settings, operations=Operations).eval()
-    return FirstStage13(*recipe.settings, overlap=overlap, operations=Operations).eval()
+    options = dict(recipe.options)
+    if overlap and not options.get("overlap", True):
+        tell(f"{quoted(recipe.name)} was saved for groups of frames that lie side by side; temporal_overlap stays off.")
+    options["overlap"] = overlap and options.get("overlap", True)
+    return FirstStage13(*recipe.settings, operations=Operations, **options).eval()
 
 
 def _fingerprint(weights: dict[str, Tensor]) -> str:

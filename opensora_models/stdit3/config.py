@@ -5,11 +5,11 @@ Released settings: ``STDiT3-XL/2`` of Open-Sora 1.2 and 1.3 (upstream ``opensora
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+from ..counting import count_blocks
 from ..frames import Version
 
 Shape = tuple[int, ...]
@@ -19,8 +19,6 @@ RELEASED_KERNEL_SIZE = (8, 8, -1)
 
 RELEASED_INPUT_SQ_SIZE = 512
 """Side in pixels at which the position embedding has scale 1 (both versions)."""
-
-_BLOCK_NUMBER = re.compile(r"(?:spatial|temporal)_blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class STDiT3Config:
     skip_temporal: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads:
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
         if self.patch_size[0] != 1:
             raise ValueError(f"patch_size {self.patch_size} joins frames; STDiT3 needs 1 in the first place.")
@@ -71,7 +69,8 @@ class STDiT3Config:
 
     @property
     def mlp_hidden(self) -> int:
-        return int(self.hidden_size * self.mlp_ratio)
+        # A ratio that was read off two widths may fall a rounding error short of the width it came from.
+        return int(self.hidden_size * self.mlp_ratio + 1e-6)
 
     @property
     def rotated_width(self) -> int:
@@ -100,7 +99,8 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> STDiT3Config:
     """
     patch = _shape(shapes, "x_embedder.proj.weight", 5)
     hidden_size, in_channels, *patch_size = patch
-    has_temporal = any(key.startswith("temporal_blocks.") for key in shapes)
+    temporal_blocks = count_blocks(shapes, "temporal_blocks.")
+    has_temporal = temporal_blocks > 0
     qk_norm = "spatial_blocks.0.attn.q_norm.weight" in shapes
     rope_length = _shape(shapes, "rope.freqs", 1)[0] if has_temporal else 0
     head_dim = _head_dim(shapes, qk_norm, rope_length)
@@ -109,7 +109,7 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> STDiT3Config:
     windowed = version == "1.3" and rope_length != head_dim // 2
     return STDiT3Config(
         version=version,
-        depth=1 + max(int(match[1]) for key in shapes if (match := _BLOCK_NUMBER.match(key))),
+        depth=max(count_blocks(shapes, "spatial_blocks."), temporal_blocks),
         hidden_size=hidden_size,
         num_heads=hidden_size // head_dim,
         mlp_ratio=_shape(shapes, "spatial_blocks.0.mlp.fc1.weight", 2)[0] / hidden_size,
@@ -136,7 +136,7 @@ def _head_dim(shapes: Mapping[str, Shape], qk_norm: bool, rope_length: int) -> i
 
 def _shape(shapes: Mapping[str, Shape], key: str, dimensions: int) -> Shape:
     shape = shapes.get(key)
-    if shape is None or len(shape) != dimensions:
+    if shape is None or len(shape) != dimensions or 0 in shape:
         found = "missing" if shape is None else f"of shape {tuple(shape)}"
-        raise ValueError(f"Not an STDiT3 checkpoint: {key} is {found}, expected {dimensions} dimension(s).")
+        raise ValueError(f"Not an STDiT3 checkpoint: {key} is {found}, expected {dimensions} sizes of at least 1.")
     return tuple(shape)

@@ -7,8 +7,9 @@ else (marks, sizes, frame numbers) is JSON in its metadata, so reading never exe
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoint_readers import SafetensorsFile
+from ..reading import LONGEST_FILE_NAME, quoted, reading, shown
+from ..settings import parse_settings, whole_number
 
 FORMAT_KEY = "opensora.conditioning"
 FORMAT = 1
@@ -23,6 +26,11 @@ FORMAT = 1
 
 TEXT = "text"
 """Name of an entry's own tensor beside those of its dictionary."""
+
+DAMAGED = "its description does not fit its tensors; save it again."
+
+NUMBERS: dict[str, int | None] = {"frame_rate": 1, "opensora_pixel_size": 2, "opensora_given_frames": None}
+"""Values of ours and how many numbers each is; None: a list of any length. Other nodes' values are handed on."""
 
 Conditioning = Sequence[Sequence[Any]]
 
@@ -48,20 +56,22 @@ def save_conditioning(path: Path, conditionings: Mapping[str, Conditioning], not
         unfinished.unlink(missing_ok=True)
 
 
-def load_conditioning(path: Path) -> dict[str, list[list[Any]]]:
-    """The conditionings of a file, by name. Raises ValueError for another kind of file, a newer one, or damage."""
+def load_conditioning(path: Path, needed: Collection[str] = ()) -> dict[str, list[list[Any]]]:
+    """The conditionings of a file, by name; those ``needed`` must be among them.
+
+    Raises ValueError for another kind of file, a newer one, or damage.
+    """
     file = SafetensorsFile.open(path)
-    description = _description(file)
-    tensors = dict(file.read())
-    try:
+    with reading(path.name):
+        description = _description(file)
+        entries = _entries(description)
+        if missing := [name for name in needed if name not in entries]:
+            raise ValueError(f"it holds no {' and no '.join(missing)} conditioning; save positive and negative again.")
+        tensors = dict(file.read())
         return {
-            name: [_put_together(f"{name}.{n}", values, tensors) for n, values in enumerate(entries)]
-            for name, entries in description["entries"].items()
+            name: [_put_together(f"{name}.{n}", values, tensors) for n, values in enumerate(found)]
+            for name, found in entries.items()
         }
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"'{path.name}' is damaged: its description does not fit its tensors; save it again."
-        ) from error
 
 
 def note_of(path: Path) -> str:
@@ -87,10 +97,34 @@ def _take_apart(prefix: str, entry: Sequence[Any], tensors: dict[str, Tensor]) -
     return values
 
 
+def _entries(description: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The values of every entry under the name of its conditioning."""
+    entries = description.get("entries")
+    if not isinstance(entries, dict) or not all(isinstance(found, list) and found for found in entries.values()):
+        raise ValueError(DAMAGED)
+    for values in (values for found in entries.values() for values in found):
+        if not isinstance(values, dict):
+            raise ValueError(DAMAGED)
+        for key, value in values.items():
+            if key in NUMBERS and not _are_numbers(value, NUMBERS[key]):
+                raise ValueError(f"its entry '{key}' is {shown(value)}, which no node writes; save it again.")
+    return entries
+
+
+def _are_numbers(value: Any, count: int | None) -> bool:
+    """Whether ``value`` is one number (``count`` 1), so many, or any list of whole numbers (``count`` None)."""
+    if count == 1:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = isinstance(value, list) and (count is None or len(value) == count)
+    return fits and all(type(each) is int and 0 <= each < 2**31 for each in value)
+
+
 def _put_together(prefix: str, values: dict[str, Any], tensors: Mapping[str, Tensor]) -> list[Any]:
     start = f"{prefix}."
     extra = {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
-    text = extra.pop(TEXT)
+    text = extra.pop(TEXT, None)
+    if text is None or text.ndim != 3 or 0 in text.shape or not text.is_floating_point():
+        raise ValueError(DAMAGED)
     return [text, {**values, **extra}]
 
 
@@ -104,21 +138,24 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(item) for item in value)
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return value is None or isinstance(value, (bool, int, float, str))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int, str))
 
 
 def _description(file: SafetensorsFile) -> dict[str, Any]:
     text = file.metadata.get(FORMAT_KEY)
+    name = quoted(file.path.name, LONGEST_FILE_NAME)
     if text is None:
-        raise ValueError(f"'{file.path.name}' is not a conditioning saved by Open-Sora Save Conditioning.")
+        raise ValueError(f"{name} is not a conditioning saved by Open-Sora Save Conditioning.")
     try:
-        description = json.loads(text)
-        version = int(description["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{file.path.name}' has a damaged description; save the conditioning again.") from error
+        description = parse_settings(text, "its description")
+        version = whole_number(description.get("format"), "format", 1, 2**31)
+    except ValueError as error:
+        raise ValueError(f"{name} has a damaged description; save the conditioning again.") from error
     if version > FORMAT:
         raise ValueError(
-            f"'{file.path.name}' was saved by a newer version of this pack (format {version}, this one reads up to "
-            f"{FORMAT}); update the pack."
+            f"{name} was saved by a newer version of this pack (format {version}, this one reads up to {FORMAT}); "
+            "update the pack."
         )
     return description

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from ..counting import count_blocks
+from ..reading import LONGEST_FILE_NAME
+from ..reading import quoted as in_quotes
 from .tokens import VOCABULARY
 
 Shape = tuple[int, ...]
@@ -17,6 +20,9 @@ BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 QUERY = "encoder.block.0.layer.0.SelfAttention.q.weight"
 GATED = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
 FINAL_NORM = "encoder.final_layer_norm.weight"
+
+BUCKETS = 32
+"""Distances a T5 v1.1 tells apart; ComfyUI builds every T5 with this number."""
 
 KNOWN_FILES = "t5xxl_fp16.safetensors, t5xxl_fp8_e4m3fn_scaled.safetensors or the shards of t5-v1_1-xxl"
 """What people have on disk for Flux, SD3 or PixArt and can use here."""
@@ -52,27 +58,48 @@ def t5_config(shapes: Mapping[str, Shape], file: str) -> T5Config:
 
     Raises ValueError naming ``file`` where it is another kind of T5 or lacks weights.
     """
-    if not any(GATED in name for name in shapes):
-        raise ValueError(f"'{file}' is an older T5 without gated layers; expected {EXPECTED}.")
-    embedding = shapes.get(EMBEDDING) or shapes.get(TIED_EMBEDDING)
-    missing = [name for name in (BIAS, QUERY, GATED, FINAL_NORM) if name not in shapes]
-    if embedding is None or missing:
-        raise ValueError(f"'{file}' lacks '{(missing or [EMBEDDING])[0]}'; it is incomplete, download it again.")
-    if embedding[0] < VOCABULARY:
+    name = in_quotes(file, LONGEST_FILE_NAME)
+    if not any(GATED in key for key in shapes):
+        raise ValueError(f"{name} is an older T5 without gated layers; expected {EXPECTED}.")
+    embedding = EMBEDDING if EMBEDDING in shapes else TIED_EMBEDDING
+    missing = [key for key in (embedding, BIAS, QUERY, GATED, FINAL_NORM) if key not in shapes]
+    if missing:
+        lacking = EMBEDDING if missing[0] == embedding else missing[0]
+        raise ValueError(f"{name} lacks '{lacking}'; it is incomplete, download it again.")
+    for key, dimensions in ((embedding, 2), (BIAS, 2), (QUERY, 2), (GATED, 2), (FINAL_NORM, 1)):
+        if len(shapes[key]) != dimensions or 0 in shapes[key]:
+            raise ValueError(
+                f"{name} has the tensor '{key}' of shape {list(shapes[key])}; expected {dimensions} sizes, at least 1."
+            )
+    words, width = shapes[embedding]
+    if words < VOCABULARY:
         raise ValueError(
-            f"'{file}' is a T5 with {embedding[0]} words where Open-Sora's tokenizer has {VOCABULARY}; "
-            f"expected {EXPECTED}."
+            f"{name} is a T5 with {words} words where Open-Sora's tokenizer has {VOCABULARY}; expected {EXPECTED}."
         )
-    heads = shapes[BIAS][1]
-    layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.block."))
-    return T5Config(embedding[1], shapes[GATED][0], shapes[QUERY][0] // heads, heads, layers, embedding[0])
+    (buckets, heads), inner = shapes[BIAS], shapes[QUERY][0]
+    if buckets != BUCKETS or inner % heads:
+        raise ValueError(
+            f"{name} has {buckets} distances and {heads} heads over {inner} values; a T5 v1.1 has {BUCKETS} distances "
+            "and heads of one width."
+        )
+    layers = count_blocks(shapes, "encoder.block.")
+    return T5Config(width, shapes[GATED][0], inner // heads, heads, layers, words)
+
+
+def encoder_shapes(config: T5Config) -> dict[str, Shape]:
+    """Names and shapes of the weights every encoder of this config must have, its embedding aside."""
+    width, inner = config.d_model, config.d_kv * config.num_heads
+    shapes: dict[str, Shape] = {BIAS: (BUCKETS, config.num_heads), FINAL_NORM: (width,)}
+    for layer in range(config.num_layers):
+        block = f"encoder.block.{layer}.layer"
+        shapes |= {f"{block}.0.SelfAttention.{part}.weight": (inner, width) for part in "qkv"}
+        shapes[f"{block}.0.SelfAttention.o.weight"] = (width, inner)
+        shapes |= {f"{block}.1.DenseReluDense.{part}.weight": (config.d_ff, width) for part in ("wi_0", "wi_1")}
+        shapes[f"{block}.1.DenseReluDense.wo.weight"] = (width, config.d_ff)
+        shapes |= {f"{block}.{number}.layer_norm.weight": (width,) for number in (0, 1)}
+    return shapes
 
 
 def encoder_weights(config: T5Config) -> Iterable[str]:
     """The names every encoder of this config must have, its embedding aside."""
-    yield from (BIAS, FINAL_NORM)
-    for layer in range(config.num_layers):
-        block = f"encoder.block.{layer}.layer"
-        yield from (f"{block}.0.SelfAttention.{part}.weight" for part in "qkvo")
-        yield from (f"{block}.1.DenseReluDense.{part}.weight" for part in ("wi_0", "wi_1", "wo"))
-        yield from (f"{block}.{number}.layer_norm.weight" for number in (0, 1))
+    return encoder_shapes(config)

@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ..checkpoint_readers import SafetensorsFile
+from ..reading import reading, shown
+from ..settings import parse_settings, whole_number
 
 ENDING = ".latent"
 TENSOR = "latent_tensor"
 # ComfyUI's mark of latents that were not scaled for Stable Diffusion 1; without it older files need a division.
 MARK = "latent_format_version_0"
 NOTES = "opensora.decode"
+# More than any node makes; only nonsense is refused.
+LONGEST_CLIP, HIGHEST_RATE = 1_000_000, 10_000
 
 
 def save_latent(path: Path, latents: Tensor, notes: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> None:
@@ -36,14 +41,30 @@ def load_latent(path: Path) -> tuple[Tensor, dict[str, Any]]:
 
     Raises ValueError with one sentence for a file that is no latent file.
     """
-    try:
-        with safe_open(str(path), "pt") as file:
-            names = set(file.keys())
-            if TENSOR not in names:
-                raise ValueError(f"'{path.name}' holds no latents; choose a file written by a decode or save node.")
-            latents = file.get_tensor(TENSOR).float()
-            notes = json.loads((file.metadata() or {}).get(NOTES, "{}"))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"'{path.name}' cannot be read as latents ({error}); choose another file.") from error
-    # 0.18215: what Save Latent of old ComfyUI versions multiplied with.
-    return (latents if MARK in names else latents / 0.18215), notes
+    file = SafetensorsFile.open(path)
+    with reading(path.name):
+        info = file.tensors.get(TENSOR)
+        if info is None:
+            raise ValueError("it holds no latents; choose a file written by a decode or save node.")
+        if len(info.shape) not in (4, 5) or 0 in info.shape or not info.dtype.is_floating_point:
+            raise ValueError(
+                f"its latents have the shape {list(info.shape)} and type {info.dtype}; expected fractions in [batch, "
+                "channels, frames, height, width] with every size at least 1."
+            )
+        notes = _notes(file.metadata.get(NOTES))
+        ((_, latents),) = file.read([TENSOR])
+        # 0.18215: what Save Latent of old ComfyUI versions multiplied with.
+        return (latents.float() if MARK in file.tensors else latents.float() / 0.18215), notes
+
+
+def _notes(text: str | None) -> dict[str, Any]:
+    """What was noted with the latents; what we know of it must be what we write."""
+    if text is None:
+        return {}
+    notes = parse_settings(text, f"its notes '{NOTES}'")
+    if "num_frames" in notes:
+        whole_number(notes["num_frames"], "The noted num_frames", 0, LONGEST_CLIP)
+    rate = notes.get("frame_rate", 1.0)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= HIGHEST_RATE:
+        raise ValueError(f"The noted frame_rate is {shown(rate)}; expected a number above 0, up to {HIGHEST_RATE}.")
+    return notes

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, expect_shapes
-from ..checkpoint_kinds import FULL_CHECKPOINT, SD_VAE, VAE_V12, VAE_V13
-from ..frames import Version
+from ..checkpoint import Checkpoint, expect_shapes, expect_weights
+from ..checkpoint_kinds import SD_VAE, VAE_V12, VAE_V13
+from ..counting import count_blocks
+from ..frames import FRAMES_PER_LATENT, SPATIAL_FACTOR, Version
+from ..reading import reading
+from ..settings import Settings
 from .autoencoder import OpenSora12, OpenSora13
 from .causal import CausalConfig
+from .file_settings import groups_of, options_of
 from .image import ImageConfig
 from .keys import PIPELINE_PREFIX, image_names
 from .temporal import TemporalConfig
@@ -25,35 +27,46 @@ Shapes = Mapping[str, Shape]
 
 EXPECTED = "an Open-Sora 1.2 or 1.3 video VAE"
 TEMPORAL_PREFIX = "temporal_vae."
-# Group norms have this many groups in every released autoencoder; narrower tiny ones use what divides their width.
-GROUPS = 32
+LATENT_CHANNELS: dict[Version, int] = {"1.2": 4, "1.3": 16}
+"""Channels of the latents every program of a version exchanges."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a file (or a pair of files) holds: settings, and for each file its tensors under our names."""
+    """What a file (or a pair of files) holds: settings, and for each file its tensors under our names.
+
+    ``options`` are what a 1.3 file says of its network beside the weights: ``overlap`` and ``normalization``.
+    """
 
     version: Version
     settings: tuple[Any, ...]
     parts: tuple[Checkpoint, ...]
     names: tuple[Mapping[str, str], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the main file, for messages."""
+        return self.parts[0].name
 
     def build(self, **options: Any) -> OpenSora12 | OpenSora13:
-        """The empty network; ``options`` go to its constructor (``operations``, ``overlap``)."""
+        """The empty network; ``options`` go to its constructor, over what the file says."""
         if self.version == "1.2":
-            options.pop("overlap", None)
             return OpenSora12(*self.settings, **options)
-        return OpenSora13(*self.settings, **options)
+        return OpenSora13(*self.settings, **{**self.options, **options})
 
     def check(self) -> list[str]:
         """Hold the files against the network: ValueError for missing or wrong tensors, else names not used."""
-        with torch.device("meta"):
+        with reading(self.name), torch.device("meta"):
             wanted = {name: tuple(value.shape) for name, value in self.build().state_dict().items()}
         merged = {}
         for part, names in zip(self.parts, self.names, strict=True):
             merged.update({ours: part.tensors[theirs] for theirs, ours in names.items()})
         found = {name: info._replace(shape=_as_wanted(info.shape, wanted.get(name))) for name, info in merged.items()}
-        return expect_shapes(replace(self.parts[0], tensors=found), wanted, ignore=("shift", "scale"))
+        whole = replace(self.parts[0], tensors=found)
+        unused = expect_shapes(whole, wanted, ignore=("shift", "scale"))
+        expect_weights(whole, wanted)
+        return unused
 
     def load(self) -> dict[str, Tensor]:
         """All tensors under our names, on the CPU; 1×1 convolutions of old files become the linear layers they are."""
@@ -71,25 +84,23 @@ def recognise(checkpoint: Checkpoint, spatial: Checkpoint | None = None) -> Reci
 
     Raises ValueError with one sentence for anything that is not an Open-Sora 1.2 or 1.3 video VAE.
     """
-    shapes = checkpoint.shapes
-    if checkpoint.kind is VAE_V13 or checkpoint.kind is VAE_V12:
+    with reading(checkpoint.name):
+        if checkpoint.kind is not VAE_V13 and checkpoint.kind is not VAE_V12:
+            return _split(checkpoint, spatial)
         if spatial is not None:
             raise ValueError(
-                f"'{checkpoint.name}' already holds everything; leave spatial_vae on none instead of '{spatial.name}'."
+                f"{checkpoint.quoted} already holds everything; leave spatial_vae on none instead of {spatial.quoted}."
             )
-        if checkpoint.kind is VAE_V13:
-            settings = causal_config(shapes, checkpoint.settings().get("groups"))
-            return Recipe("1.3", (settings,), (checkpoint,), ({name: name for name in shapes},))
-        return _whole_pipeline(checkpoint)
-    temporal = _temporal_names(shapes)
-    if temporal:
-        return _split(checkpoint, temporal, spatial)
-    if checkpoint.kind is SD_VAE:
-        raise ValueError(
-            f"'{checkpoint.name}' looks like {SD_VAE.title}, which is only the spatial half of Open-Sora 1.2's VAE; "
-            "choose the temporal file as vae_name and this one as spatial_vae."
-        )
-    raise ValueError(f"'{checkpoint.name}' looks like {checkpoint.kind.sentence_part()}; expected {EXPECTED}.")
+        return _causal(checkpoint) if checkpoint.kind is VAE_V13 else _whole_pipeline(checkpoint)
+
+
+def _causal(checkpoint: Checkpoint) -> Recipe:
+    settings, shapes = checkpoint.settings(), checkpoint.shapes
+    config = causal_config(shapes, settings)
+    _expect_factors("1.3", config.latent_channels, len(config.multipliers) - 1, len(config.temporal_down))
+    if len(config.temporal_up) != len(config.temporal_down):
+        raise ValueError("its decoder makes another number of frames than its encoder takes.")
+    return Recipe("1.3", (config,), (checkpoint,), ({name: name for name in shapes},), options_of(settings))
 
 
 def _whole_pipeline(checkpoint: Checkpoint) -> Recipe:
@@ -99,12 +110,12 @@ def _whole_pipeline(checkpoint: Checkpoint) -> Recipe:
     names = {name: name for name in shapes}
     names.update({PIPELINE_PREFIX + old: PIPELINE_PREFIX + new for old, new in renamed.items()})
     ours = {names[name]: shape for name, shape in shapes.items()}
-    groups = checkpoint.settings().get("groups")
-    settings = (
-        image_config(_below(ours, PIPELINE_PREFIX), groups),
-        temporal_config(_below(ours, TEMPORAL_PREFIX), groups),
+    settings = checkpoint.settings()
+    configs = (
+        image_config(_below(ours, PIPELINE_PREFIX), settings),
+        temporal_config(_below(ours, TEMPORAL_PREFIX), settings),
     )
-    return Recipe("1.2", settings, (checkpoint,), (names,))
+    return Recipe("1.2", _expect_halves(*configs), (checkpoint,), (names,))
 
 
 def _temporal_names(shapes: Shapes) -> dict[str, str]:
@@ -115,95 +126,144 @@ def _temporal_names(shapes: Shapes) -> dict[str, str]:
     return {name: name if name in ("shift", "scale") else TEMPORAL_PREFIX + part for name, part in bare.items()}
 
 
-def _split(checkpoint: Checkpoint, temporal: dict[str, str], spatial: Checkpoint | None) -> Recipe:
+def _split(checkpoint: Checkpoint, spatial: Checkpoint | None) -> Recipe:
+    temporal = _temporal_names(checkpoint.shapes)
+    if not temporal:
+        _refuse(checkpoint)
     if spatial is None:
         raise ValueError(
-            f"'{checkpoint.name}' holds only the temporal half of Open-Sora 1.2's VAE; choose an SDXL or Stable "
+            f"{checkpoint.quoted} holds only the temporal half of Open-Sora 1.2's VAE; choose an SDXL or Stable "
             "Diffusion VAE file as spatial_vae."
         )
-    if spatial.kind is not SD_VAE and not any(name.startswith("encoder.down_blocks.") for name in spatial.shapes):
-        hint = " (extract its VAE first)" if spatial.kind is FULL_CHECKPOINT else ""
-        raise ValueError(
-            f"'{spatial.name}' looks like {spatial.kind.sentence_part()}{hint}; expected a Stable Diffusion or SDXL "
-            "image VAE as spatial_vae."
-        )
-    renamed = image_names(spatial.shapes)
-    images = {name: PIPELINE_PREFIX + new for name, new in renamed.items()}
-    settings = (
-        image_config({renamed[name]: shape for name, shape in spatial.shapes.items()}),
-        temporal_config({temporal[name].removeprefix(TEMPORAL_PREFIX): s for name, s in checkpoint.shapes.items()}),
+    configs = (
+        spatial_config(spatial),
+        temporal_config(
+            {temporal[name].removeprefix(TEMPORAL_PREFIX): s for name, s in checkpoint.shapes.items()},
+            checkpoint.settings(),
+        ),
     )
-    return Recipe("1.2", settings, (checkpoint, spatial), (temporal, images))
+    images = {name: PIPELINE_PREFIX + new for name, new in image_names(spatial.shapes).items()}
+    return Recipe("1.2", _expect_halves(*configs), (checkpoint, spatial), (temporal, images))
 
 
-def image_config(shapes: Shapes, groups: int | None = None) -> ImageConfig:
-    """Settings of an image autoencoder in current diffusers names; ``groups`` as for :func:`causal_config`."""
-    levels = _count(shapes, r"encoder\.down_blocks\.(\d+)\.")
-    widths = tuple(_shape(shapes, f"encoder.down_blocks.{level}.resnets.0.conv1.weight")[0] for level in range(levels))
+def spatial_config(spatial: Checkpoint) -> ImageConfig:
+    """Settings of the image VAE in a file of its own. ValueError for any other file."""
+    if spatial.kind is not SD_VAE and not any(name.startswith("encoder.down_blocks.") for name in spatial.shapes):
+        raise ValueError(
+            f"{spatial.quoted} looks like {spatial.kind.sentence_part()}; expected a Stable Diffusion or SDXL image "
+            "VAE as spatial_vae."
+        )
+    with reading(spatial.name):
+        renamed = image_names(spatial.shapes)
+        return image_config({renamed[name]: shape for name, shape in spatial.shapes.items()}, spatial.settings())
+
+
+def _refuse(checkpoint: Checkpoint) -> NoReturn:
+    if checkpoint.kind is SD_VAE:
+        raise ValueError(
+            f"{checkpoint.quoted} looks like {SD_VAE.title}, which is only the spatial half of Open-Sora 1.2's VAE; "
+            "choose the temporal file as vae_name and this one as spatial_vae."
+        )
+    raise ValueError(f"{checkpoint.quoted} looks like {checkpoint.kind.sentence_part()}; expected {EXPECTED}.")
+
+
+def image_config(shapes: Shapes, settings: Settings | None = None) -> ImageConfig:
+    """Settings of an image autoencoder in current diffusers names; ``settings`` are those of its file."""
+    levels = _count(shapes, "encoder.down_blocks.")
+    widths = tuple(
+        _shape(shapes, f"encoder.down_blocks.{level}.resnets.0.conv1.weight", 4)[0] for level in range(levels)
+    )
     return ImageConfig(
         widths=widths,
-        layers=_count(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
-        latent_channels=_shape(shapes, "decoder.conv_in.weight")[1],
-        groups=groups or _groups(widths),
+        layers=_count(shapes, "encoder.down_blocks.0.resnets."),
+        latent_channels=_shape(shapes, "decoder.conv_in.weight", 4)[1],
+        groups=groups_of(settings or {}, widths, "image_"),
     )
 
 
-def temporal_config(shapes: Shapes, groups: int | None = None) -> TemporalConfig:
-    """Settings of a temporal autoencoder; ``groups`` as for :func:`causal_config`."""
-    filters, channels = _shape(shapes, "encoder.conv_in.conv.weight")[:2]
-    levels = _count(shapes, r"encoder\.block_res_blocks\.(\d+)\.")
-    widths = [_shape(shapes, f"encoder.block_res_blocks.{i}.0.conv1.conv.weight")[0] for i in range(levels)]
+def temporal_config(shapes: Shapes, settings: Settings | None = None) -> TemporalConfig:
+    """Settings of a temporal autoencoder; ``settings`` are those of its file."""
+    filters, channels = _shape(shapes, "encoder.conv_in.conv.weight", 5)[:2]
+    levels = _count(shapes, "encoder.block_res_blocks.")
+    widths = [_shape(shapes, f"encoder.block_res_blocks.{i}.0.conv1.conv.weight", 5)[0] for i in range(levels)]
     return TemporalConfig(
         channels=channels,
-        latent_channels=_shape(shapes, "decoder.conv1.conv.weight")[1],
+        latent_channels=_shape(shapes, "decoder.conv1.conv.weight", 5)[1],
         filters=filters,
-        blocks=_count(shapes, r"encoder\.res_blocks\.(\d+)\."),
-        multipliers=tuple(width // filters for width in widths),
+        blocks=_count(shapes, "encoder.res_blocks."),
+        multipliers=_multipliers(widths, filters),
         downsample=tuple(f"encoder.conv_blocks.{level}.conv.weight" in shapes for level in range(levels - 1)),
-        groups=groups or _groups(widths),
+        groups=groups_of(settings or {}, [filters, *widths], "temporal_"),
     )
 
 
-def causal_config(shapes: Shapes, groups: int | None = None) -> CausalConfig:
-    """Settings of a causal 3-D autoencoder; ``groups`` is what the file says of its group norms, if anything."""
-    width = _shape(shapes, "encoder.conv_in.conv.weight")[0]
-    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
-    widths = [_shape(shapes, f"encoder.down.{i}.block.0.conv1.conv.weight")[0] for i in range(levels)]
+def causal_config(shapes: Shapes, settings: Settings | None = None) -> CausalConfig:
+    """Settings of a causal 3-D autoencoder; ``settings`` are those of its file."""
+    width = _shape(shapes, "encoder.conv_in.conv.weight", 5)[0]
+    levels = _count(shapes, "encoder.down.")
+    widths = [_shape(shapes, f"encoder.down.{i}.block.0.conv1.conv.weight", 5)[0] for i in range(levels)]
     return CausalConfig(
         width=width,
-        multipliers=tuple(value // width for value in widths),
-        blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
-        latent_channels=_shape(shapes, "decoder.conv_in.conv.weight")[1],
+        multipliers=_multipliers(widths, width),
+        blocks=_count(shapes, "encoder.down.0.block."),
+        latent_channels=_shape(shapes, "decoder.conv_in.conv.weight", 5)[1],
         temporal_down=tuple(i for i in range(levels) if f"encoder.down.{i}.downsample.conv.conv.weight" in shapes),
         temporal_up=tuple(i for i in range(levels) if f"decoder.up.{i}.upsample.conv3d.conv1.conv.weight" in shapes),
-        groups=groups or _groups(widths),
+        groups=groups_of(settings or {}, [width, *widths]),
     )
+
+
+def _multipliers(widths: Sequence[int], unit: int) -> tuple[int, ...]:
+    if any(width % unit for width in widths):
+        raise ValueError(
+            f"its levels have widths {list(widths)[:8]}, which are no multiples of the first width {unit}."
+        )
+    return tuple(width // unit for width in widths)
+
+
+def _expect_halves(image: ImageConfig, temporal: TemporalConfig) -> tuple[ImageConfig, TemporalConfig]:
+    """Both halves if they fit each other and Open-Sora 1.2; ValueError else."""
+    if image.latent_channels != temporal.channels:
+        raise ValueError(
+            f"its temporal half reads {temporal.channels} channels, its spatial half makes {image.latent_channels}."
+        )
+    _expect_factors("1.2", temporal.latent_channels, len(image.widths) - 1, sum(temporal.downsample))
+    return image, temporal
+
+
+def _expect_factors(version: Version, channels: int, halvings: int, halvings_of_time: int) -> None:
+    """Refuses an autoencoder whose latents no Open-Sora model could read."""
+    if channels != LATENT_CHANNELS[version]:
+        raise ValueError(f"its latents have {channels} channels; those of Open-Sora {version} have "
+                         f"{LATENT_CHANNELS[version]}.")  # fmt: skip
+    # Powers are compared by their exponents: a file may claim any number of levels.
+    wanted = (SPATIAL_FACTOR.bit_length() - 1, FRAMES_PER_LATENT.bit_length() - 1)
+    if (halvings, halvings_of_time) != wanted:
+        raise ValueError(
+            f"it halves pictures {halvings} and frames {halvings_of_time} times; Open-Sora {version} halves them "
+            f"{wanted[0]} and {wanted[1]} times."
+        )
 
 
 def _below(shapes: Shapes, prefix: str) -> dict[str, Shape]:
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
-def _count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number the pattern finds."""
-    numbers = [int(found[1]) for name in shapes if (found := re.match(pattern, name))]
-    if not numbers:
-        raise ValueError(f"The VAE file has no tensor named like '{_plain(pattern)}'; download or export it again.")
-    return 1 + max(numbers)
+def _count(shapes: Shapes, prefix: str) -> int:
+    count = count_blocks(shapes, prefix)
+    if not count:
+        raise ValueError(f"it has no tensor named like '{prefix}0'; download or export it again.")
+    return count
 
 
-def _plain(pattern: str) -> str:
-    return pattern.replace("\\", "").replace("(d+)", "0")
-
-
-def _shape(shapes: Shapes, name: str) -> Shape:
-    if name not in shapes:
-        raise ValueError(f"The VAE file lacks '{name}'; it is incomplete, download or export it again.")
-    return shapes[name]
-
-
-def _groups(widths: tuple[int, ...] | list[int]) -> int:
-    return math.gcd(GROUPS, *widths)
+def _shape(shapes: Shapes, name: str, dimensions: int) -> Shape:
+    """Shape of a tensor that the network cannot do without."""
+    shape = shapes.get(name)
+    if shape is None:
+        raise ValueError(f"it lacks '{name}'; it is incomplete, download or export it again.")
+    if len(shape) != dimensions or 0 in shape:
+        raise ValueError(f"its tensor '{name}' has the shape {list(shape)}; expected {dimensions} sizes of at least 1.")
+    return shape
 
 
 def _is_projection(name: str, shape: Shape) -> bool:

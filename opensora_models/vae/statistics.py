@@ -108,7 +108,8 @@ _V13_CHUNK_STD = (
 )
 # fmt: on
 
-# Open-Sora 1.3's ``normalization`` options by their original names; "video" is the released one.
+V13_RELEASED = "video"
+# Open-Sora 1.3's ``normalization`` options by their original names.
 V13_STATISTICS = {
     "video": ChannelStatistics(V13_MEAN, V13_STD),
     "video_5frames": ChannelStatistics(_V13_CHUNK_MEAN, _V13_CHUNK_STD),
@@ -116,20 +117,20 @@ V13_STATISTICS = {
 
 
 class Exchange(NamedTuple):
-    """Maps latents of a file with its own statistics to those every other program expects, and back."""
+    """Maps latents of a file with its ``own`` statistics (None: unit size) to those every other program expects."""
 
-    shift: Tensor
-    scale: Tensor
+    own: ChannelStatistics | None
+    common: ChannelStatistics
 
     def from_file(self, latents: Tensor) -> Tensor:
         """The file's latents as if its statistics were the common ones."""
-        unit = (latents.float() - self.shift.to(latents.device)) / self.scale.to(latents.device)
-        return V12_STATISTICS.denormalise(unit).to(latents.dtype)
+        unit = latents.float() if self.own is None else self.own.normalise(latents.float())
+        return self.common.denormalise(unit).to(latents.dtype)
 
     def to_file(self, latents: Tensor) -> Tensor:
         """The inverse of ``from_file``."""
-        unit = V12_STATISTICS.normalise(latents.float())
-        return (unit * self.scale.to(latents.device) + self.shift.to(latents.device)).to(latents.dtype)
+        unit = self.common.normalise(latents.float())
+        return (unit if self.own is None else self.own.denormalise(unit)).to(latents.dtype)
 
 
 # Released files store shift and scale in bfloat16 (8 significant bits); anything farther off was meant.
@@ -137,11 +138,27 @@ _ROUNDING = 2.0**-8
 
 
 def exchange_with(shift: Tensor | None, scale: Tensor | None) -> Exchange | None:
-    """How latents of a v1.2 file with these buffers are exchanged; None where they are the common constants."""
+    """How latents of a v1.2 file with these buffers are exchanged; None where they are the common constants.
+
+    Raises ValueError for values that no latents can have been normalised with.
+    """
     if shift is None or scale is None:
         return None
     common = V12_STATISTICS.tensors(1)
+    if shift.numel() != common[0].numel() or scale.numel() != common[1].numel():
+        raise ValueError(f"shift and scale hold {shift.numel()} and {scale.numel()} values; expected 4 of each.")
     own = tuple(value.detach().float().cpu().reshape(common[0].shape) for value in (shift, scale))
     if all(torch.allclose(a, b, rtol=_ROUNDING, atol=0.0) for a, b in zip(own, common, strict=True)):
         return None
-    return Exchange(*own)
+    if not bool(torch.isfinite(torch.cat(own)).all()) or bool((own[1] == 0).any()):
+        raise ValueError("shift and scale must be finite, and no scale may be 0.")
+    mean, std = (tuple(value.flatten().tolist()) for value in own)
+    return Exchange(ChannelStatistics(mean, std), V12_STATISTICS)
+
+
+def exchange_named(normalization: str | None) -> Exchange | None:
+    """How latents of a v1.3 file with this ``normalization`` are exchanged; None where it is the released one."""
+    if normalization == V13_RELEASED:
+        return None
+    own = None if normalization is None else V13_STATISTICS[normalization]
+    return Exchange(own, V13_STATISTICS[V13_RELEASED])
