@@ -123,16 +123,21 @@ def weights_by_rule(
         elif f"state.{key}" in case.tensors:
             filled[ours] = case.tensors[f"state.{key}"].reshape(entry.shape)
         else:
-            filled[ours] = _random_entry(key, tuple(entry.shape))
+            filled[ours] = _random_entry(key, tuple(entry.shape), _norm_names(case))
     _check_probe(filled, case, key_of)
     return filled
 
 
-def _random_entry(key: str, shape: tuple[int, ...]) -> Tensor:
+def _norm_names(case: Case) -> tuple[str, ...]:
+    """How the keys of norm weights end; the cases of 2.0 count ``scale`` among them."""
+    return ("weight", "scale") if case.family.startswith("v2-") else ("weight",)
+
+
+def _random_entry(key: str, shape: tuple[int, ...], norms: tuple[str, ...]) -> Tensor:
     value = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode("utf-8"))))
     if value.ndim > 1:
         return value / math.sqrt(value.numel() / value.shape[0])
-    return 1 + 0.1 * value if key.endswith("weight") else 0.1 * value
+    return 1 + 0.1 * value if key.endswith(norms) else 0.1 * value
 
 
 def _check_probe(filled: Mapping[str, Tensor], case: Case, key_of: Callable[[str], str]) -> None:
@@ -200,6 +205,7 @@ def _error_ratio(case: Case, name: str, got: Tensor, want: Tensor) -> float:
         return math.inf
     a, b = a.masked_fill(same_special, 0.0), b.masked_fill(same_special, 0.0)
     rules = case.info["tolerances"]
+    rules = rules.get("per_tensor", {}).get(f"out.{name}", rules)
     if "rel_l2" in rules:
         return float((a - b).norm() / want.double().norm().clamp_min(1e-30)) / rules["rel_l2"]
     atol = rules.get("atol_per_output", {}).get(f"out.{name}", rules["atol"])
