@@ -50,8 +50,8 @@ class TextRows(CONDRegular):
         return isinstance(other, TextRows) and other.cond[0].shape[1] == self.cond[0].shape[1]
 
     def concat(self, others: Sequence[TextRows]) -> list[Tensor]:
-        """All rows in batch order."""
-        return [row for entry in (self, *others) for row in entry.cond]
+        """All rows in batch order; copies, since the conditioning itself is kept by its node for the next run."""
+        return [row.clone() for entry in (self, *others) for row in entry.cond]
 
     def size(self) -> list[int]:
         """Shape for memory estimates: every token of every row."""

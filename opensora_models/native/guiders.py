@@ -6,7 +6,8 @@ KSampler included, where the sampler's own ``cfg`` stays the text scale. Both as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,6 @@ from ..sampling.guidance import (
     Branch,
     Guidance,
     guided,
-    mix,
     prompt_and_base,
     rescale_to_prompt,
     step_of,
@@ -37,6 +37,10 @@ PROCESSED_LATENT = "given_latents"
 """Name under which the MODEL carries the given latents of a processed conditioning."""
 
 Conditioning = list[list[Any]]
+Rows = Callable[[dict[str, Any]], list[Tensor]]
+"""ComfyUI's ``sampler_calc_cond_batch_function``."""
+
+logger = logging.getLogger("opensora")
 
 
 def with_given_frames(conditioning: Conditioning, latent: Tensor, frames: Sequence[int]) -> Conditioning:
@@ -74,6 +78,8 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
         self.schedule = None if schedule is None else schedule.tolist()
         self.has_given = False
         self.set_cfg(guidance.text_scale)
+        if isinstance(model.model_options.get(ROWS), PatchedRows):
+            logger.warning("The settings of Open-Sora Guidance on the MODEL are not used: this sampler has its own.")
 
     def set_conds(self, positive: Conditioning, negative: Conditioning) -> None:
         """Given frames of the positive conditioning are put into the other rows as well."""
@@ -92,9 +98,11 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
         """The guided denoised latents; ``timestep`` is the noise level ``[B]``."""
         options = model_options or {}
         scales = scales_at(self.guidance, x, timestep, options, self.schedule)
-        denoised = guided(
+        if any(_hooks(options).values()):
+            return self._by_cores_formula(x, timestep, scales.text, options, seed)
+        return guided(
             lambda branches: comfy.samplers.calc_cond_batch(
-                self.inner_model, [self.conds[branch.value] for branch in branches], x, timestep, options
+                self.inner_model, [self.conds[branch.value] for branch in branches], x.clone(), timestep, options
             ),
             x,
             timestep,
@@ -102,28 +110,39 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
             has_given=self.has_given,
             flaw_fix=self.guidance.flaw_fix,
         )
-        return self._after_guidance(denoised, scales.text, x, timestep, options)
 
-    def _after_guidance(
-        self, denoised: Tensor, scale: float, x: Tensor, sigma: Tensor, options: dict[str, Any]
+    def _by_cores_formula(
+        self, x: Tensor, sigma: Tensor, scale: float, options: dict[str, Any], seed: int | None
     ) -> Tensor:
-        """Functions that other nodes hung behind the guidance."""
-        for function in options.get("sampler_post_cfg_function", []):
-            denoised = function(
-                {
-                    "denoised": denoised,
-                    "cond_denoised": denoised,
-                    "uncond_denoised": denoised,
-                    "cond": self.conds[Branch.PROMPT.value],
-                    "uncond": self.conds[Branch.NOTHING.value],
-                    "cond_scale": scale,
-                    "model": self.inner_model,
-                    "sigma": sigma,
-                    "model_options": options,
-                    "input": x,
-                }
-            )
-        return denoised
+        """The same guidance where other nodes hung something into ComfyUI's formula, which then runs with it."""
+        guidance, hooks = self.guidance, _hooks(options)
+        if self.has_given and guidance.image_scale is None:
+            guidance = replace(guidance, image_scale=guidance.text_scale)
+        if guidance.flaw_fix:
+            hooks[AFTER] = [fix_flaw, *hooks[AFTER]]
+        rows = PatchedRows(guidance, self.schedule, hooks[ROWS])
+        base = self.conds.get(Branch.IMAGE.value, self.conds[Branch.NOTHING.value])
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, sigma, base, self.conds[Branch.PROMPT.value], scale,
+            {**options, ROWS: rows, AFTER: hooks[AFTER], "disable_cfg1_optimization": self.has_given}, seed,
+        )  # fmt: skip
+
+
+ROWS, BEFORE, FORMULA, AFTER = (
+    f"sampler_{name}_function" for name in ("calc_cond_batch", "pre_cfg", "cfg", "post_cfg")
+)
+"""Where other nodes hang functions into ComfyUI's guidance: keys of ``model_options``."""
+
+
+def _hooks(options: dict[str, Any]) -> dict[str, Any]:
+    """What other nodes hung in; Open-Sora's own patch is left out, since a guider brings its own settings."""
+    rows = options.get(ROWS)
+    return {
+        ROWS: rows.previous if isinstance(rows, PatchedRows) else rows,
+        BEFORE: options.get(BEFORE, []),
+        FORMULA: options.get(FORMULA),
+        AFTER: [function for function in options.get(AFTER, []) if function is not fix_flaw],
+    }
 
 
 def scales_at(
@@ -143,10 +162,10 @@ def patch_guidance(model: ModelPatcher, guidance: Guidance, schedule: Tensor | N
     ``image_scale`` None leaves plain two-row guidance even where frames are given.
     """
     patched = model.clone()
-    rows = PatchedRows(guidance, None if schedule is None else schedule.tolist())
+    hooks = _hooks(model.model_options)
+    rows = PatchedRows(guidance, None if schedule is None else schedule.tolist(), hooks[ROWS])
     patched.set_model_sampler_calc_cond_batch_function(rows)
-    if guidance.flaw_fix:
-        patched.set_model_sampler_cfg_function(fixed_cfg)
+    patched.model_options[AFTER] = [*hooks[AFTER], *[fix_flaw] * guidance.flaw_fix]
     if guidance.image_scale is not None:
         # At cfg 1 ComfyUI would withhold the negative prompt, which the image rows need.
         patched.model_options["disable_cfg1_optimization"] = True
@@ -156,9 +175,11 @@ def patch_guidance(model: ModelPatcher, guidance: Guidance, schedule: Tensor | N
 class PatchedRows:
     """Computes the pair (first, base) that ComfyUI's own CFG formula turns into Open-Sora guidance."""
 
-    def __init__(self, guidance: Guidance, schedule: Sequence[float] | None) -> None:
+    def __init__(self, guidance: Guidance, schedule: Sequence[float] | None, previous: Rows | None = None) -> None:
+        """``previous`` is another node's function of this kind, which then computes prompt and base row."""
         self.guidance = guidance
         self.schedule = schedule
+        self.previous = previous
 
     def __call__(self, call: dict[str, Any]) -> list[Tensor]:
         """ComfyUI's ``sampler_calc_cond_batch_function``: conditionings [positive, negative] -> two predictions."""
@@ -186,20 +207,26 @@ class PatchedRows:
         first, base = prompt_and_base(predicted, image)
         return [first, first] if text_off else [first, base]
 
-    @staticmethod
-    def _compute(call: dict[str, Any], *conds: Any) -> list[Tensor]:
-        return comfy.samplers.calc_cond_batch(
-            call["model"], list(conds), call["input"], call["sigma"], call["model_options"]
-        )
+    def _compute(self, call: dict[str, Any], *conds: Any) -> list[Tensor]:
+        call = {**call, "input": call["input"].clone()}
+        if self.previous is None:
+            return _core_rows({**call, "conds": conds})
+        pair, rest = [*conds[:2], None][:2], conds[2:]
+        done = self.previous({**call, "conds": pair})[: len(conds)]
+        return [*done, *(_core_rows({**call, "conds": rest}) if rest else ())]
 
 
-def fixed_cfg(call: dict[str, Any]) -> Tensor:
-    """ComfyUI's ``sampler_cfg_function``: the CFG formula followed by the flaw fix."""
-    x, prompt, base, scale = call["input"], call["cond_denoised"], call["uncond_denoised"], call["cond_scale"]
-    mixed = mix({Branch.PROMPT: prompt, Branch.NOTHING: base}, {Branch.PROMPT: (scale,), Branch.NOTHING: (1 - scale,)})
-    if not _has_given(call["input_cond"]):
-        mixed = rescale_to_prompt(x, call["sigma"], mixed, prompt)
-    return x - mixed
+def _core_rows(call: dict[str, Any]) -> list[Tensor]:
+    return comfy.samplers.calc_cond_batch(
+        call["model"], list(call["conds"]), call["input"], call["sigma"], call["model_options"]
+    )
+
+
+def fix_flaw(call: dict[str, Any]) -> Tensor:
+    """ComfyUI's ``sampler_post_cfg_function``: the flaw fix, which is left out where frames are given."""
+    if _has_given(call["cond"]):
+        return call["denoised"]
+    return rescale_to_prompt(call["input"], call["sigma"], call["denoised"], call["cond_denoised"])
 
 
 def _has_given(conds: list[dict[str, Any]] | None) -> bool:

@@ -195,7 +195,8 @@ class OpenSoraConfig(comfy.supported_models_base.BASE):
     @classmethod
     def of(cls, config: STDiT3Config, as_upstream: bool = False) -> OpenSoraConfig:
         """The description for a network config; ``as_upstream`` repeats the original's bfloat16 rounding."""
-        return cls({**cls.unet_config, "opensora": config, "as_upstream": as_upstream})
+        named_for_unets = {"model_channels": config.hidden_size}  # core's FreeU reads it
+        return cls({**cls.unet_config, **named_for_unets, "opensora": config, "as_upstream": as_upstream})
 
     def set_inference_dtype(
         self, dtype: torch.dtype, manual_cast_dtype: torch.dtype | None, device: torch.device | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,16 @@ from ..sampling.flow import noised
 from ..sampling.schedule import TRAIN_TIMESTEPS
 from ..stdit3.arithmetic import UpstreamArithmetic
 from ..stdit3.config import STDiT3Config
+from ..stdit3.handing import own
 from ..stdit3.network import GivenFrames, STDiT3
 from .conds import from_fixed
 from .frame_masks import active_at
 from .fused import FusedArithmetic
+from .tables import as_linear
+from .unplaced import unplaced, warn_once, without_halves
+from .wrappers import separated
+
+logger = logging.getLogger("opensora")
 
 
 class NativeSTDiT3(STDiT3):
@@ -40,7 +47,17 @@ class NativeSTDiT3(STDiT3):
             dtype=dtype,
             device=device,
         )
+        as_linear(self)
         self.dtype = dtype
+        self.in_channels = opensora.in_channels  # core's Renorm CFG reads it
+        self._said: set[str] = set()
+
+    def to(self, *args: Any, **kwargs: Any) -> NativeSTDiT3:
+        """As in PyTorch, but ``--force-channels-last`` is left out: it is a layout of pictures, not of clips."""
+        if kwargs.get("memory_format") is torch.channels_last:
+            logger.info("--force-channels-last does nothing for Open-Sora: its one convolution reads clips.")
+            kwargs = {name: value for name, value in kwargs.items() if name != "memory_format"}
+        return super().to(*args, **kwargs) if args or kwargs else self
 
     def forward(  # type: ignore[override]  # ComfyUI's arguments, not the network's
         self,
@@ -54,12 +71,16 @@ class NativeSTDiT3(STDiT3):
         """``noise - x0`` of [B, C, T, h, w], C channels: what ComfyUI's flow sampling expects.
 
         ``timestep`` is [B] on the 0..1000 scale. ``context`` and ``control`` are ComfyUI's arguments for other models;
-        our text comes as ``conds["text"]``. Runs inside every DIFFUSION_MODEL wrapper that is registered.
+        our text comes as ``conds["text"]``. Runs inside every DIFFUSION_MODEL wrapper that is registered; what those
+        are handed is theirs. Patches without a place are named in the log.
         """
-        options = {} if transformer_options is None else transformer_options
-        run = WrapperExecutor.new_class_executor(
-            self.predict, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
-        )
+        options = own(transformer_options or {})
+        blocks = len(self.blocks())
+        if not torch.compiler.is_compiling():
+            warn_once(unplaced(options, blocks, control), self._said, blocks)
+        options = without_halves(options)
+        wrappers = separated(get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options))
+        run = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
         return run.execute(x, timestep, context, transformer_options=options, **conds)
 
     def predict(

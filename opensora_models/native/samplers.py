@@ -48,7 +48,7 @@ def sample_opensora(
     options = extra_args or {}
     source = noise or SeededNoise(int(options.get("seed") or 0), model.noise)
     walk = rectified_flow(
-        lambda latents, level: model(latents, level, **options),
+        lambda latents, level: model(latents.clone(), level, **options),
         x,
         sigmas,
         noise=source,
@@ -57,9 +57,8 @@ def sample_opensora(
     )
     for step in tqdm(walk, total=len(sigmas) - 1, disable=disable):
         if callback is not None:
-            callback(
-                {"x": step.x, "i": step.index, "sigma": step.sigma, "sigma_hat": step.sigma, "denoised": step.denoised}
-            )
+            sigma = step.sigma.clone()  # not the schedule itself
+            callback({"x": step.x, "i": step.index, "sigma": sigma, "sigma_hat": sigma, "denoised": step.denoised})
         x = step.after
     return x
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..printable import PrintableRecords
-from . import core_detection, folders
+from . import core_detection, folders, lora_names
 
 
 def start() -> None:
@@ -14,6 +14,7 @@ def start() -> None:
     folders.register_demo_models()
     if core_detection.is_wanted():
         core_detection.register()
+        lora_names.register()
 
 
 def _make_log_printable() -> None:

@@ -13,11 +13,14 @@ from .arithmetic import Arithmetic
 from .attention import CrossAttention, SelfAttention
 from .conditions import BlockContext
 from .config import STDiT3Config
+from .handing import own
 from .portions import in_portions
 
 BRANCH_HOOK = "opensora_branch_hook"
 """Key in transformer_options of the hook around a residual branch; see :mod:`.network`."""
 
+ATTENTION_OUTPUT, CROSS_OUTPUT = "attn1_output_patch", "attn2_output_patch"
+"""ComfyUI's names in ``patches`` for functions on what self attention and cross attention give."""
 
 GELU_PIECE = 2**17
 """Elements at a time: two float32 tensors of half a mebibyte each, which the second-level cache of a core holds."""
@@ -84,11 +87,27 @@ class Block(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = values
 
         def attend() -> Tensor:
-            return self.attn(arithmetic.adaptive_norm(x, shift_1, scale_1), context)
+            given = self.attn(arithmetic.adaptive_norm(x, shift_1, scale_1), context)
+            return patched_output(given, ATTENTION_OUTPUT, self.attn.heads, context)
+
+        def attend_to_text() -> Tensor:
+            return patched_output(self.cross_attn(x, context), CROSS_OUTPUT, self.cross_attn.heads, context)
 
         x = add_branch(context, "attn", x, gate_1, attend)
-        x = add_branch(context, "cross", x, None, lambda: self.cross_attn(x, context))
+        x = add_branch(context, "cross", x, None, attend_to_text)
         return add_branch(context, "mlp", x, gate_2, lambda: self.mlp(arithmetic.adaptive_norm(x, shift_2, scale_2)))
+
+
+def patched_output(x: Tensor, name: str, heads: int, context: BlockContext) -> Tensor:
+    """What an attention gives [B, T, S, C] through ComfyUI's output patches, which see [B, tokens, C]."""
+    options = dict(context.options or {})
+    patches = options.get("patches", {}).get(name)
+    if not patches:
+        return x
+    tokens = x.flatten(1, 2)
+    for patch in patches:
+        tokens = patch(tokens, {**own(options), "n_heads": heads, "dim_head": x.shape[-1] // heads})
+    return tokens.reshape(x.shape)
 
 
 def add_branch(
@@ -138,8 +157,11 @@ class FinalLayer(nn.Module):
 def read_table(table: nn.Embedding, like: Tensor) -> Tensor:
     """All rows of a modulation table, in the dtype and on the device of ``like``.
 
-    ComfyUI's layer casts (and patches) while it is read and has to be told the dtype; PyTorch's own cannot be.
+    ComfyUI's layer casts (and patches) while it is read and has to be told the dtype; PyTorch's own cannot be. A table
+    with a forward of its own is read as a linear layer is, see ``native.tables``.
     """
+    if "forward" in vars(table):
+        return table(torch.eye(table.embedding_dim, dtype=like.dtype, device=like.device)).t().contiguous()
     rows = torch.arange(table.num_embeddings, device=like.device)
     if type(table) is nn.Embedding:
         return table(rows).to(like.dtype)

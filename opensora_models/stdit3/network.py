@@ -14,6 +14,8 @@ numbered 0 … 2·depth - 1 in the order they run: even numbers are spatial, odd
   [B, frames or 1, 6, C]), ``pe`` None and ``transformer_options``; ``run(args)`` and the function return a dict with
   ``img``. ``patches["double_block"]``: a list of functions called with the same dict and ``block_index`` after
   every block.
+* ``patches["attn1_output_patch"]`` and ``["attn2_output_patch"]``: functions ``(out, options)`` on what every self
+  attention and every cross attention gives, [B, tokens, C].
 * ``opensora_stack_hook``: a function ``(x, modulation, run)`` around all blocks; ``run(x)`` computes them. x is
   [B, tokens, C].
 * ``opensora_branch_hook``: a function ``(kind, transformer_options, run)`` around each residual branch of each block;
@@ -36,6 +38,7 @@ from .blocks import Block, FinalLayer
 from .conditions import BlockContext, GivenFrames, PackedText, pack, tile_rows
 from .config import STDiT3Config
 from .embedders import CaptionEmbedder, PatchEmbedder, ScalarEmbedder
+from .handing import own
 from .positions import PositionEmbedding2D, Rotary, RotaryEmbedding, rounded_number
 from .windows import Extent, cut
 
@@ -224,7 +227,7 @@ class STDiT3(nn.Module):
         def run(x: Tensor) -> Tensor:
             return self._run_blocks(x.reshape(shape), context, options).flatten(1, 2)
 
-        return hook(tokens.flatten(1, 2), context.modulation, run).reshape(shape)
+        return hook(tokens.flatten(1, 2), context.modulation.clone(), run).reshape(shape)
 
     def _run_blocks(self, tokens: Tensor, context: BlockContext, options: dict[str, Any]) -> Tensor:
         replacements = options.get("patches_replace", {}).get("dit", {})
@@ -248,7 +251,7 @@ class STDiT3(nn.Module):
 def _run_patched(
     block: Block, tokens: Tensor, context: BlockContext, options: dict[str, Any], replacement: Any, after: Any
 ) -> Tensor:
-    """One block through ComfyUI's block patches, which see [B, tokens, C]."""
+    """One block through ComfyUI's block patches, which see [B, tokens, C] and may write into what they see."""
     shape = tokens.shape
 
     def original(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,14 +259,12 @@ def _run_patched(
         changed = replace(context, text=text, modulation=args["vec"], options=args["transformer_options"])
         return {**args, "img": block(args["img"].reshape(shape), changed).flatten(1, 2)}
 
-    args = {
-        "img": tokens.flatten(1, 2),
-        "txt": context.text.tokens,
-        "vec": context.modulation,
-        "pe": None,
-        "transformer_options": options,
-    }
+    def handed(img: Tensor) -> dict[str, Any]:
+        tensors = own({"img": img, "txt": context.text.tokens, "vec": context.modulation})
+        return {**tensors, "pe": None, "transformer_options": own(options)}
+
+    args = handed(tokens.flatten(1, 2))
     out = original(args) if replacement is None else replacement(args, {"original_block": original})
     for patch in after:
-        out = patch({**args, **out, "block_index": options["block_index"]})
+        out = patch({**args, **out, **handed(out["img"]), "block_index": options["block_index"]})
     return out["img"].reshape(shape)
