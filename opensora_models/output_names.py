@@ -104,8 +104,11 @@ def _filled(prefix: str, value_of: Callable[[str], str | None]) -> tuple[str, li
         pieces.append(prefix[done : found.start()])
         done = found.end()
         if value is None:
-            unknown.append(found[0])
-            done -= 1  # its closing sign may open the next one
+            following = _PLACEHOLDER.match(prefix, done - 1)
+            if following is not None and value_of(following[1]) is not None:
+                done -= 1  # two percent signs, of which the second opens a placeholder
+            else:
+                unknown.append(found[0])
         pieces.append(prefix[found.start() : done] if value is None else value)
     return "".join((*pieces, prefix[done:])), unknown
 

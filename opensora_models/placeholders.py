@@ -21,9 +21,11 @@ _ONLY_DOTS = re.compile(r"[. ]+")
 _DATE = "date:"
 _DATE_PIECES = re.compile("dd?|MM?|hh?|mm?|ss?|yyy?y?")
 _PAGE_NAME = "Node name for S&R"
+_PAGE_PRIMITIVE = "PrimitiveNode"
+_AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize")
 _MOST_LINKS = 32  # of a chain of nodes that hand a value on; graphs of programs may be loops
 
-Nodes = Mapping[str, Mapping[str, Any]]
+Names = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -92,17 +94,38 @@ def storable(value: str) -> str:
     return "_" * len(text) if _ONLY_DOTS.fullmatch(text) else text
 
 
-def named_nodes(
-    prompt: Any, workflow: Any, titles: Mapping[str, str]
-) -> Iterator[tuple[tuple[str, str, str], Mapping[str, Any]]]:
-    """The nodes of a prompt in the page's order: (page's name, title, id) and inputs. Strange entries are left out."""
+def named_nodes(prompt: Any, workflow: Any, titles: Mapping[str, str]) -> Iterator[tuple[Names, Mapping[str, Any]]]:
+    """Nodes in the page's order: (page's name, title, id) and widgets; those that do not run come after all others.
+
+    Strange entries are left out: programs can send anything.
+    """
     places = _Page(workflow)
     entries = [(str(key), node) for key, node in _mapping(prompt).items() if isinstance(node, Mapping)]
     for key, node in sorted(entries, key=lambda entry: places.rank(entry[0])):
         drawn, kind = places.node(key), str(node.get("class_type", ""))
-        title = _mapping(node.get("_meta")).get("title") or drawn.get("title") or titles.get(kind, kind)
-        page_name = _mapping(drawn.get("properties")).get(_PAGE_NAME, kind)
-        yield (str(page_name), str(title), key), _mapping(node.get("inputs"))
+        title = _mapping(node.get("_meta")).get("title")
+        yield _names(drawn, kind, key, title, titles), _mapping(node.get("inputs"))
+    for drawn in places.nodes():
+        yield _names(drawn, str(drawn.get("type", "")), str(drawn.get("id")), None, titles), _drawn_widgets(drawn)
+
+
+def _names(drawn: Mapping[str, Any], kind: str, key: str, title: Any, titles: Mapping[str, str]) -> Names:
+    page_name = _mapping(drawn.get("properties")).get(_PAGE_NAME, kind)
+    return str(page_name), str(title or drawn.get("title") or titles.get(kind, kind)), key
+
+
+def _drawn_widgets(drawn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Widgets of a node that only the page knows: one that is switched off, or a primitive of the page's own."""
+    values, inputs = drawn.get("widgets_values"), drawn.get("inputs")
+    if not isinstance(values, list):
+        return _mapping(values)
+    if drawn.get("type") == _PAGE_PRIMITIVE:
+        return {"value": values[0]} if values else {}
+    widgets = [_mapping(_mapping(entry).get("widget")) for entry in (inputs if isinstance(inputs, list) else [])]
+    names = [str(widget["name"]) for widget in widgets if "name" in widget]
+    if len(values) != len(names):  # behind a seed stands what happens to it after a run, which is no input
+        values = [value for value in values if value not in _AFTER_GENERATE]
+    return dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
 
 
 class _Page:
@@ -121,6 +144,11 @@ class _Page:
     def rank(self, key: str) -> tuple[float, ...]:
         """Where the node stands in the page's list; unknown ones come last."""
         return tuple(place for place, _ in self._way(key)) or (float("inf"),)
+
+    def nodes(self) -> Iterator[Mapping[str, Any]]:
+        """Every entry of the graph and its subgraphs."""
+        for graph in (self._root, *self._subgraphs.values()):
+            yield from (node for _, node in graph.values())
 
     def node(self, key: str) -> Mapping[str, Any]:
         """The page's entry of a node of the prompt, or {}."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -22,7 +23,8 @@ if comfyui_root() is None:
     pytest.skip("no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH", allow_module_level=True)
 use_comfyui()
 
-from comfy_api.latest import io  # noqa: E402 (needs ComfyUI in the process)
+from comfy_api.internal import first_real_override  # noqa: E402 (needs ComfyUI in the process)
+from comfy_api.latest import io  # noqa: E402
 
 from opensora.nodes import NODES  # noqa: E402
 from opensora.nodes.files import FileInput  # noqa: E402
@@ -157,6 +159,19 @@ def test_every_menu_that_follows_the_disk_names_files(models: Path, tiny_models:
     schemas = [(kind, entry) for kind in NODES for entry in kind.define_schema().inputs]
     assert changed == {(kind, entry.id) for kind, entry in schemas if isinstance(entry, FileInput)}
     assert {(kind.define_schema().node_id, name) for kind, name in changed} == set(INPUTS)
+
+
+@pytest.mark.parametrize("kind", NODES, ids=lambda kind: kind.define_schema().node_id)
+def test_what_comes_by_wire_is_none_before_the_run(kind: Any, executor: Executor) -> None:
+    """ComfyUI asks for validation and fingerprint before any wire has brought a value."""
+    for name in ("validate_inputs", "fingerprint_inputs"):
+        asked = first_real_override(kind, name)
+        if asked is not None:
+            names = [entry.id for entry in kind.define_schema().inputs]
+            parameters = inspect.signature(asked).parameters
+            takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+            answers = [asked(**{each: None for each in names if takes_all or each in parameters}) for _ in range(2)]
+            assert answers[0] == answers[1] and (name == "fingerprint_inputs" or answers[0] is True)
 
 
 @each_input
@@ -307,7 +322,7 @@ def test_saved_files_newest_first(executor: Executor, models: Path, tiny_models:
                 files.path(f"{name}{files.ending} [input]")
 
 
-@pytest.mark.parametrize(("kind", "name"), list(INPUTS)[:3] + list(INPUTS)[4:5], ids=lambda value: value)
+@each_input
 def test_names_that_are_not_utf8_load(
     kind: str, name: str, executor: Executor, models: Path, tiny_models: Path
 ) -> None:

@@ -81,9 +81,9 @@ def test_placeholders_are_filled_in_and_the_report_is_true(
 
     prompt, ending = with_prefix(kind)
     prompt["save"]["inputs"][PREFIX] = (
-        f"told/{kind}_%date:yyyy-MM-dd%_%Box.value%_%Mine.value%_%Empty Image.width%_%Nobody.x%"
+        f"told/{kind}_%date:yyyy-MM-dd%_%Box.value%_%Mine.value%_%Empty Latent Image.width%_%Nobody.x%"
     )
-    prompt["picture"] = node("EmptyImage", width=48, height=32, batch_size=1, color=0)
+    prompt["picture"] = node("EmptyLatentImage", width=48, height=32, batch_size=1)
     prompt["7"] = node("PrimitiveString", value="se/ed: 7?") | {"_meta": {"title": "Box"}}
     page = {"nodes": [{"id": 7, "properties": {"Node name for S&R": "Mine"}}]}
     root = Path(folder_paths.get_output_directory())
@@ -107,12 +107,25 @@ def test_a_bad_prefix_marks_its_widget_before_anything_runs(kind: str, executor:
 
 
 @each_saving_node
-def test_a_bad_prefix_by_wire_is_refused_in_the_same_sentence(kind: str, executor: Executor) -> None:
+def test_a_bad_prefix_by_wire_is_refused_before_the_work(kind: str, executor: Executor) -> None:
     prompt, _ = with_prefix(kind)
     prompt["save"]["inputs"][PREFIX] = ["prefix", 0]
     prompt["prefix"] = node("PrimitiveString", value="../x")
-    with pytest.raises(NodeError, match="leaves ComfyUI's output folder.*nearest good value is 'x'"):
+    executor.reset()
+    with pytest.raises(NodeError, match="leaves ComfyUI's output folder.*nearest good value is 'x'") as caught:
         executor.run(prompt, ("save", 0))
+    assert caught.value.node_id == "save" and not executor.executed() & {"text", "encoded", "clip"}
+
+
+@pytest.mark.parametrize("kind", ["OSoraDecode", "OSoraDecodeToVideo"])
+def test_another_kind_of_vae_is_refused_before_the_work(kind: str, executor: Executor) -> None:
+    prompt, _ = with_prefix(kind)
+    prompt["pixels"] = node("VAELoader", vae_name="pixel_space")
+    prompt["save"]["inputs"] |= {PREFIX: "x", "vae": ["pixels", 0]}
+    executor.reset()
+    with pytest.raises(NodeError, match="streams Open-Sora VAEs"):
+        executor.run(prompt, ("save", 0))
+    assert not executor.executed() & {"encoded", "clip"}
 
 
 def test_a_file_or_a_link_in_the_way_is_one_sentence(comfy: Path, tmp_path: Path) -> None:

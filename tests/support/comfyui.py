@@ -141,6 +141,11 @@ class Executor:
         *_, node_errors = self._loop.run_until_complete(self._execution.validate_prompt("validate", prompt, None))
         return {node: entry["errors"] for node, entry in node_errors.items()}
 
+    def executed(self) -> set[str]:
+        """The nodes of the last run that had run when it failed."""
+        events = (data["executed"] for event, data in self._executor.status_messages if event == "execution_error")
+        return {node for nodes in events for node in nodes}
+
     def cached(self) -> set[str]:
         """The nodes of the last run whose results were still there."""
         events = (data["nodes"] for event, data in self._executor.status_messages if event == "execution_cached")

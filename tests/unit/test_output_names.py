@@ -26,6 +26,15 @@ WORKFLOW: dict[str, Any] = {
         {"id": 4, "type": "KSampler", "properties": {"Node name for S&R": "KSampler"}},
         {"id": 3, "type": "KSampler", "properties": {"Node name for S&R": "KSampler"}},
         {"id": 12, "type": "box"},
+        {"id": 20, "type": "PrimitiveNode", "title": "Width", "widgets_values": [512, "fixed"]},
+        {
+            "id": 21,
+            "type": "SwitchedOff",
+            "widgets_values": [7, "randomize", 20, "euler"],
+            "inputs": [{"name": "model"}, *({"widget": {"name": name}} for name in ("seed", "steps", "how"))],
+        },
+        {"id": 22, "type": "Named", "widgets_values": {"text": "yes"}},
+        {"id": 23, "type": "Strange", "widgets_values": [1, 2], "inputs": [{"widget": {"name": "a"}}, None, 3]},
     ],
     "definitions": {"subgraphs": [{"id": "box", "nodes": [{"id": 5, "properties": {"Node name for S&R": "Mine"}}]}]},
 }
@@ -69,6 +78,10 @@ def test_dates_as_the_page_writes_them(pattern: str, expected: str) -> None:
         ("Linked.seed", "11"),  # over two wires
         ("Mine.value", "in"),  # in a subgraph, by the page's name
         ("Deep.mode.strength", "0.5"),  # a widget with a dot
+        ("Width.value", "512"),  # a primitive of the page, which no prompt holds
+        ("SwitchedOff.steps", "20"),
+        ("SwitchedOff.seed", "7"),
+        ("Named.text", "yes"),
         ("EmptyLatentImage.text", "a_b_c_d_e_f_g_h_i_j_k"),
         ("width", "832"),
         ("height", "480"),
@@ -88,13 +101,19 @@ def test_without_the_page_the_prompt_gives_the_names() -> None:
     assert name("%KSampler.seed%-%First.seed%-%Inner.value%", workflow=None) == "42-42-in"
 
 
-@pytest.mark.parametrize(
-    "graph", [None, [], "x", {"1": None}, {"1": {"inputs": [], "_meta": "x"}}, {1: {"inputs": {}}}]
-)
-@pytest.mark.parametrize(
-    "page",
-    [None, [], {"nodes": {}, "definitions": []}, {"nodes": [None, {"id": 1}], "definitions": {"subgraphs": [3]}}],
-)
+STRANGE_GRAPHS = [None, [], "x", {"1": None}, {"1": {"inputs": [], "_meta": "x"}}, {1: {"inputs": {}}}]
+STRANGE_PAGES: list[Any] = [
+    None,
+    [],
+    {"nodes": {}, "definitions": []},
+    {"nodes": [None, {"id": 1, "properties": 3, "type": []}], "definitions": {"subgraphs": [3, {"nodes": 4}]}},
+    {"nodes": [{"id": [], "type": "A", "widgets_values": [[]], "inputs": [{"widget": {"name": []}}]}]},
+    {"nodes": [{"type": "A", "widgets_values": 3}, {"type": "A", "widgets_values": ["x"], "inputs": {}}]},
+]
+
+
+@pytest.mark.parametrize("graph", STRANGE_GRAPHS, ids=range(len(STRANGE_GRAPHS)))
+@pytest.mark.parametrize("page", STRANGE_PAGES, ids=range(len(STRANGE_PAGES)))
 def test_strange_graphs_leave_placeholders_as_they_are(graph: Any, page: Any) -> None:
     assert name("a%A.b%", prompt=graph, workflow=page) == "a%A.b%"
 
@@ -105,16 +124,18 @@ def test_wires_in_a_loop_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["x%nothing%", "x%First.nothing%", "x%Nobody.seed%", "x%Linked.lost%", "x%dat:yyyy%"]
+    "prefix", ["x%nothing%", "x%First.nothing%", "x%Nobody.seed%", "x%Linked.lost%", "x%dat:yyyy%", "x%Strange.a%"]
 )
 def test_unknown_placeholders_stay_and_are_told(prefix: str) -> None:
-    made = output_name(prefix, Placeholders(prompt=PROMPT).value)
+    made = output_name(prefix, Placeholders(prompt=PROMPT, workflow=WORKFLOW).value)
     assert made.path == prefix.replace(":", "_") and f"'{prefix[1:]}'" in made.notes[0]
 
 
 def test_percent_signs_are_no_placeholders() -> None:
     made = output_name("100% of 50% %date:yyyy% %x", Placeholders(now=NOW).value)
     assert made.path == "100% of 50% 2024 %x" and made.notes == ()
+    made = output_name("50%_x_%date:yyyy%_%no.x%_%no.y%", Placeholders(now=NOW).value)
+    assert made.path == "50%_x_2024_%no.x%_%no.y%" and len(made.notes) == 2
 
 
 @pytest.mark.parametrize(
