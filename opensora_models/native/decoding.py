@@ -21,6 +21,7 @@ from ..vae.guards import check_latents, check_num_frames, check_pixels
 from ..vae.latent_file import ENDING, save_latent
 from ..vae.strips import Strips
 from ..vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
+from .memory import check_frames_fit
 from .outputs import OutputFile, next_output
 from .vae import OpenSoraVAE
 
@@ -95,6 +96,7 @@ def decode_images(vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, til
     """Latents [B, C, T, h, w] to images [B·F, H, W, 3] in [0, 1]; memory for the result is taken once."""
     count = num_frames or vae.network.frames_of(samples.shape[2])
     batch, height, width = samples.shape[0], *(SPATIAL_FACTOR * size for size in samples.shape[-2:])
+    check_frames_fit((batch, 3, count, height, width))
     images: Tensor | None = None
     done = 0
     for group in decoded_groups(vae, samples, num_frames, chosen_plan(vae, tile)):

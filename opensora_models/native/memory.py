@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import comfy.model_management
 import torch
+from torch import Tensor
 
 from ..stdit3.config import STDiT3Config
 from ..stdit3.portions import MOST_ELEMENTS, MOST_ELEMENTS_ELSEWHERE
@@ -63,3 +64,20 @@ def check_latents_fit(shape: Sequence[int], clips: int = 1) -> None:
     size = "×".join(str(side) for side in shape)
     needed = 4.0 * math.prod(shape) * (SAMPLER_TENSORS + clips - 1)
     check_room(needed, f"Sampling latents of {size}", "a smaller size, fewer frames or a smaller batch")
+
+
+def check_forward_fits(config: STDiT3Config, x: Tensor) -> None:
+    """Refuse latents [B, C, T, h, w] whose forward the system's memory cannot hold; a card says so by itself."""
+    if x.device.type in SHARED_WITH_SYSTEM:
+        needed = activation_bytes(config, x.shape, x.element_size(), x.device.type)
+        size = "×".join(str(side) for side in x.shape)
+        check_room(needed, f"One step on latents of {size}", "a smaller size, fewer frames or a smaller batch")
+
+
+def check_frames_fit(shape: Sequence[int]) -> None:
+    """Refuse decoded pixels [B, 3, T, H, W] that the system's memory cannot hold as images."""
+    batch, _, frames, height, width = shape
+    work = f"Holding {batch * frames} decoded frames of {height}×{width} pixels"
+    check_room(
+        4.0 * math.prod(shape), work, "Open-Sora Decode to Video, which holds a few at a time, or a smaller size"
+    )

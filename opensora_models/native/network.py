@@ -20,6 +20,7 @@ from ..stdit3.network import GivenFrames, STDiT3
 from .conds import from_fixed
 from .frame_masks import active_at
 from .fused import FusedArithmetic
+from .memory import check_forward_fits
 from .tables import as_linear
 from .unplaced import unplaced, warn_once, without_halves
 from .wrappers import separated
@@ -78,6 +79,7 @@ class NativeSTDiT3(STDiT3):
         blocks = len(self.blocks())
         if not torch.compiler.is_compiling():
             warn_once(unplaced(options, blocks, control), self._said, blocks)
+            check_forward_fits(self.config, x)
         options = without_halves(options)
         wrappers = separated(get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options))
         run = WrapperExecutor.new_class_executor(self.predict, self, wrappers)

@@ -34,6 +34,7 @@ from ..vae.guards import check_latents, check_num_frames
 from ..vae.recognition import Recipe, recognise
 from ..vae.statistics import V12_STATISTICS, Exchange, exchange_named, exchange_with
 from ..vae.strips import Strips
+from .memory import check_frames_fit
 from .messages import tell
 
 if TYPE_CHECKING:
@@ -216,6 +217,8 @@ class OpenSoraVAE(comfy.sd.VAE):
         """Core's decoding; ``vae_options`` may hold ``num_frames``, which core's result buffer must know as well."""
         self.network.true_length = (vae_options or {}).get("num_frames")
         try:
+            if samples_in.ndim == 5:
+                check_frames_fit(self.network.decode_output_shape(samples_in.shape))
             return super().decode(samples_in, vae_options or {})
         finally:
             self.network.true_length = None

@@ -176,3 +176,25 @@ def test_work_the_machine_cannot_hold_is_refused_with_gigabytes(
     with pytest.raises(ValueError, match=r"needs about [\d,.]+ GB of memory, and this machine has 1.5 GB free"):
         EmptyLatent.execute(version="1.3", height=4096, width=4096, frames=113, batch_size=1)
     EmptyLatent.execute(version="1.3", height=256, width=256, frames=113, batch_size=1)
+
+
+def test_a_step_and_decoded_frames_beyond_the_machine_are_refused(
+    comfy: Path, tiny_models: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as management
+
+    from opensora.nodes.decode import Decode
+    from opensora.nodes.sampling import Sampler
+    from opensora.opensora_models.native.vae import load_vae
+
+    vae = load_vae(tiny_models / "vae" / "random-vae-v1.2.safetensors")
+    latent = {"samples": torch.zeros(1, 4, 5, 8, 8)}
+    monkeypatch.setattr(management, "get_free_memory", lambda *_, **__: 0.02 * 2**20)
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match="One step on latents of .* GB of memory"):
+            Sampler.execute(model=models["1.2"], latent=latent, references=None, **sampler_values())
+        with pytest.raises(ValueError, match="Holding 17 decoded frames of 64×64 pixels .* Decode to Video"):
+            vae.decode(latent["samples"])
+        with pytest.raises(ValueError, match="Holding 17 decoded frames"):
+            Decode.execute(samples=latent, vae=vae, tile_size="256", filename_prefix="x", num_frames=0,
+                           save_latent=False)  # fmt: skip
