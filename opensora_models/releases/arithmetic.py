@@ -1,0 +1,45 @@
+"""Operations of one row through a released network (one multiply-add = 2): matrix products and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+from ..cost import RELEASED as STDIT3_SIZES
+from ..cost import operations_per_row as stdit3_operations
+from ..frames import Version
+from ..mmdit.config import TIME_WIDTH, MMDiTConfig
+
+LatentCells = tuple[int, int, int]
+"""Latent frames, height and width."""
+
+Operations = Callable[[LatentCells, int], int]
+"""``(latent cells, text tokens) -> operations``."""
+
+
+def mmdit_operations(config: MMDiTConfig) -> Operations:
+    """The rule for an MMDiT: ``24·(D + S)·h²·L`` and attention ``4·(D + S)·h·L²`` at the released MLP width."""
+
+    def count(cells: LatentCells, text_tokens: int) -> int:
+        hidden, mlp = config.hidden_size, config.mlp_hidden
+        visual = prod(cells) // config.patch_size**2
+        tokens, blocks = visual + text_tokens, config.depth + config.depth_single_blocks
+        linear = 2 * tokens * blocks * (4 * hidden**2 + 2 * hidden * mlp)
+        attention = 4 * blocks * hidden * tokens**2
+        vectors = (12 * config.depth + 3 * config.depth_single_blocks + 2) * hidden**2
+        embedders = TIME_WIDTH * (2 if config.guidance_embed else 1) + config.vec_in_dim
+        vectors += hidden * embedders + (3 if config.guidance_embed else 2) * hidden**2
+        reference = config.reference_features if config.cond_embed else 0
+        ends = visual * hidden * (2 * config.in_channels + reference) + text_tokens * config.context_in_dim * hidden
+        return linear + attention + 2 * vectors + 2 * ends
+
+    return count
+
+
+def released_stdit3_operations(version: Version) -> Operations:
+    """The rule for the released 1.2 or 1.3."""
+
+    def count(cells: LatentCells, text_tokens: int) -> int:
+        return stdit3_operations(STDIT3_SIZES[version], cells, text_tokens)
+
+    return count

@@ -1,0 +1,153 @@
+"""The releases this pack knows, and how to find out which one is meant."""
+
+from __future__ import annotations
+
+from ..frames import GROUP_FRAMES, GROUP_STEP, LATENT_CHANNELS, SPATIAL_FACTOR, Version
+from ..mmdit.config import RELEASED, RELEASED_HIGH_COMPRESSION, MMDiTConfig
+from ..sampling.flow_shift import flow_shift
+from ..sampling.guidance import PRESETS, Guidance
+from ..sampling.schedule import shift_for
+from ..text.padding import T5_LENGTH
+from ..text.tokens import MAX_TOKENS
+from .arithmetic import mmdit_operations, released_stdit3_operations
+from .lengths import Causal, Grouped, Lengths, Strided
+from .release import GivenRules, GuidanceRules, Latents, Release, TextRules, Times
+from .sizes import Computed, Printed
+
+STEPS_V1, STEPS_V2 = 30, 50
+
+TEXT_V1 = TextRules(MAX_TOKENS, padded=False, pooled=False, cleaned=True, learned_negative=True)
+TEXT_V2 = TextRules(T5_LENGTH, padded=True, pooled=True, cleaned=False, learned_negative=False, suffixes=True, motion=4)
+
+PICTURE_V2 = Guidance(
+    text_scale=7.5, image_scale=3.0, oscillate_text=True, oscillate_image=True, fade_image=True, initial_image_scale=1.0
+)
+CLIP_V2 = Guidance(text_scale=7.5, image_scale=3.0, oscillate_text=True, oscillate_image=True)
+GUIDANCE_V2 = GuidanceRules({"text": CLIP_V2, "picture": PICTURE_V2, "clip": CLIP_V2})
+
+
+def _version_1(version: Version, guidance: GuidanceRules, given: GivenRules) -> Release:
+    step, patch = GROUP_STEP[version], 2
+    rule = "17·n" if version == "1.2" else "16·n + 1"
+    return Release(
+        id=version,
+        title=f"Open-Sora {version}",
+        network="stdit3",
+        autoencoder=version,
+        latents=Latents(
+            channels=LATENT_CHANNELS[version],
+            space=SPATIAL_FACTOR,
+            patch=patch,
+            lengths=Lengths(Grouped(version), GROUP_FRAMES, step, rule),
+            cell=SPATIAL_FACTOR,
+            cut=version == "1.2",
+        ),
+        sizes=Printed(version),
+        times=Times(STEPS_V1, lambda frames, height, width: shift_for(version, height, width, frames)),
+        guidance=guidance,
+        given=given,
+        text=TEXT_V1,
+        operations=released_stdit3_operations(version),
+        parameters="1.1 B",
+    )
+
+
+def _version_2(
+    id: str, autoencoder: str, config: MMDiTConfig, space: int, lengths: Lengths, file: str, takes: tuple[int, ...]
+) -> Release:
+    cell = space * config.patch_size
+    latents = Latents(config.channels, space, config.patch_size, lengths, cell)
+
+    def shift(frames: int, height: int, width: int) -> float:
+        return flow_shift(latents.tokens_per_frame(height, width), lengths.counting.latents(frames))
+
+    return Release(
+        id=id,
+        title=f"Open-Sora {id}",
+        network="mmdit",
+        autoencoder=autoencoder,
+        latents=latents,
+        sizes=Computed(cell),
+        times=Times(STEPS_V2, shift),
+        guidance=GUIDANCE_V2,
+        given=GivenRules("input", takes, written_back=True),
+        text=TEXT_V2,
+        operations=mmdit_operations(config),
+        parameters="11.9 B",
+        files=(file,),
+        # The Flux stage makes pictures with its own autoencoder, whatever the video's is.
+        image_stage=Computed(SPATIAL_FACTOR * 2, adjusted=True),
+    )
+
+
+RELEASES: dict[str, Release] = {
+    release.id: release
+    for release in (
+        _version_1(
+            "1.2",
+            GuidanceRules(dict.fromkeys(("text", "picture", "clip"), PRESETS["1.2"])),
+            GivenRules("mask", (GROUP_FRAMES,), anywhere=True),
+        ),
+        _version_1(
+            "1.3",
+            GuidanceRules(
+                {
+                    "text": PRESETS["1.3 text to video"],
+                    "picture": PRESETS["1.3 given frames"],
+                    "clip": PRESETS["1.3 given frames"],
+                },
+                fade_reaches_end=True,
+            ),
+            GivenRules("input", (GROUP_FRAMES,), empty_row_sees_mask=True, anywhere=True),
+        ),
+        _version_2(
+            "2.0",
+            "hunyuan",
+            RELEASED,
+            8,
+            Lengths(Causal(), 5, 4, "4·n + 1", longest=129),
+            "Open_Sora_v2.safetensors",
+            (33, 65),
+        ),
+        _version_2(
+            "2.0 high compression",
+            "dc-ae",
+            RELEASED_HIGH_COMPRESSION,
+            32,
+            # Four frames become one latent, which comes back as one frame.
+            Lengths(Strided(), 8, 4, "4·n", longest=128),
+            "Open_Sora_v2_Video_DC_AE.safetensors",
+            (32, 64),
+        ),
+    )
+}
+"""Every release by its id."""
+
+
+def release_named(id: str) -> Release:
+    """The release of this id. Raises ValueError for another word."""
+    if id not in RELEASES:
+        raise ValueError(f"There is no Open-Sora {id!r}; known are {', '.join(RELEASES)}.")
+    return RELEASES[id]
+
+
+def releases_with(channels: int) -> tuple[Release, ...]:
+    """All releases whose latents have so many channels: 16 are 1.3's and 2.0's (and Flux's)."""
+    return tuple(release for release in RELEASES.values() if release.latents.channels == channels)
+
+
+def believed_release(
+    *, model: str | None = None, vae: str | None = None, latent: str | None = None, channels: int | None = None
+) -> Release | None:
+    """The release that is meant, by what is known, the surest first: MODEL, VAE, the LATENT's own word, its channels.
+
+    A word that is no release's is passed over, and so is a LATENT's where its channels say that it cannot be (another
+    program may have copied it along). None where nothing decides.
+    """
+    possible = None if channels is None else releases_with(channels)
+    for word in (model, vae):
+        if word in RELEASES:
+            return RELEASES[word]
+    if latent in RELEASES and (possible is None or RELEASES[latent] in possible):
+        return RELEASES[latent]
+    return possible[0] if possible is not None and len(possible) == 1 else None

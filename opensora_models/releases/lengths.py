@@ -1,0 +1,104 @@
+"""Frames and latent frames of every release's autoencoder, and which clip lengths are good."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..frames import Version, decoded_frames, latent_frames
+
+
+class Counting(Protocol):
+    """How an autoencoder turns frames into latent frames and back."""
+
+    def latents(self, frames: int) -> int:
+        """Latent frames of a clip of ``frames`` frames, ragged ends included."""
+
+    def frames(self, latents: int) -> int:
+        """Frames the decoder gives back."""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Groups of 17 frames and 5 latents, side by side (1.2) or sharing a frame (1.3)."""
+
+    version: Version
+
+    def latents(self, frames: int) -> int:
+        """See :class:`Counting`."""
+        return latent_frames(self.version, frames)
+
+    def frames(self, latents: int) -> int:
+        """See :class:`Counting`."""
+        return decoded_frames(self.version, latents)
+
+
+@dataclass(frozen=True)
+class Causal:
+    """The first frame has a latent of its own, every further latent stands for ``factor`` frames (Hunyuan VAE)."""
+
+    factor: int = 4
+
+    def latents(self, frames: int) -> int:
+        """See :class:`Counting`."""
+        return (_at_least_one(frames, "frame") - 1) // self.factor + 1
+
+    def frames(self, latents: int) -> int:
+        """See :class:`Counting`."""
+        return (_at_least_one(latents, "latent frame") - 1) * self.factor + 1
+
+
+@dataclass(frozen=True)
+class Strided:
+    """Every latent stands for ``factor`` frames; a single frame stays single in both directions (DC-AE)."""
+
+    factor: int = 4
+
+    def latents(self, frames: int) -> int:
+        """See :class:`Counting`."""
+        return max(1, _at_least_one(frames, "frame") // self.factor)
+
+    def frames(self, latents: int) -> int:
+        """See :class:`Counting`."""
+        return 1 if _at_least_one(latents, "latent frame") == 1 else latents * self.factor
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Good clip lengths: one frame, or ``first`` frames and whole multiples of ``step`` more.
+
+    ``longest`` is the longest clip of the release's settings and documents, not a limit of the network; None where
+    none is named.
+    """
+
+    counting: Counting
+    first: int
+    step: int
+    rule: str
+    longest: int | None = None
+
+    def is_good(self, frames: int) -> bool:
+        """Whether a clip of this length comes back from the autoencoder as long as it went in."""
+        return frames == 1 or (frames >= self.first and (frames - self.first) % self.step == 0)
+
+    def nearest(self, frames: float) -> int:
+        """The good length nearest to ``frames``; an image only below half the shortest clip, halves go up."""
+        if frames < self.first / 2:
+            return 1
+        return self.first + max(0, math.floor((frames - self.first) / self.step + 0.5)) * self.step
+
+    def check(self, frames: int, title: str) -> None:
+        """Raises ValueError with the nearest good value."""
+        if not self.is_good(frames):
+            shown = ", ".join(str(self.first + k * self.step) for k in range(3))
+            raise ValueError(
+                f"{title} makes clips of 1 or {shown}, … ({self.rule}) frames, {frames} was given; the nearest good "
+                f"value is {self.nearest(frames)}."
+            )
+
+
+def _at_least_one(count: int, name: str) -> int:
+    if count < 1:
+        raise ValueError(f"a clip needs at least 1 {name}, {count} was given")
+    return count
