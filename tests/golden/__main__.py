@@ -31,7 +31,7 @@ def main() -> int:
         for result in run_file(path):
             if result.worst is None:
                 missing += 1
-                print(f"----      {result.name}  not implemented")
+                print(f"----      {result.name}  {result.detail}")
                 continue
             passed += result.passed
             failed += not result.passed

@@ -2,7 +2,8 @@
 
 A *case* is one ``.safetensors`` file (tensors ``in.*``, ``out.*``, ``state.*`` and a JSON text ``case`` in the
 metadata) or one ``.json`` table of input/output pairs. Families register here; the comparison itself is done in
-this file, so that no family can call itself equal.
+this file, so that no family can call itself equal. What a case is follows from its description, never from its file
+name, and every file gives at least one result: a case that cannot be run fails with the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,36 @@ class Case:
 
     @property
     def family(self) -> str:
-        return self.info["family"]
+        return str(self.info.get("family"))
 
     @property
     def kind(self) -> str | None:
         return self.info.get("kind")
 
     @property
+    def root(self) -> str | None:
+        """The original's class whose numbers were recorded, where the description names one."""
+        return self.info.get("root_module")
+
+    @property
     def config(self) -> Any:
-        return self.info.get("config")
+        return self.info.get("config") or {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the module was cast to; float32 unless the description says otherwise."""
+        return getattr(torch, self.info.get("dtype") or "float32")
 
     def input(self, name: str) -> Tensor | None:
         """The tensor ``in.<name>``, or None where the case has none."""
         return self.tensors.get(f"in.{name}")
+
+    def need(self, name: str) -> Tensor:
+        """The tensor ``in.<name>``; ValueError where the case has none."""
+        value = self.input(name)
+        if value is None:
+            raise ValueError(f"the case has no in.{name}")
+        return value
 
     def with_prefix(self, prefix: str) -> dict[str, Tensor]:
         """All tensors whose name starts with ``prefix``, keyed by the rest of the name."""
@@ -51,6 +69,10 @@ class Case:
     @property
     def expected(self) -> dict[str, Tensor]:
         return self.with_prefix("out.")
+
+    def computed(self, makers: Mapping[str, Callable[[], Tensor]]) -> dict[str, Tensor]:
+        """The outputs this case records, each by its maker; the other makers, whose inputs may be missing, rest."""
+        return {name: make() for name, make in makers.items() if name in self.expected}
 
 
 @dataclass(frozen=True)
@@ -65,7 +87,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one case. ``worst`` is the largest error divided by its tolerance; None = not implemented."""
+    """Outcome of one case.
+
+    ``worst`` is the largest error divided by its tolerance; infinite where the case could not be run, None where no
+    module of the project is registered for its family or table. ``detail`` says why.
+    """
 
     name: str
     worst: float | None
@@ -76,25 +102,32 @@ class Result:
         return self.worst is not None and self.worst <= 1.0
 
 
-CaseRunner = Callable[[Case], Mapping[str, Tensor]]
+Outputs = Mapping[str, Tensor]
+CaseRunner = Callable[[Case], "Outputs | Sequence[Outputs]"]
+"""Recomputes the ``out.*`` tensors; several mappings are several ways to compute them, which all must be right."""
 TableRunner = Callable[[Any], Iterable[Row]]
 
+_families: set[str] = set()
 _case_runners: list[tuple[Callable[[Case], bool], CaseRunner]] = []
 _table_runners: dict[str, dict[str, TableRunner]] = {}
 
 
-def runs_cases(accepts: Callable[[Case], bool]) -> Callable[[CaseRunner], CaseRunner]:
-    """Register a function that recomputes every ``out.*`` tensor of the cases it accepts."""
+def runs_cases(accepts: Callable[[Case], bool], *families: str) -> Callable[[CaseRunner], CaseRunner]:
+    """Register a function for the cases it accepts, of ``families`` only where any are named.
+
+    A case of a family that was named once and that no function accepts is a failure.
+    """
 
     def register(run: CaseRunner) -> CaseRunner:
-        _case_runners.append((accepts, run))
+        _families.update(families)
+        _case_runners.append((lambda case: (not families or case.family in families) and accepts(case), run))
         return run
 
     return register
 
 
 def runs_table(stem: str, *sections: str) -> Callable[[TableRunner], TableRunner]:
-    """Register a function for the JSON table ``<stem>.json``.
+    """Register a function for the JSON table ``stem``: the one whose file name, ``name`` or ``kind`` starts with it.
 
     ``sections`` is the path of keys to the part of the table the function takes (``"v1.2", "latent_size"``).
     """
@@ -121,7 +154,7 @@ def weights_by_rule(
         if not entry.is_floating_point():
             filled[ours] = entry
         elif f"state.{key}" in case.tensors:
-            filled[ours] = case.tensors[f"state.{key}"].reshape(entry.shape)
+            filled[ours] = case.tensors[f"state.{key}"].reshape(entry.shape).to(entry.dtype)
         else:
             filled[ours] = _random_entry(key, tuple(entry.shape), _norm_names(case))
     _check_probe(filled, case, key_of)
@@ -152,9 +185,14 @@ def _check_probe(filled: Mapping[str, Tensor], case: Case, key_of: Callable[[str
 
 
 def load_case(path: Path) -> Case:
-    """Read one ``.safetensors`` case."""
+    """Read one ``.safetensors`` case; ValueError where it describes none."""
     with safe_open(str(path), "pt") as file:
-        info = json.loads(file.metadata()["case"])
+        text = (file.metadata() or {}).get("case")
+        if text is None:
+            raise ValueError("the metadata has no entry 'case'")
+        info = json.loads(text)
+        if not isinstance(info, dict):
+            raise ValueError(f"the entry 'case' is a {type(info).__name__}, not a dictionary")
         keys = file.keys()  # not iterable itself
         return Case(path.stem, info, {key: file.get_tensor(key) for key in keys})
 
@@ -166,68 +204,98 @@ def case_files(folder: Path) -> list[Path]:
 
 def run_file(path: Path) -> Iterator[Result]:
     """Run one case (one result) or one table (one result per section)."""
-    if path.suffix == ".json":
-        yield from _run_table(path)
+    try:
+        loaded: Any = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else load_case(path)
+    except Exception as error:  # a broken file must not hide the results of the others
+        yield _failure(path.name, error)
+        return
+    if isinstance(loaded, Case):
+        yield _run_case(loaded)
     else:
-        yield _run_case(load_case(path))
+        yield from _run_table(path, loaded)
+
+
+def _failure(name: str, error: Exception) -> Result:
+    return Result(name, math.inf, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _run_case(case: Case) -> Result:
-    for accepts, run in _case_runners:
-        if accepts(case):
-            try:
-                with torch.no_grad():
-                    return _compare_case(case, run(case))
-            except Exception as error:  # a broken family must not hide the results of the others
-                return Result(case.name, math.inf, f"{type(error).__name__}: {error}")
-    return Result(case.name, None)
+    try:
+        run = next((run for accepts, run in _case_runners if accepts(case)), None)
+        if run is not None:
+            with torch.no_grad():
+                return _compare_case(case, run(case))
+    except Exception as error:  # a broken family must not hide the results of the others
+        return _failure(case.name, error)
+    if case.family not in _families:
+        return Result(case.name, None, f"no module registered for family {case.family!r}")
+    what = " ".join(str(value) for value in (case.info.get("version"), case.root, case.kind) if value)
+    return Result(case.name, math.inf, f"no module registered for {what or 'such a case'} of family {case.family!r}")
 
 
-def _compare_case(case: Case, got: Mapping[str, Tensor]) -> Result:
-    expected = case.expected
-    missing = sorted(set(expected) - set(got))
+def _compare_case(case: Case, got: Outputs | Sequence[Outputs]) -> Result:
+    expected, ways = case.expected, [got] if isinstance(got, Mapping) else list(got)
+    missing = sorted(set(expected) - set(ways[0]))
     if missing or not expected:
         return Result(case.name, math.inf, f"nothing computed for {missing or 'any output'}")
-    errors = {name: _error_ratio(case, name, got[name], want) for name, want in expected.items()}
-    name = max(errors, key=errors.__getitem__)
-    return Result(case.name, errors[name], f"{len(errors)} tensors, worst out.{name}")
+    errors = [
+        (*_error_ratio(case, name, way[name], want), name)
+        for way in ways
+        for name, want in expected.items()
+        if name in way
+    ]
+    ratio, reason, name = max(errors, key=lambda error: error[0])
+    return Result(case.name, ratio, f"{len(expected)} tensors, worst out.{name}{reason}")
 
 
-def _error_ratio(case: Case, name: str, got: Tensor, want: Tensor) -> float:
-    """Largest error divided by its tolerance; infinite where shapes differ or a value is not finite."""
+def _error_ratio(case: Case, name: str, got: Tensor, want: Tensor) -> tuple[float, str]:
+    """Largest error divided by its tolerance, and the reason where it is infinite."""
     if tuple(got.shape) != tuple(want.shape):
-        return math.inf
+        return math.inf, f": {list(got.shape)} instead of {list(want.shape)}"
     if not want.is_floating_point():
-        return 0.0 if torch.equal(got.to(want.dtype), want) else math.inf
+        return (0.0, "") if torch.equal(got.to(want.dtype), want) else (math.inf, ": other values")
     a, b = got.detach().double(), want.double()
     same_special = (a == b) | (a.isnan() & b.isnan())
     if not bool((a.isfinite() | same_special).all()):
-        return math.inf
+        return math.inf, ": not finite"
     a, b = a.masked_fill(same_special, 0.0), b.masked_fill(same_special, 0.0)
     rules = case.info["tolerances"]
     rules = rules.get("per_tensor", {}).get(f"out.{name}", rules)
     if "rel_l2" in rules:
-        return float((a - b).norm() / want.double().norm().clamp_min(1e-30)) / rules["rel_l2"]
+        return float((a - b).norm() / want.double().norm().clamp_min(1e-30)) / rules["rel_l2"], ""
     atol = rules.get("atol_per_output", {}).get(f"out.{name}", rules["atol"])
-    error, allowed = (a - b).abs(), atol + rules["rtol"] * b.abs()
-    return float(torch.where(error == 0, 0.0, error / allowed).max()) if a.numel() else 0.0
+    error, allowed = (a - b).abs(), atol + rules.get("rtol", 0.0) * b.abs()
+    return (float(torch.where(error == 0, 0.0, error / allowed).max()) if a.numel() else 0.0), ""
 
 
-def _run_table(path: Path) -> Iterator[Result]:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    runners = _table_runners.get(path.stem, {})
-    for section, part in _sections(data, runners):
+def _run_table(path: Path, data: Any) -> Iterator[Result]:
+    runners = _runners_of_table(path, data)
+    if runners is None:
+        yield Result(path.name, None, f"no module registered for table {path.stem!r}")
+        return
+    sections = list(_sections(data, runners))
+    for section, part in sections:
         name = f"{path.name}:{section}" if section else path.name
         run = runners.get(section)
         if run is None:
-            yield Result(name, None)
+            yield Result(name, math.inf, "no module registered for this section")
             continue
         try:
-            rows = list(run(part))
+            yield _compare_rows(name, list(run(part)))
         except Exception as error:
-            yield Result(name, math.inf, f"{type(error).__name__}: {error}")
-            continue
-        yield _compare_rows(name, rows)
+            yield _failure(name, error)
+    if not sections:
+        yield Result(path.name, math.inf, "no rows found")
+
+
+def _runners_of_table(path: Path, data: Any) -> dict[str, TableRunner] | None:
+    """The functions of the registered table that this one is called after, the longest name first."""
+    named = data if isinstance(data, dict) else {}
+    for name in (path.stem, named.get("name"), named.get("kind")):
+        for stem in sorted(_table_runners, key=len, reverse=True):
+            if isinstance(name, str) and name.startswith(stem):
+                return _table_runners[stem]
+    return None
 
 
 def _sections(data: Any, known: Mapping[str, TableRunner], prefix: str = "") -> Iterator[tuple[str, Any]]:

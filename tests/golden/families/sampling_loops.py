@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden.runner import Case, fill_by_rule, runs_cases
+from golden.families.stdit3 import FAMILIES, config_of, network_of
+from golden.runner import Case, runs_cases
 from opensora.opensora_models.sampling import flow, guidance, masks, noise, references, schedule
-from opensora.opensora_models.stdit3.conditions import GivenFrames
-from opensora.opensora_models.stdit3.config import STDiT3Config
-from opensora.opensora_models.stdit3.keys import to_checkpoint_key
-from opensora.opensora_models.stdit3.network import STDiT3
+from opensora.opensora_models.stdit3.conditions import GivenFrames, kept_tokens
+
+__all__ = ["config_of", "given", "guidance_of", "masked", "sigmas_of"]
+
+# Defaults of the original's scheduler (RFLOW); a case leaves out what it does not change.
+CFG_SCALE, STEPS = 4.0, 10
 
 
 class Rows:
@@ -21,105 +24,104 @@ class Rows:
 
     def __init__(self, case: Case, given: flow.GivenFrames | None, mask: flow.FrameMask | None) -> None:
         self.case, self.given, self.mask = case, given, mask
-        self.network = STDiT3(config_of(case)).eval()
-        fill_by_rule(self.network, case, to_checkpoint_key)
-        self.texts = {
-            guidance.Branch.PROMPT: kept_tokens(case, "y", "mask"),
-            guidance.Branch.NOTHING: self._negative(),
-        }
-        self.texts[guidance.Branch.IMAGE] = self.texts[guidance.Branch.NOTHING]
-
-    def _negative(self) -> list[Tensor]:
-        """The negative prompt with its own tokens, or the null text cut to the prompt's tokens."""
-        if self.case.input("y_neg") is not None:
-            return kept_tokens(self.case, "y_neg", "mask_neg")
-        return kept_tokens(self.case, "y_null", "mask")
+        self.network = network_of(case)
+        # The negative prompt has its own tokens; the null text is cut to the prompt's.
+        negative = ("y_neg", "mask_neg") if case.input("y_neg") is not None else ("y_null", "mask")
+        self.kept = {branch: case.input(negative[1]) for branch in guidance.Branch}
+        self.kept[guidance.Branch.PROMPT] = case.input("mask")
+        self.texts = dict.fromkeys(guidance.Branch, kept_tokens(case.need(negative[0]), case.input(negative[1])))
+        self.texts[guidance.Branch.PROMPT] = kept_tokens(case.need("y"), case.input("mask"))
 
     def predict(self, x: Tensor, sigma: Tensor, branches: Sequence[guidance.Branch]) -> list[Tensor]:
         """Denoised latents of every branch, computed as one batch of rows."""
         count, size = len(branches), x.shape[0]
-        text = [tokens for branch in branches for tokens in self.texts[branch]]
         frame_mask = None
         if self.mask is not None:
             frame_mask = masks.active_frames(self.mask.ratios, sigma[0]).reshape(size, -1).repeat(count, 1)
         output = self.network(
-            x.repeat(count, 1, 1, 1, 1),
-            (sigma * schedule.TRAIN_TIMESTEPS).repeat(count),
-            text,
-            fps=self.case.input("fps").repeat(count),
-            height=float(self.case.input("height")[0]),
-            width=float(self.case.input("width")[0]),
+            x.repeat(count, 1, 1, 1, 1).to(self.case.dtype),
+            (sigma * train_timesteps(self.case)).repeat(count),
+            [tokens for branch in branches for tokens in self.texts[branch]],
+            fps=self.case.need("fps").repeat(count),
+            height=float(self.case.need("height")[0]),
+            width=float(self.case.need("width")[0]),
             frame_mask=frame_mask,
-            given=self._given(branches, size),
-        )
+            given=self._given(branches),
+        ).float()
         velocity = output[:, : x.shape[1]].chunk(count)
         level = sigma.reshape(-1, 1, 1, 1, 1)
         return [x + part * level for part in velocity]
 
-    def _given(self, branches: Sequence[guidance.Branch], size: int) -> GivenFrames | None:
+    def _given(self, branches: Sequence[guidance.Branch]) -> GivenFrames | None:
         if self.given is None:
             return None
-        frames = list(self.given.frames)
+        frames, null = list(self.given.frames), self.case.input("y_null")
         shown = torch.zeros_like(self.given.latent)
         shown[:, :, frames] = 1.0
         latents = [self.given.latent * (branch is not guidance.Branch.NOTHING) for branch in branches]
-        return GivenFrames(torch.cat(latents), shown.repeat(len(branches), 1, 1, 1, 1), frames)
+        # Given frames see the true null text, whatever the negative prompt is.
+        nulls = (
+            [row for branch in branches for row in kept_tokens(null, self.kept[branch])] if null is not None else None
+        )
+        return GivenFrames(torch.cat(latents), shown.repeat(len(branches), 1, 1, 1, 1), frames, nulls)
 
 
-def config_of(case: Case) -> STDiT3Config:
-    """The network's numbers; settings of the original that do not matter for inference are left out."""
-    known = STDiT3Config.__dataclass_fields__
-    settings = {key: tuple(v) if isinstance(v, list) else v for key, v in case.config.items() if key in known}
-    return STDiT3Config(version=case.family.removeprefix("stdit3-v"), **settings)
+def train_timesteps(case: Case) -> int:
+    """The time of pure noise."""
+    return case.info["scheduler"].get("num_timesteps") or schedule.TRAIN_TIMESTEPS
 
 
-def kept_tokens(case: Case, text: str, mask: str) -> list[Tensor]:
-    """Per sample, the text states ``[L, C]`` that the mask keeps."""
-    states, kept = case.input(text), case.input(mask)
-    return [row[0][keep.bool()] for row, keep in zip(states, kept, strict=True)]
+def sample_arguments(case: Case) -> dict[str, Any]:
+    """The arguments of the original's ``sample`` that are not None."""
+    return {key: value for key, value in (case.info.get("sample_args") or {}).items() if value is not None}
 
 
 def guidance_of(case: Case) -> guidance.Guidance:
-    """The case's settings; the image part inherits what it does not set."""
-    settings, extra = case.info["scheduler"], case.info.get("sample_args", {})
-    inherited = settings.get("use_oscillation_guidance", False)
+    """The case's settings; the image part inherits what it does not set, but not the call's own text scale."""
+    settings, extra = case.info["scheduler"], sample_arguments(case)
+    inherited = bool(settings.get("use_oscillation_guidance"))
+    scale = settings.get("cfg_scale", CFG_SCALE)
     override = case.info.get("guidance_scale")
     return guidance.Guidance(
-        text_scale=settings["cfg_scale"] if override is None else override,
-        image_scale=extra.get("image_cfg_scale"),
+        text_scale=scale if override is None else override,
+        image_scale=extra.get("image_cfg_scale", scale),
         oscillate_text=extra.get("use_oscillation_guidance_for_text", inherited),
         oscillate_image=extra.get("use_oscillation_guidance_for_image", inherited),
         force_steps=settings.get("force_num", guidance.DEFAULT_FORCE_STEPS),
-        fade_image=settings.get("scale_image_weight", False),
+        fade_image=bool(settings.get("scale_image_weight")),
         initial_image_scale=settings.get("initial_image_scale", 1.0),
-        flaw_fix=settings.get("use_flaw_fix", False),
+        flaw_fix=bool(settings.get("use_flaw_fix")),
     )
 
 
 def sigmas_of(case: Case, version: str) -> Tensor:
-    """The schedule from the size the case announces."""
-    settings = case.info["scheduler"]
-    height, width, frames = (float(case.input(name)[0]) for name in ("height", "width", "num_frames"))
-    shift = 1.0
-    if settings.get("use_timestep_transform", False):
+    """The schedule from the size the case announces, which rounds where that size is in bfloat16.
+
+    As in the original, and unlike a run of ours, its first level may lie above 1.
+    """
+    settings, sizes = case.info["scheduler"], [case.need(name) for name in ("height", "width", "num_frames")]
+    discrete = bool(settings.get("use_discrete_timesteps"))
+    if discrete and train_timesteps(case) != schedule.TRAIN_TIMESTEPS:
+        raise ValueError(f"whole times of {train_timesteps(case)} are not implemented, only of 1000")
+    shift, dtype = 1.0, sizes[0].dtype
+    if settings.get("use_timestep_transform"):
         shift = schedule.shift_for(
             version,
-            height,
-            width,
-            frames,
+            *(float(size[0]) for size in sizes),
             transform_scale=settings.get("transform_scale", 1.0),
             scale_temporal=settings.get("scale_temporal", True),
+            dtype=dtype,
         )
-    return schedule.sigmas(
-        settings["num_sampling_steps"], shift, discrete=settings.get("use_discrete_timesteps", False)
-    )
+    times = schedule.timesteps(settings.get("num_sampling_steps", STEPS), shift, discrete=discrete, dtype=dtype)
+    return torch.cat([times.double() / schedule.TRAIN_TIMESTEPS, torch.zeros(1)]).float()
 
 
 def reference_latents(case: Case) -> list[list[Tensor]]:
     """Per sample, its reference latents ``[C, t, h, w]`` in order."""
-    rows: list[list[Tensor]] = [[] for _ in range(case.input("z").shape[0])]
-    for name, latent in sorted(case.with_prefix("in.ref.").items()):
-        rows[int(name.split(".")[0])].append(latent)
+    rows: list[list[Tensor]] = [[] for _ in case.need("z")]
+    named = {tuple(map(int, name.split("."))): latent for name, latent in case.with_prefix("in.ref.").items()}
+    for (row, _), latent in sorted(named.items(), key=lambda item: item[0]):
+        rows[row].append(latent)
     return rows
 
 
@@ -127,14 +129,14 @@ def masked(case: Case) -> tuple[flow.FrameMask | None, dict[str, Tensor]]:
     """The frame mask, given directly or by strategy text, and the outputs that record it."""
     direct = case.input("frame_mask")
     if direct is not None:
-        return flow.FrameMask(direct[:, None, :, None, None], case.input("z")), {}
-    if "mask_strategy" not in case.info:
+        return flow.FrameMask(direct[:, None, :, None, None], case.need("z")), {}
+    if not case.info.get("mask_strategy"):
         return None, {}
     latents, ratios = [], []
-    for clip, own, text in zip(case.input("z"), reference_latents(case), case.info["mask_strategy"], strict=True):
+    for clip, own, text in zip(case.need("z"), reference_latents(case), case.info["mask_strategy"], strict=True):
         sources = [references.Reference(latent) for latent in own]
-        wanted = references.apply_strategy(sources, masks.parse_strategy(text))
-        placed = references.lay_out(wanted, clip, segment=case.info["loop_i"], align=case.info["align"])
+        wanted = references.apply_strategy(sources, masks.parse_strategy(text or ""))
+        placed = references.lay_out(wanted, clip, segment=case.info.get("loop_i") or 0, align=case.info.get("align"))
         latents.append(placed.latent)
         ratios.append(placed.mask)
     start, mask = torch.stack(latents), torch.stack(ratios)
@@ -142,33 +144,31 @@ def masked(case: Case) -> tuple[flow.FrameMask | None, dict[str, Tensor]]:
 
 
 def given(case: Case) -> tuple[flow.GivenFrames | None, dict[str, Tensor]]:
-    """The given frames of the case's condition type, and the outputs that record them."""
+    """The given frames of the case's condition type, and the outputs that record them; none without a type."""
     if "cond_type" not in case.info:
         return None, {}
-    z, (own,) = case.input("z"), reference_latents(case)
-    spans = references.given_spans(
-        case.info["cond_type"],
-        [latent.shape[1] for latent in own],
-        z.shape[2],
-        case.info["condition_frame_length"],
-        close=case.info["loop"] == 1,
-    )
-    latent, ratios = torch.zeros_like(z[0]), torch.ones(z.shape[2])
-    masks.write_spans(latent, ratios, own, spans)
+    z, kind = case.need("z"), case.info["cond_type"]
+    shown, ratios = torch.zeros_like(z), torch.ones(z.shape[2])
+    for latent, own in zip(shown, reference_latents(case), strict=True):
+        lengths = [reference.shape[1] for reference in own]
+        most, close = case.info.get("condition_frame_length", 5), case.info.get("loop", 1) <= 1
+        spans = references.given_spans(kind, lengths, z.shape[2], most, close=close)
+        masks.write_spans(latent, ratios, own, spans)
     frames = tuple(index for index, ratio in enumerate(ratios.tolist()) if ratio == masks.KEPT)
-    if list(frames) != case.info["mask_index"]:
+    if list(frames) != case.info.get("mask_index", list(frames)):
         raise ValueError(f"given frames {frames} instead of {case.info['mask_index']}")
-    return flow.GivenFrames(latent[None], frames), {"z_cond": latent[None], "z_cond_mask_frames": 1.0 - ratios}
+    outputs = {"z_cond": shown, "z_cond_mask_frames": 1.0 - ratios}
+    return flow.GivenFrames(shown, frames) if frames else None, outputs
 
 
-@runs_cases(lambda case: case.kind == "sampler" and case.family.startswith("stdit3-"))
+@runs_cases(lambda case: case.kind == "sampler", *FAMILIES)
 def run(case: Case) -> dict[str, Tensor]:
     """The run's timesteps, scales, masks and latents."""
     settings, levels = guidance_of(case), sigmas_of(case, case.family.removeprefix("stdit3-v"))
     mask, mask_outputs = masked(case)
     frames, given_outputs = given(case)
     rows = Rows(case, frames, mask)
-    steps, clip_length = len(levels) - 1, case.input("z").shape[2]
+    steps, clip_length = len(levels) - 1, case.need("z").shape[2]
     scales: list[guidance.Scales] = []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -185,21 +185,22 @@ def run(case: Case) -> dict[str, Tensor]:
     recorded = case.input("noise")
     walk = flow.rectified_flow(
         denoise,
-        case.input("z"),
+        case.need("z"),
         levels,
         noise=noise.RecordedNoise(recorded if recorded is not None else torch.zeros(0)),
         mask=mask,
-        renoise=frames if case.info.get("sample_args", {}).get("use_sdedit") else None,
+        renoise=frames if sample_arguments(case).get("use_sdedit") else None,
     )
     done = list(walk)
-    return {**mask_outputs, **given_outputs, **step_outputs(done, scales, clip_length)}
+    outputs = {**mask_outputs, **given_outputs, **step_outputs(done, scales, clip_length)}
+    return outputs | {"timesteps": outputs["timesteps"] * train_timesteps(case)}
 
 
 def step_outputs(done: list[flow.Step], scales: list[guidance.Scales], clip_length: int) -> dict[str, Any]:
-    """What the case records of every step."""
+    """What the case records of every step; ``timesteps`` are noise levels."""
     samples = done[0].x.shape[0]
     outputs = {
-        "timesteps": torch.stack([step.sigma.expand(samples) for step in done]) * schedule.TRAIN_TIMESTEPS,
+        "timesteps": torch.stack([step.sigma.expand(samples) for step in done]),
         "z_in": torch.stack([step.x for step in done]),
         "z_steps": torch.stack([step.after for step in done]),
         "z_final": done[-1].after,

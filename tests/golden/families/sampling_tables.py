@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from typing import Any
@@ -59,20 +60,28 @@ def given_result(spans: list[masks.Span], labels: list[Tensor], clip_length: int
 
 
 def first_clip(arguments: list[Any]) -> dict[str, Any]:
-    """``prep_ref_and_mask``."""
-    kind, most, (lengths,), clip_length, loops = arguments
-    spans = references.given_spans(kind, lengths, clip_length, most, close=loops == 1)
-    labels = [labelled(length, 1000 * (number + 1)) for number, length in enumerate(lengths)]
-    return given_result(spans, labels, clip_length)
+    """``prep_ref_and_mask``, which may have references of several prompts; the shortest decides how many frames."""
+    kind, most, rows, clip_length, loops = arguments
+    if kind == "v2v_head":
+        most = min(most, *(lengths[0] for lengths in rows))
+    results = []
+    for lengths in rows or [[]]:
+        spans = references.given_spans(kind, lengths, clip_length, most, close=loops <= 1)
+        labels = [labelled(length, 1000 * (number + 1)) for number, length in enumerate(lengths)]
+        results.append(given_result(spans, labels, clip_length))
+    return {**results[0], "ref_frames": [frames for result in results for frames in result["ref_frames"]]}
 
 
 def further_clip(arguments: list[Any]) -> dict[str, Any]:
     """``prep_ref_and_update_mask_in_loop``. The original closes a loop in every clip, we do in the last one only."""
-    kind, most, (lengths,), clip_length, is_last = arguments
+    kind, most, rows, clip_length, is_last = arguments
     close = is_last or kind == "i2v_loop"
-    spans = references.continued_spans(kind, lengths, clip_length, clip_length, most, close=close)
-    labels = [labelled(length, 1000 * (number + 1)) for number, length in enumerate(lengths)]
-    return given_result(spans, [*labels, labelled(clip_length, PREVIOUS_CLIP_LABEL)], clip_length)
+    results = []
+    for lengths in rows:
+        spans = references.continued_spans(kind, lengths, clip_length, clip_length, most, close=close)
+        labels = [labelled(length, 1000 * (number + 1)) for number, length in enumerate(lengths)]
+        results.append(given_result(spans, [*labels, labelled(clip_length, PREVIOUS_CLIP_LABEL)], clip_length))
+    return {**results[0], "ref_frames": [frames for result in results for frames in result["ref_frames"]]}
 
 
 def joined(kept: list[segments.Kept]) -> dict[str, Any]:
@@ -95,20 +104,18 @@ for version in VERSIONS:
 
     @runs_table("timesteps", version)
     def _(rows: list[dict[str, Any]], version: str = version) -> Iterator[Row]:
+        """Clips too short to count are 0/0 in the original; they count as one frame here, which must be finite."""
         for row in rows:
-            dtype = getattr(torch, row["args_dtype"])
-            shift = schedule.shift_for(
-                version[1:],
-                row["height"],
-                row["width"],
-                row["num_frames"],
-                transform_scale=row.get("transform_scale", 1.0),
-                scale_temporal=row.get("scale_temporal", True),
-                dtype=dtype,
-            )
-            got = schedule.timesteps(row["steps"], shift, discrete=row.get("discrete", False), dtype=dtype).tolist()
-            tolerance = 1e-3 if dtype == torch.float32 else 0.05
-            yield Row(f"{row['height']}x{row['width']}x{row['num_frames']}", got, row["timesteps"], tolerance)
+            dtype = getattr(torch, row.get("args_dtype") or "float32")
+            settings = {name: row[name] for name in ("transform_scale", "scale_temporal") if row.get(name) is not None}
+            size = (row["height"], row["width"], row["num_frames"])
+            shift = schedule.shift_for(version[1:], *size, **settings, dtype=dtype)
+            got = schedule.timesteps(row["steps"], shift, discrete=bool(row.get("discrete")), dtype=dtype).tolist()
+            label = f"{size} in {dtype}"
+            if any(time is None or math.isnan(time) for time in row["timesteps"]):
+                yield Row(label, all(math.isfinite(time) for time in got), True)
+                continue
+            yield Row(label, got, row["timesteps"], 1e-3 if dtype == torch.float32 else 0.05)
 
     @runs_table("utils", version, "parse_mask_strategy")
     def _(rows: list[dict[str, Any]]) -> Iterator[Row]:
