@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .placeholders import NOT_STORABLE
-from .printable import printable
+from .reading import LONGEST_FILE_NAME, quoted, shown
 
 MAX_PART_BYTES = 200
 """Of one folder or name: the 255 of most file systems less number, ending and what a name has while being written."""
 MAX_BYTES = 1000
 FALLBACK = "opensora"
+_FIRST_MARK = 0xE000  # characters without a meaning, each for a placeholder that must not be taken apart
 
 # White space beside a "%" makes it a percent sign.
 _PLACEHOLDER = re.compile(r"%([^%\s](?:[^%]*[^%\s])?)%")
@@ -21,7 +22,6 @@ _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 # Windows' names of devices, which are no files whatever follows after a dot.
 _DEVICES = ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$")
 _RESERVED = {*_DEVICES, *(f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³")}
-_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class OutputName:
 def check_prefix(prefix: object) -> None:
     """ValueError, with the nearest good value, for a prefix that cannot name a file in the output folder."""
     if not isinstance(prefix, str):
-        raise ValueError(f"The file name prefix must be text, but {printable(prefix)[:_SHOWN]} was given.")
+        raise ValueError(f"The file name prefix must be text, but {shown(prefix)} was given.")
     problem = _problem(prefix)
     if problem is not None:
-        shown = printable(prefix).replace("\0", "\\0")
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
-        raise ValueError(f"The file name prefix '{shown}' {problem}; the nearest good value is '{_nearest(prefix)}'.")
+        raise ValueError(
+            f"The file name prefix {quoted(prefix)} {problem}; the nearest good value is '{_nearest(prefix)}'."
+        )
 
 
 def output_name(prefix: str, value_of: Callable[[str], str | None]) -> OutputName:
@@ -57,7 +57,7 @@ def output_name(prefix: str, value_of: Callable[[str], str | None]) -> OutputNam
     check_prefix(prefix)
     text, unknown = _filled(prefix, value_of)
     notes = [
-        f"'{printable(each)}' in a file name is no date, size or widget of a node here and stays as written."
+        f"{quoted(each)} in a file name is no date, size or widget of a node here and stays as written."
         for each in unknown
     ]
     wanted = _parts(text, refuse=False) or []
@@ -65,7 +65,8 @@ def output_name(prefix: str, value_of: Callable[[str], str | None]) -> OutputNam
     parts = [*map(_storable, short[:-1]), _storable(f"{short[-1]}_")[:-1]] if short else [FALLBACK]
     if parts != wanted:
         reason = "cannot be stored everywhere" if short == wanted else "is too long"
-        notes.append(f"The file name '{printable('/'.join(wanted))}' {reason}; it became '{'/'.join(parts)}'.")
+        before, after = (quoted("/".join(names), LONGEST_FILE_NAME) for names in (wanted, parts))
+        notes.append(f"The file name {before} {reason}; it became {after}.")
     return OutputName("/".join(parts[:-1]), parts[-1], tuple(notes))
 
 
@@ -87,13 +88,28 @@ def _problem(prefix: str) -> str | None:
 
 
 def _nearest(prefix: str) -> str:
+    """What is left of a prefix once its faults are taken away; without its placeholders if it still has some then."""
     text = prefix.replace("\0", "")
+    marks: dict[str, str] = {}
+
+    def mark(found: re.Match[str]) -> str:
+        sign = chr(_FIRST_MARK + len(marks))
+        marks[sign] = found[0]
+        return sign
+
+    marked = _without_faults(_PLACEHOLDER.sub(mark, text))
+    restored = "".join(marks.get(sign, sign) for sign in marked)
+    plain = _without_faults(_PLACEHOLDER.sub("", text).replace("%", ""))
+    return next((each for each in (restored, plain) if _problem(each) is None), FALLBACK)
+
+
+def _without_faults(text: str) -> str:
     parts = [_cut(part, MAX_PART_BYTES) for part in _SEPARATOR.split(text) if part.strip(" .")]
     if parts and re.fullmatch("[A-Za-z]:", parts[0]):
         parts = parts[1:]
-    while parts and _bytes("/".join(parts)) > MAX_BYTES:
+    while _bytes("/".join(parts)) > MAX_BYTES:
         parts = parts[1:]
-    return "/".join(parts) or FALLBACK
+    return "/".join(parts)
 
 
 def _filled(prefix: str, value_of: Callable[[str], str | None]) -> tuple[str, list[str]]:

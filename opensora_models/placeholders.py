@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 NOT_STORABLE = re.compile('[:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
@@ -58,6 +59,10 @@ class Placeholders:
                 return storable(value)
         return None
 
+    @cached_property
+    def _nodes(self) -> list[tuple[Names, Mapping[str, Any]]]:
+        return list(named_nodes(self.prompt, self.workflow, self.titles))
+
     def _core(self) -> dict[str, str]:
         """The placeholders that ComfyUI fills in for every node (``folder_paths.get_save_image_path``)."""
         values = {"year": str(self.now.year), "width": str(self.size[0]), "height": str(self.size[1])}
@@ -67,9 +72,8 @@ class Placeholders:
 
     def _widget(self, name: str, widget: str) -> str | None:
         """The widget of the first node of that name: the page's name goes before the title, and that before the id."""
-        nodes = list(named_nodes(self.prompt, self.workflow, self.titles))
         for kind in range(3):
-            for names, inputs in nodes:
+            for names, inputs in self._nodes:
                 if names[kind] == name and widget in inputs:
                     return _literal(inputs[widget], _mapping(self.prompt))
         return None

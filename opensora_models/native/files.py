@@ -13,16 +13,14 @@ import folder_paths
 
 from ..checkpoint import SHARD_NAME
 from ..file_tree import FileTree, is_inside, stamp
-from ..printable import is_printable, printable
+from ..reading import LONGEST_FILE_NAME, quoted, shown
 from ..vae.latent_file import ENDING as LATENT_ENDING
-from .wires import quoted
 
 CONDITIONING_ENDING = ".conditioning.safetensors"
 
 WATCHED = 256
 """Names that came by wire and are watched for changes; ComfyUI keeps the results of far fewer nodes."""
-MOST_COMPARED = 1000  # names among which the nearest is looked for; more would take seconds
-LONGEST_SHOWN = 200
+MOST_COMPARED = 300  # names among which the nearest is looked for; thousands would take seconds
 
 
 class Files(ABC):
@@ -74,12 +72,10 @@ class Files(ABC):
     def path(self, name: object) -> Path:
         """The file of a name, from a menu or by wire; it is watched from now on. ValueError where there is none."""
         if not isinstance(name, str):
-            raise ValueError(f"The name of a file is needed, but {quoted(name)} was given; {self._nearest('')}.")
+            raise ValueError(f"The name of a file is needed, but {shown(name)} was given; {self._nearest('')}.")
         found = self.find(name)
         if found is None:
-            shown = printable(name).replace("\0", "\\0")
-            shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…"
-            raise ValueError(f"'{shown}' {self._missing}; {self._nearest(name)}.")
+            raise ValueError(f"{quoted(name, LONGEST_FILE_NAME)} {self._missing}; {self._nearest(name)}.")
         self._watch(name)
         return found
 
@@ -110,8 +106,8 @@ class Files(ABC):
         return "" if found is None else " ".join(map(stamp, self.parts(found)))
 
     def _nearest(self, name: str) -> str:
-        names = list(filter(is_printable, self.names()[:MOST_COMPARED]))
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0) or names[:1]
+        names = list(filter(str.isprintable, self.names()[:MOST_COMPARED]))
+        near = difflib.get_close_matches(name[:LONGEST_FILE_NAME], names, n=1, cutoff=0.0) or names[:1]
         return f"the nearest good value is '{near[0]}'" if near else self._none_yet
 
 

@@ -14,7 +14,7 @@ import folder_paths
 from ..file_tree import is_inside
 from ..output_names import output_name
 from ..placeholders import Placeholders
-from ..printable import printable
+from ..reading import LONGEST_FILE_NAME, quoted
 from .messages import tell
 
 
@@ -59,9 +59,10 @@ def next_output(prefix: str, ending: str, hidden: Any, size: tuple[int, int] = (
         while os.path.lexists(os.path.join(folder, f"{name}_{counter:05}_{ending}")):
             counter += 1
     except OSError as error:
+        place, reason = quoted(os.path.join(root, wanted.folder), LONGEST_FILE_NAME), error.strerror or error
         raise ValueError(
-            f"The folder '{printable(os.path.join(root, wanted.folder))}' cannot be used ({error.strerror or error}); "
-            "make it writable, free some space, or choose another filename_prefix."
+            f"The folder {place} cannot be used ({reason}); make it writable, free some space, or choose another "
+            "filename_prefix."
         ) from error
     return OutputFile(Path(folder), f"{name}_{counter:05}_{ending}", subfolder)
 

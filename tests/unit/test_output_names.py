@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from random import Random
 from typing import Any
 
 import pytest
@@ -220,3 +221,40 @@ def test_what_is_no_text_is_refused(prefix: object) -> None:
 def test_good_prefixes(prefix: str, expected: str) -> None:
     made = output_name(prefix, Placeholders().value)
     assert made.path == expected and made.notes == ()
+
+
+PIECES = [
+    *"ab.. /\\%:*?\n\0\x1f",
+    "..",
+    "é" * 70,
+    "x" * 150,
+    "con",
+    "C:",
+    "\ud800",
+    "%A.v%",
+    "%date:yyyy/MM%",
+    "%no.no%",
+    "%year%",
+]
+
+
+def test_any_text_makes_a_safe_name_or_is_refused_with_a_good_one() -> None:
+    random = Random(7)
+    made = refused = 0
+    for _ in range(3000):
+        prefix, value = ("".join(random.choices(PIECES, k=random.randrange(12))) for _ in range(2))
+        prompt = {"1": {"class_type": "A", "inputs": {"v": value}}}
+        try:
+            parts = output_name(prefix, Placeholders(prompt=prompt).value).path.split("/")
+            made += 1
+        except ValueError as error:
+            refused += 1
+            good = re.search("the nearest good value is '(.*)'", str(error), re.DOTALL)
+            assert good is not None, error
+            check_prefix(good[1])
+            continue
+        for part in (*parts[:-1], f"{parts[-1]}_00001_.mp4"):
+            assert part not in ("", ".", "..") and len(part.encode("utf-8")) <= MAX_PART_BYTES + len("_00001_.mp4")
+            assert not re.search(r'[\\:*?"<>|\x00-\x1f\x7f]', part) and part.split(".")[0].rstrip().lower() != "con"
+        assert all(part == part.rstrip(" .") for part in parts[:-1])
+    assert made > 500 and refused > 500
