@@ -1,14 +1,15 @@
 """Double-stream and single-stream blocks (Flux), their attention and MLPs, and the last layer.
 
-Where no gradients are wanted, a single block works inside the tensor its projection made, [values | MLP]: GELU is
-written over the MLP's part and the result of attention over the values, which is then the second layer's input. So the
-widest tensors exist once and nothing is joined. Tokens that came from outside are never written to.
+Where neither gradients are wanted nor a compiler looks on, a single block works inside the tensor its projection made,
+[values | MLP]: GELU is written over the MLP's part and the result of attention over the values, which is then the
+second layer's input. So the widest tensors exist once and nothing is joined. Tokens that came from outside are never
+written to.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -47,16 +48,40 @@ class HeadNorms(nn.Module):
         self.key_norm = operations.RMSNorm(config.head_dim, **place)
 
     def forward(self, q: Tensor, k: Tensor, rotary: AnyRotary, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-        """[B, L, heads, d] -> the same; written over its inputs where no gradients are wanted."""
+        """[B, L, heads, d] -> the same; written over its inputs where that may be."""
         norms: tuple[Any, Any] = (self.query_norm, self.key_norm)
-        if torch.is_grad_enabled():
+        if not may_overwrite():
             return arithmetic.norm_rotary(q, k, *norms, cast("Any", rotary))
-        for start, stop in rotated_spans(q):
-            pieces = q[:, start:stop], k[:, start:stop]
-            turned = arithmetic.norm_rotary(*pieces, *norms, cast("Any", part(rotary, start, stop)))
-            for piece, values in zip(pieces, turned, strict=True):
-                piece.copy_(values)
-        return q, k
+        if isinstance(arithmetic, OnePass):
+            return arithmetic.norm_rotary_over(q, k, *norms, rotary)
+        return norm_rotary_over(arithmetic, q, k, *norms, rotary)
+
+
+@runtime_checkable
+class OnePass(Protocol):
+    """An arithmetic with a kernel for norm and rotation that writes over what it reads."""
+
+    def norm_rotary_over(
+        self, q: Tensor, k: Tensor, q_norm: nn.Module, k_norm: nn.Module, rotary: AnyRotary
+    ) -> tuple[Tensor, Tensor]:
+        """See :func:`norm_rotary_over`."""
+
+
+def norm_rotary_over(
+    arithmetic: Arithmetic, q: Tensor, k: Tensor, q_norm: nn.Module, k_norm: nn.Module, rotary: AnyRotary
+) -> tuple[Tensor, Tensor]:
+    """``arithmetic.norm_rotary`` of q and k [B, L, heads, d], written over them portion by portion."""
+    for start, stop in rotated_spans(q):
+        pieces = q[:, start:stop], k[:, start:stop]
+        turned = arithmetic.norm_rotary(*pieces, q_norm, k_norm, cast("Any", part(rotary, start, stop)))
+        for piece, values in zip(pieces, turned, strict=True):
+            piece.copy_(values)
+    return q, k
+
+
+def may_overwrite() -> bool:
+    """Whether intermediate tensors may be written over: not where gradients are wanted, nor for a compiler."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
 class StreamAttention(nn.Module):
@@ -198,7 +223,7 @@ class SingleBlock(nn.Module):
         q, k = self.norm(q, k, rotary, arithmetic)
         if mixed is None:
             mixed = self.v_mlp(x)
-        if not torch.is_grad_enabled():
+        if may_overwrite():
             gelu_over(mixed[..., self.width :])
         return q, k, mixed
 
@@ -206,7 +231,7 @@ class SingleBlock(nn.Module):
         """[values | MLP] -> [attention | GELU of the MLP], the input of the second layer."""
         values = mixed[..., : self.width]
         seen = context.attend(q, k, values.unflatten(-1, (self.heads, -1)))
-        if torch.is_grad_enabled():
+        if not may_overwrite():
             return torch.cat([seen, gelu_tanh(mixed[..., self.width :])], dim=-1)
         values.copy_(seen)
         return mixed
@@ -232,8 +257,8 @@ class FinalLayer(nn.Module):
 
 
 def gelu_over(x: Tensor) -> Tensor:
-    """GELU (tanh) of ``x`` [B, L, width], written over it where no gradients are wanted."""
-    if torch.is_grad_enabled() or (x.device.type == "cpu" and x.is_contiguous()):
+    """GELU (tanh) of ``x`` [B, L, width], written over it where that may be."""
+    if not may_overwrite() or (x.device.type == "cpu" and x.is_contiguous()):
         return gelu_tanh(x)
     if x.device.type != "cpu":
         return torch.ops.aten.gelu_(x, approximate="tanh")

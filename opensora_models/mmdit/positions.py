@@ -8,6 +8,7 @@ float64, half-split ones in float32, as the original does; both are used as floa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,11 @@ class HalfSplitRotary:
 
     cos: Tensor
     sin: Tensor
+
+    @cached_property
+    def half_matrices(self) -> Tensor:
+        """[..., 1, d/2, 2, 2], as fused kernels of this layout take them; their other layout's look just the same."""
+        return torch.stack([self.cos, -self.sin, self.sin, self.cos], dim=-1).unflatten(-1, (2, 2))
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate ``x`` [..., heads, d] in float32; result in the dtype of ``x``."""

@@ -28,7 +28,7 @@ CLIPS = {
 
 def counted_peak(config: MMDiTConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """Peak bytes of a forward with all its inputs; depth does not matter, nothing is kept between blocks."""
-    config = replace(config, depth=2, depth_single_blocks=2)
+    config = replace(config, depth=1, depth_single_blocks=2)
     made = {"dtype": dtype, "device": "meta"}
     network = MMDiT(config, attention=flash, **made)
     x, text = torch.empty(shape, **made), torch.empty(shape[0], TEXT_TOKENS, config.context_in_dim, **made)
@@ -45,12 +45,18 @@ def test_one_row_in_bfloat16_keeps_the_bar(name: str, most: float) -> None:
     assert counted_peak(*CLIPS[name], torch.bfloat16) <= most * GIB
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", CLIPS)
-def test_the_estimate_is_honest(name: str, dtype: torch.dtype) -> None:
+def test_the_estimate_is_honest(name: str) -> None:
     config, shape = CLIPS[name]
-    estimate = activation_bytes(config, shape, TEXT_TOKENS, dtype.itemsize)
-    assert estimate == pytest.approx(counted_peak(config, shape, dtype), rel=0.25)
+    peak = counted_peak(config, shape, torch.bfloat16)
+    assert activation_bytes(config, shape, TEXT_TOKENS, 2) == pytest.approx(peak, rel=0.25)
+
+
+@pytest.mark.parametrize("name", ["256px 65 frames", "768px image"])
+def test_the_estimate_is_honest_in_float32(name: str) -> None:
+    config, shape = CLIPS[name]
+    peak = counted_peak(config, shape, torch.float32)
+    assert activation_bytes(config, shape, TEXT_TOKENS, 4) == pytest.approx(peak, rel=0.25)
 
 
 def test_the_estimate_follows_another_width() -> None:
