@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..opensora_models.native.files import CONDITIONING_ENDING, CONDITIONINGS
 from ..opensora_models.native.outputs import next_output
-from ..opensora_models.text.conditioning_file import load_conditioning, save_conditioning
+from ..opensora_models.text.conditioning_file import load_conditioning, save_new_conditioning
 from .door import OpenSoraNode
 from .files import FileInput, PrefixInput, SavingNode
 from .text import CATEGORY
@@ -40,8 +40,11 @@ class SaveConditioning(SavingNode):
 
     @classmethod
     def execute(cls, positive: list[Any], negative: list[Any], filename_prefix: str, note: str = "") -> io.NodeOutput:
-        file = next_output(filename_prefix, CONDITIONING_ENDING, cls.hidden)
-        save_conditioning(file.path, {"positive": positive, "negative": negative}, note)
+        file = save_new_conditioning(
+            lambda: next_output(filename_prefix, CONDITIONING_ENDING, cls.hidden),
+            {"positive": positive, "negative": negative},
+            note,
+        )
         return io.NodeOutput(file.listed)
 
 

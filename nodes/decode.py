@@ -73,9 +73,9 @@ class Decode(DecodingNode):
     ) -> io.NodeOutput:  # fmt: skip
         vae, latents = own_vae(vae), samples["samples"]
         if save_latent:
-            file = decoding.latent_name(latents, filename_prefix, cls.hidden)
+            choose = lambda: decoding.latent_name(latents, filename_prefix, cls.hidden)  # noqa: E731
             metadata = decoding.workflow_metadata(cls.hidden)
-            decoding.keep_latent(vae, latents, file, {"num_frames": num_frames}, metadata)
+            decoding.keep_latent(vae, latents, choose, {"num_frames": num_frames}, metadata)
         return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
 
 
@@ -117,8 +117,8 @@ class DecodeToVideo(DecodingNode):
     ) -> io.NodeOutput:  # fmt: skip
         vae, latents, metadata = own_vae(vae), samples["samples"], decoding.workflow_metadata(cls.hidden)
         notes = {"num_frames": num_frames, "frame_rate": frame_rate}
-        kept = decoding.latent_name(latents, filename_prefix, cls.hidden)
-        decoding.keep_latent(vae, latents, kept, notes, metadata)
+        choose = lambda: decoding.latent_name(latents, filename_prefix, cls.hidden)  # noqa: E731
+        kept = decoding.keep_latent(vae, latents, choose, notes, metadata)
         file = decoding.decode_to_video(
             vae, latents, num_frames or None, frame_rate, format, quality, tile_size, kept, metadata
         )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import comfy.model_management
 import comfy.utils
 import folder_paths
@@ -15,13 +20,24 @@ from comfy.cli_args import args
 from torch import Tensor
 
 from ..frames import SPATIAL_FACTOR
+from ..storage.locks import one_writer, remove_if_idle
 from ..vae.budget import Job, candidate_plans, decode_bytes, encode_bytes, fitting
 from ..vae.distribution import mode, seeded
 from ..vae.guards import check_latents, check_num_frames, check_pixels
-from ..vae.latent_file import ENDING, save_latent
+from ..vae.latent_file import ENDING, save_new_latent
 from ..vae.strips import Strips
-from ..vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
+from ..vae.video_file import (
+    FORMATS,
+    GroupedVideo,
+    PartsMissing,
+    VideoFormat,
+    VideoJob,
+    exact_rate,
+    unfinished_videos,
+)
+from .identity import model_identity, vae_parts
 from .memory import check_frames_fit
+from .messages import tell
 from .outputs import OutputFile, next_output
 from .vae import OpenSoraVAE
 
@@ -37,6 +53,8 @@ VAE_DTYPES: dict[str, torch.dtype | None] = {
     "fp32": torch.float32,
 }
 UNFINISHED = "opensora_unfinished"
+APART = "apart-"
+ATTEMPTS = 3
 ONE_PIECE = Strips(None, images=4)
 
 
@@ -73,7 +91,7 @@ def _prepare(vae: OpenSoraVAE, job: Job, plan: Strips | None, *, decoding: bool)
 
 def decoded_groups(
     vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_group: int = 0
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Yield images [B, t, H, W, 3] in [0, 1] on the output device, group after group, with progress."""
     network = vae.network
     check_latents(samples, network.version, network.latent_channels)
@@ -148,12 +166,14 @@ def latent_name(samples: Tensor, prefix: str, hidden: Any) -> OutputFile:
 
 
 def keep_latent(
-    vae: OpenSoraVAE, samples: Tensor, file: OutputFile, notes: Mapping[str, Any], metadata: Mapping[str, Any] | None
-) -> None:
-    """Save latents before anything can fail, and say where."""
+    vae: OpenSoraVAE, samples: Tensor, choose: Callable[[], OutputFile], notes: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None,
+) -> OutputFile:  # fmt: skip
+    """Save latents before anything can fail, and say where; ``choose`` gives the next free name."""
     check_latents(samples, vae.network.version, vae.network.latent_channels)
-    save_latent(file.path, samples, {"version": vae.network.version, **notes}, metadata)
+    file = save_new_latent(choose, samples, {"version": vae.network.version, **notes}, metadata)
     logger.info("Latents saved to '%s'.", file.path)
+    return file
 
 
 def decode_to_video(
@@ -167,21 +187,72 @@ def decode_to_video(
         )
     kind, rate = FORMATS[form], exact_rate(frame_rate)
     store = Path(folder_paths.get_output_directory()) / UNFINISHED
-    settings = (vae.fingerprint, vae.network.overlap, num_frames, rate, form, quality, str(vae.vae_dtype))
-    job = VideoJob.of(store, samples, *settings)
-    video = GroupedVideo(job.parts, kind, rate, quality)
-    groups, done = len(vae.network.decode_slices(samples.shape[2])), video.done()
-    if done:
-        logger.info("Continuing an unfinished video: %d of %d groups are there.", done, groups)
-    if done < groups:
-        stream = decoded_groups(vae, samples, num_frames, chosen_plan(vae, tile), first_group=done)
-        for number, images in enumerate(stream, done):
-            video.write(number, images[0])
-    file = OutputFile(latent_file.folder, latent_file.path.stem + kind.ending, latent_file.subfolder)
-    video.join(groups, file.path, metadata)
+    job = _job(store, vae, samples, num_frames, rate, kind, quality)
+    names = (f"{latent_file.path.stem}{number}{kind.ending}" for number in ("", *range(2, 1000)))
+    with one_writer(job.parts, 2, waiting=_interrupted, tell=tell):
+        video = GroupedVideo(job.parts, kind, rate, quality)
+        decoded = lambda first: decoded_groups(vae, samples, num_frames, chosen_plan(vae, tile), first)  # noqa: E731
+        groups = len(vae.network.decode_slices(samples.shape[2]))
+        path = _complete(video, groups, decoded, lambda: latent_file.folder / next(names), metadata)
     job.finish()
+    _tell_unfinished(store)
+    return OutputFile(latent_file.folder, path.name, latent_file.subfolder)
+
+
+def _job(
+    store: Path, vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, rate: Fraction, kind: VideoFormat,
+    quality: int,
+) -> VideoJob:  # fmt: skip
+    """The job of these latents; one whose decoder cannot be identified shares its parts with nobody."""
+    for left in store.glob(f"*/{APART}*"):
+        with suppress(OSError):
+            remove_if_idle(left)
+    settings = {"frames": num_frames, "rate": rate, "format": kind, "quality": quality}
+    libraries = {"av": av.__version__, "codec": av.library_versions.get("libavcodec")}
+    found = model_identity({"vae": vae_parts(vae), **settings, **libraries}, _interrupted)
+    job = VideoJob.of(store, samples, found.digest)
+    if not found.unknown:
+        return job
+    tell(f"If this decode is cut off, it cannot be continued: {found.unknown[0]} has nothing by which two runs could "
+         "be compared.")  # fmt: skip
+    return replace(job, settings=f"{APART}{secrets.token_hex(8)}")
+
+
+def _complete(
+    video: GroupedVideo,
+    groups: int,
+    decoded: Callable[[int], Generator[Tensor, None, None]],
+    choose: Callable[[], Path],
+    metadata: Mapping[str, Any] | None,
+) -> Path:
+    """Make the groups that are missing and join all. Where there are no locks, another process may remove some."""
+    for _ in range(ATTEMPTS):
+        missing = video.missing(groups)
+        if 0 < len(missing) < groups:
+            tell(f"Continuing an unfinished video: {groups - len(missing)} of {groups} groups are there.")
+        while missing:
+            with closing(decoded(missing[0])) as stream:
+                for number, images in enumerate(stream, missing[0]):
+                    video.write(number, images[0])
+                    missing.remove(number)
+                    if number + 1 not in missing:
+                        break
+        try:
+            return video.join_new(groups, choose, metadata)
+        except PartsMissing:
+            continue
+    raise ValueError(
+        f"Another program removes the parts of this video from '{video.folder}' while it is made; stop it and run "
+        "again."
+    )
+
+
+def _tell_unfinished(store: Path) -> None:
     count, size = unfinished_videos(store)
     if count:
         logger.info("Unfinished videos of other latents: %d, %.0f MB in '%s'. Decoding those latents again finishes "
                     "them; deleting the folder gives the space back.", count, size / 1e6, store)  # fmt: skip
-    return file
+
+
+def _interrupted() -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..sampling.segments import SegmentStore, check_overlap, fingerprint, join, make_segments
+from ..sampling.segments import check_overlap, join, make_segments
+from ..storage.locks import one_writer
+from ..storage.segment_store import SegmentStore
 from ..text.segments import conditioning_of_segment
 from .clips import ClipRun, ClipSize, clip_size, latent_for, sample_clip
 from .guiders import Conditioning, given_values, with_given_frames
+from .identity import model_identity
 from .memory import check_latents_fit
-from .model import opensora_config
+from .messages import tell
 from .reference_inputs import (
     AUTOMATIC,
     FRAME_MASK,
@@ -76,14 +82,14 @@ def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any],
     """The joined LATENT and a report in sentences."""
     clip = check_long_video(inputs.model, inputs.latent, inputs.chain, video.segments, video.overlap)
     inputs = replace(inputs, latent=latent_for(inputs.latent, inputs.model))
-    store = _store(inputs, video) if video.resume else None
-    clips = make_segments(
-        video.segments,
-        lambda index, before: _segment(inputs, video, clip, index, before),
-        store,
-        overlap=video.overlap,
-        drift_control=video.drift_control,
-    )
+    with _store(inputs, video) as store:
+        clips = make_segments(
+            video.segments,
+            lambda index, before: _segment(inputs, video, clip, index, before),
+            store,
+            overlap=video.overlap,
+            drift_control=video.drift_control,
+        )
     joined = join(clips, video.overlap)
     return {"samples": joined}, _report(video, clip, joined, store)
 
@@ -129,54 +135,53 @@ def _check_segments(chain: ReferenceChain, segments: int) -> None:
             )
 
 
-def _store(inputs: Inputs, video: LongVideo) -> SegmentStore:
-    run = fingerprint(_identity(inputs, video))
-    return SegmentStore(Path(folder_paths.get_output_directory()) / STORE_FOLDER / run[:16], run)
+@contextmanager
+def _store(inputs: Inputs, video: LongVideo) -> Iterator[SegmentStore | None]:
+    """The store of this very run, for one process at a time; None where segments are not to be kept."""
+    if not video.resume:
+        yield None
+        return
+    interrupted = comfy.model_management.throw_exception_if_processing_interrupted
+    found = model_identity(_parts(inputs, video), interrupted)
+    if found.unknown:
+        tell(
+            f"Segments are not stored and none is taken from an earlier run: {found.unknown[0]} has nothing by which "
+            "two runs could be compared."
+        )
+        yield None
+        return
+    folder = Path(folder_paths.get_output_directory()) / STORE_FOLDER / found.digest[:16]
+    with one_writer(folder, waiting=interrupted, tell=tell):
+        yield SegmentStore(folder, found.digest)
 
 
-def _identity(inputs: Inputs, video: LongVideo) -> dict[str, Any]:
+def _parts(inputs: Inputs, video: LongVideo) -> dict[str, Any]:
     """Everything a segment depends on. The number of segments counts only where a reference waits for the last one."""
     references = inputs.chain.references
     ends = video.segments if any(reference.segment < 0 for reference in references) else None
     return {
-        "settings": repr(replace(video, segments=0)),
+        "video": replace(video, segments=0),
         "segments": ends,
-        "references": [[reference.latent, repr(reference)] for reference in references],
-        "latent": inputs.latent["samples"],
-        "noise_mask": inputs.latent.get("noise_mask"),
-        "batch_index": inputs.latent.get("batch_index"),
-        "positive": _plain(inputs.positive),
-        "negative": _plain(inputs.negative),
-        **_model_identity(inputs.model),
+        "references": list(references),
+        "latent": inputs.latent,
+        "positive": inputs.positive,
+        "negative": inputs.negative,
+        "model": inputs.model,
     }
 
 
-def _model_identity(model: ModelPatcher) -> dict[str, Any]:
-    """The network's numbers, a few of its weights, and every patch with its strength."""
-    weights = model.model.diffusion_model.state_dict()
-    small = {name: tensor for name, tensor in weights.items() if tensor.numel() <= 4096 and tensor.is_floating_point()}
-    patches = {key: [(each[0], each[2], _plain(each[1])) for each in values] for key, values in model.patches.items()}
-    shift = getattr(model.get_model_object("model_sampling"), "shift", None)
-    return {"config": repr(opensora_config(model)), "weights": small, "patches": patches, "shift": shift}
-
-
-def _plain(value: Any) -> Any:
-    """``value`` with everything that is neither number, text nor tensor reduced to the name of its type."""
-    if isinstance(value, (Tensor, int, float, str, type(None))):
-        return value
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    inner = getattr(value, "weights", None)
-    return [type(value).__name__, _plain(inner)] if inner is not None else type(value).__name__
-
-
 def _report(video: LongVideo, clip: ClipSize, joined: Tensor, store: SegmentStore | None) -> str:
+    """How the video was made. Segments that an earlier run has made are told on the node as well."""
     lines = [
         f"{video.segments} segments of {clip.latent_frames} latent frames, overlapping by {video.overlap}, "
         f"joined to {joined.shape[2]} latent frames."
     ]
     if store is not None:
-        lines.append(f"Finished segments are kept in {store.path(0).parent.name} below output/{STORE_FOLDER}.")
+        place = f"{store.folder.name} below output/{STORE_FOLDER}"
+        lines.append(f"Finished segments are kept in {place}.")
+        if store.taken:
+            numbers = ", ".join(str(index + 1) for index in store.taken)
+            taken = f"Made by an earlier run and taken from {place}: segment {numbers} of {video.segments}."
+            tell(taken)
+            lines.append(taken)
     return " ".join(lines)

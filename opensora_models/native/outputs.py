@@ -31,6 +31,9 @@ class OutputFile:
         """Folder and name."""
         return self.folder / self.name
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def listed(self) -> str:
         """The name under which ComfyUI lists a file of the output folder: ``folder/name [output]``."""

@@ -8,7 +8,6 @@ the asked size: nothing is cut in time or space, so no tile can have a seam.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,7 +150,6 @@ class OpenSoraVAE(comfy.sd.VAE):
             exchange = exchange_named(self.first_stage_model.normalization)
         self.first_stage_model.exchange = exchange
         self.first_stage_model.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
-        self.fingerprint = _fingerprint(weights)
         self.size = None
         self.model_size()
 
@@ -300,15 +298,6 @@ def _first_stage(recipe: Recipe, overlap: bool) -> FirstStage12 | FirstStage13:
         tell(f"{quoted(recipe.name)} was saved for groups of frames that lie side by side; temporal_overlap stays off.")
     options["overlap"] = overlap and options.get("overlap", True)
     return FirstStage13(*recipe.settings, operations=Operations, **options).eval()
-
-
-def _fingerprint(weights: dict[str, Tensor]) -> str:
-    """Tells one set of weights from another: names, shapes and the first values of every tensor."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        first = weights[name].flatten()[:4].float().numpy().tobytes()
-        digest.update(f"{name}{tuple(weights[name].shape)}".encode() + first)
-    return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager

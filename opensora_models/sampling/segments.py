@@ -6,28 +6,21 @@ segment is stored; an interrupted run resumes at the first missing one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..frames import GROUP_FRAMES, GROUP_LATENTS, frames_of_groups
+from ..storage.identity import fingerprint as fingerprint
+from ..storage.segment_store import SegmentStore
 
 logger = logging.getLogger("opensora")
 
 OVERLAP_STEPS = {"1.2": GROUP_LATENTS}
 """Latent frames an overlap is a multiple of where that is not 1."""
-LATENT_KEY = "latent"
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -114,83 +107,6 @@ def keep_statistics(clip: Tensor, first: Tensor, strength: float, overlap: int) 
 def _statistics(latent: Tensor) -> tuple[Tensor, Tensor]:
     dims = (2, 3, 4)
     return latent.mean(dim=dims, keepdim=True), latent.std(dim=dims, keepdim=True)
-
-
-def fingerprint(parts: Mapping[str, Any]) -> str:
-    """A hexadecimal digest of everything that decides what a segment looks like (numbers, text, tensors)."""
-    digest = hashlib.sha256()
-    for name in sorted(parts):
-        digest.update(f"{name}=".encode())
-        _feed(digest, parts[name])
-    return digest.hexdigest()
-
-
-def _feed(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"{tuple(value.shape)}".encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            digest.update(f"{key}:".encode())
-            _feed(digest, value[key])
-    elif isinstance(value, (list, tuple)):
-        digest.update(f"[{len(value)}".encode())
-        for item in value:
-            _feed(digest, item)
-    else:
-        digest.update(f"{type(value).__name__}{value}".encode())
-
-
-class SegmentStore:
-    """Finished segments of one run in one folder.
-
-    A file appears under its final name only when it is complete, so a run that is killed at any moment leaves whole
-    segments behind. The folder belongs to one fingerprint: other settings start over in the same folder.
-    """
-
-    def __init__(self, folder: Path, run: str) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = folder / MANIFEST
-        if _read_run(manifest) != run:
-            for stale in folder.glob("segment_*.safetensors*"):
-                stale.unlink()
-            _replace(manifest, lambda path: path.write_text(json.dumps({"run": run}), encoding="utf-8"))
-
-    def path(self, index: int) -> Path:
-        """Where segment ``index`` is kept."""
-        return self._folder / f"segment_{index:04d}.safetensors"
-
-    def load(self, index: int) -> Tensor | None:
-        """Segment ``index`` if it is there and whole."""
-        try:
-            return load_file(self.path(index))[LATENT_KEY]
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, KeyError, OSError) as error:
-            logger.warning("Segment %d in %s cannot be read and is made again: %s", index, self._folder, error)
-            return None
-
-    def save(self, index: int, latent: Tensor) -> None:
-        """Store a finished segment, all or nothing."""
-        tensors = {LATENT_KEY: latent.detach().cpu().contiguous()}
-        _replace(self.path(index), lambda path: save_file(tensors, path))
-
-
-def _read_run(manifest: Path) -> str | None:
-    try:
-        return json.loads(manifest.read_text(encoding="utf-8")).get("run")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _replace(target: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside ``target``, reach the disk, then take its name."""
-    unfinished = target.with_name(target.name + ".unfinished")
-    write(unfinished)
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, target)
 
 
 MakeSegment = Callable[[int, Tensor | None], Tensor]

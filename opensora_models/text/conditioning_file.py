@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoint_readers import SafetensorsFile
 from ..reading import LONGEST_FILE_NAME, quoted, reading, shown
 from ..settings import parse_settings, whole_number
+from ..storage.tensors import save_file
+from ..storage.writing import Name, write_new, write_whole
 
 FORMAT_KEY = "opensora.conditioning"
 FORMAT = 1
@@ -38,22 +38,28 @@ Conditioning = Sequence[Sequence[Any]]
 def save_conditioning(path: Path, conditionings: Mapping[str, Conditioning], note: str = "") -> None:
     """Write named conditionings to ``path``, all or nothing: an interrupted write leaves no half file behind.
 
-    Raises ValueError for an entry that cannot be stored (hooks, ControlNets and other live objects).
+    Raises ValueError for an entry that cannot be stored (hooks, ControlNets and other live objects), CannotStore for
+    what the disk refuses.
     """
+    write_whole(path, _writer(conditionings, note))
+
+
+def save_new_conditioning(
+    choose: Callable[[], Name], conditionings: Mapping[str, Conditioning], note: str = ""
+) -> Name:
+    """As ``save_conditioning``, under a name that no file has; arguments and errors as those of ``write_new``."""
+    return write_new(choose, _writer(conditionings, note))
+
+
+def _writer(conditionings: Mapping[str, Conditioning], note: str) -> Callable[[Path], None]:
     tensors: dict[str, Tensor] = {}
     entries: dict[str, list[dict[str, Any]]] = {}
     for name, conditioning in conditionings.items():
         if not conditioning:
             raise ValueError(f"The {name} conditioning is empty; encode a prompt first.")
         entries[name] = [_take_apart(f"{name}.{n}", entry, tensors) for n, entry in enumerate(conditioning)]
-    description = {"format": FORMAT, "entries": entries, "note": note}
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(tensors, unfinished, metadata={FORMAT_KEY: json.dumps(description)})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    description = {FORMAT_KEY: json.dumps({"format": FORMAT, "entries": entries, "note": note})}
+    return lambda path: save_file(tensors, path, metadata=description)
 
 
 def load_conditioning(path: Path, needed: Collection[str] = ()) -> dict[str, list[list[Any]]]:

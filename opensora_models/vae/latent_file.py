@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoint_readers import SafetensorsFile
 from ..reading import reading, shown
 from ..settings import parse_settings, whole_number
+from ..storage.tensors import save_file
+from ..storage.writing import Name, write_new, write_whole
 
 ENDING = ".latent"
 TENSOR = "latent_tensor"
@@ -26,14 +26,25 @@ LONGEST_CLIP, HIGHEST_RATE = 1_000_000, 10_000
 
 
 def save_latent(path: Path, latents: Tensor, notes: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> None:
-    """Write latents [B, C, T, h, w] under a temporary name and rename; ``notes`` come back from ``load_latent``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write latents [B, C, T, h, w], all or nothing; ``notes`` come back from ``load_latent``. Raises CannotStore."""
+    write_whole(path, _writer(latents, notes, metadata))
+
+
+def save_new_latent(
+    choose: Callable[[], Name],
+    latents: Tensor,
+    notes: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None,
+) -> Name:
+    """As ``save_latent``, under a name that no file has; arguments and errors as those of ``write_new``."""
+    return write_new(choose, _writer(latents, notes, metadata))
+
+
+def _writer(latents: Tensor, notes: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> Callable[[Path], None]:
     texts = {key: json.dumps(value) for key, value in (metadata or {}).items()}
     texts[NOTES] = json.dumps(dict(notes))
-    unfinished = path.with_name(path.name + ".part")
     tensors = {TENSOR: latents.detach().cpu().contiguous(), MARK: torch.tensor([])}
-    save_file(tensors, unfinished, metadata=texts)
-    os.replace(unfinished, path)
+    return lambda path: save_file(tensors, path, metadata=texts)
 
 
 def load_latent(path: Path) -> tuple[Tensor, dict[str, Any]]:

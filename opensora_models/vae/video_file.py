@@ -6,11 +6,13 @@ Memory never holds more than one group of frames.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,9 +23,19 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
+from ..storage.failures import shown
+from ..storage.identity import tensor_digest
+from ..storage.locks import POLL_SECONDS, WANTED, remove_if_idle
+from ..storage.pieces import Pieces
+from ..storage.places import clear, is_folder
+from ..storage.writing import write_new, write_whole
+
+logger = logging.getLogger("opensora")
+
 # Code points of ITU-T H.273: BT.709 primaries, transfer and matrix.
 BT709 = 1
 RATE_STEPS = 1000  # frame rates are kept to a thousandth, as ComfyUI's Save Video does
+KEPT = "finished parts are kept and the next run goes on from them"
 
 
 @dataclass(frozen=True)
@@ -31,15 +43,16 @@ class VideoFormat:
     """A container with its codec; ``options`` are the encoder's, ``{quality}`` is filled in."""
 
     ending: str
+    container: str
     codec: str
     options: Mapping[str, str]
 
 
 FORMATS = {
     # No B-frames: groups then follow each other without gaps in decoding time.
-    "mp4 (h264)": VideoFormat(".mp4", "libx264", {"crf": "{quality}", "preset": "medium", "bf": "0"}),
+    "mp4 (h264)": VideoFormat(".mp4", "mp4", "libx264", {"crf": "{quality}", "preset": "medium", "bf": "0"}),
     "webm (vp9)": VideoFormat(
-        ".webm", "libvpx-vp9",
+        ".webm", "webm", "libvpx-vp9",
         {"crf": "{quality}", "b:v": "0", "row-mt": "1", "cpu-used": "4", "auto-alt-ref": "0", "lag-in-frames": "0"},
     ),
 }  # fmt: skip
@@ -65,9 +78,8 @@ class VideoJob:
     @classmethod
     def of(cls, folder: Path, latents: Tensor, *settings: Any) -> VideoJob:
         """The same latents and settings give the same job."""
-        digest = hashlib.sha256(repr(tuple(latents.shape)).encode())
-        digest.update(latents.detach().cpu().contiguous().float().numpy().tobytes())
-        return cls(folder, digest.hexdigest()[:20], hashlib.sha256(repr(settings).encode()).hexdigest()[:20])
+        digest = hashlib.sha256(repr(settings).encode("utf-8", "surrogatepass"))
+        return cls(folder, tensor_digest(latents).hex()[:20], digest.hexdigest()[:20])
 
     @property
     def parts(self) -> Path:
@@ -75,67 +87,121 @@ class VideoJob:
         return self.folder / self.clip / self.settings
 
     def finish(self) -> None:
-        """Remove the parts of this and of every other unfinished video of the clip."""
-        shutil.rmtree(self.folder / self.clip)
+        """Remove the parts of this and of every other unfinished video of the clip that nobody is working on.
+
+        Call it without the lock of the parts: a process that waits for them finds all of them there.
+        """
+        wanted = self.parts / WANTED
+        if wanted.exists():
+            with suppress(OSError):
+                clear(wanted)
+            time.sleep(3 * POLL_SECONDS)
+        clip = self.folder / self.clip
+        try:
+            for parts in sorted(clip.iterdir()):
+                remove_if_idle(parts)
+            clip.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                logger.warning("'%s' could not be removed: %s.", shown(clip), error.strerror)
 
 
 def unfinished_videos(folder: Path) -> tuple[int, int]:
     """Number of unfinished videos below ``folder``, and their bytes."""
-    jobs = [job for clip in folder.glob("*") if clip.is_dir() for job in clip.iterdir()]
-    return len(jobs), sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    jobs = [job for clip in folder.glob("*") if is_folder(clip) for job in clip.glob("*") if is_folder(job)]
+    size = 0
+    for job in jobs:
+        for file in job.glob("*"):
+            with suppress(OSError):  # another process may just have finished
+                size += file.lstat().st_size
+    return len(jobs), size
+
+
+class PartsMissing(Exception):
+    """Parts of a video are not there, or not whole, when it is to be joined."""
 
 
 class GroupedVideo:
-    """The files of one unfinished video below ``folder``."""
+    """The files of one unfinished video in ``folder``. Errors of the disk are raised as CannotStore."""
 
     def __init__(self, folder: Path, kind: VideoFormat, rate: Fraction, quality: int) -> None:
         self.folder, self.kind, self.rate, self.quality = folder, kind, rate, quality
-        folder.mkdir(parents=True, exist_ok=True)
+        made_for = repr((folder.parent.name, folder.name, kind, rate, quality))
+        self._pieces = Pieces(folder, hashlib.sha256(made_for.encode("utf-8", "surrogatepass")).hexdigest(), kept=KEPT)
 
     def part(self, number: int) -> Path:
         """The file of one group."""
-        return self.folder / f"{number:05d}{self.kind.ending}"
+        return self._pieces.path(self._name(number))
+
+    def missing(self, groups: int) -> list[int]:
+        """The groups that are not there or not whole; what lies in their place is removed."""
+        return [number for number in range(groups) if self._pieces.facts(self._name(number)) is None]
 
     def done(self) -> int:
         """Number of leading groups that are complete."""
         number = 0
-        while self.part(number).is_file():
+        while self._pieces.facts(self._name(number)) is not None:
             number += 1
         return number
 
     def write(self, number: int, frames: Tensor) -> None:
         """Encode one group of frames [T, H, W, 3] in [0, 1]."""
-        path = self.part(number)
-        unfinished = path.with_name(f"unfinished{self.kind.ending}")
-        with av.open(str(unfinished), "w") as container:
-            _encode(container, frames, self.kind, self.rate, self.quality)
-        os.replace(unfinished, path)
+
+        def encode(path: Path) -> None:
+            with av.open(str(path), "w", format=self.kind.container) as container:
+                _encode(container, frames, self.kind, self.rate, self.quality)
+
+        self._pieces.write(self._name(number), encode, {"frames": frames.shape[0]})
 
     def join(self, groups: int, target: Path, metadata: Mapping[str, Any] | None) -> int:
         """Copy all groups into one file, which appears complete or not at all; gives the number of frames.
 
-        The groups stay where they are.
+        The groups stay where they are. Raises PartsMissing where some are not there or not whole.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"{target.stem}.part{target.suffix}")
+        return write_whole(target, lambda path: self._joined(groups, path, metadata), KEPT)
+
+    def join_new(self, groups: int, choose: Callable[[], Path], metadata: Mapping[str, Any] | None) -> Path:
+        """As ``join``, under a name that no file has, which is given back; ``choose`` as for ``write_new``."""
+        return write_new(choose, lambda path: self._joined(groups, path, metadata), kept=KEPT)
+
+    def _name(self, number: int) -> str:
+        return f"{number:05d}{self.kind.ending}"
+
+    def _joined(self, groups: int, target: Path, metadata: Mapping[str, Any] | None) -> int:
         options = {"movflags": "use_metadata_tags+faststart"} if self.kind.ending == ".mp4" else {}
-        with av.open(str(unfinished), "w", options=options) as out:
+        with av.open(str(target), "w", format=self.kind.container, options=options) as out:
             for key, value in (metadata or {}).items():
                 out.metadata[key] = json.dumps(value)
-            frames = self._copy(out, [self.part(number) for number in range(groups)])
-        os.replace(unfinished, target)
+            frames = self._copy(out, groups)
+        if (written := _frames_in(target)) != frames:
+            raise OSError(errno.EIO, f"{written} of {frames} frames arrived")
         return frames
 
-    def _copy(self, out: Any, parts: Iterable[Path]) -> int:
+    def _copy(self, out: Any, groups: int) -> int:
         stream = None
         frames = 0
-        for path in parts:
-            with av.open(str(path)) as source:
+        for number in range(groups):
+            facts = self._pieces.facts(self._name(number))
+            if facts is None:
+                raise PartsMissing(self._name(number))
+            with av.open(str(self.part(number))) as source:
                 video = source.streams.video[0]
                 if stream is None:
                     stream = out.add_stream_from_template(video)
-                frames += _append(out, stream, source, video, frames, self.rate)
+                count = _append(out, stream, source, video, frames, self.rate)
+            if count != facts["frames"]:
+                self._pieces.remove(self._name(number), f"holds {count} of {facts['frames']} frames")
+                raise PartsMissing(self._name(number))
+            frames += count
         return frames
+
+
+def _frames_in(path: Path) -> int:
+    """Number of pictures in a video file, none of them decoded."""
+    with av.open(str(path)) as file:
+        return sum(1 for packet in file.demux(video=0) if packet.size and not packet.is_corrupt)
 
 
 def _append(out: Any, stream: Any, source: Any, video: Any, before: int, rate: Fraction) -> int:

@@ -1,0 +1,182 @@
+"""What decides the numbers a MODEL or a VAE gives: weights, patches, options, wrappers, and whatever comes later.
+
+The attributes of ComfyUI's patcher and of the modules behind it are walked, not named one by one: an attribute that is
+not listed here as a note of the running program counts. Where a model happens to be loaded does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import comfy.context_windows
+import comfy.hooks
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..storage.identity import PLAIN_TENSORS, Identity, identity, tensor_digest
+
+PATCHER_NOTES = frozenset({
+    *("model", "size", "parent", "pinned", "patches_uuid", "clone_base_uuid", "cached_patcher_init"),
+    *("load_device", "offload_device", "weight_inplace_update", "is_multigpu_base_clone", "non_dynamic_delegate_model"),
+    *("backup", "backup_buffers", "object_patches_backup", "hook_backup", "hook_patches_backup"),
+    *("is_injected", "skip_injection", "current_hooks", "cached_hook_patches", "hook_mode"),
+})  # fmt: skip
+"""Attributes of a patcher that tell where and how a model is kept. ``model`` is looked at by itself."""
+
+MODULE_NOTES = re.compile(
+    r"(prev_)?comfy_\w+|\w+_comfy_model_dtype|(weight|bias|\w+_lowvram)_function|seed_key|_v\w*|_pin\w*|_prefetch\w*"
+    r"|device|current_patcher|current_weight_patches_uuid|dynamic_\w+|lowvram_patch_counter|opensora_weights"
+    r"|model_(loaded_weight_memory|lowvram|offload_buffer_memory)|memory_usage_\w+|plan|true_length"
+)
+"""Attributes of modules that core, and our autoencoder, change while they run."""
+
+RUNNING = {
+    comfy.hooks.Hook: ("_skip_adding",),
+    comfy.hooks.HookKeyframe: ("start_t",),
+    comfy.hooks.HookKeyframeGroup: (
+        *("_current_keyframe", "_current_used_steps", "_current_index", "_current_strength", "_curr_t", "curr_t"),
+    ),
+    comfy.context_windows.IndexListContextHandler: ("_step", "_model"),
+}
+"""Attributes of core's objects that a run changes and the next run starts over with."""
+
+VAE_NOTES = frozenset({
+    *("size", "first_stage_model", "device", "output_device", "disable_offload", "memory_used_encode"),
+    *("memory_used_decode", "downscale_ratio", "upscale_ratio", "downscale_index_formula", "upscale_index_formula"),
+})  # fmt: skip
+"""Attributes of a VAE that tell where it is kept, or are functions of its network, which the patcher holds as well."""
+
+CACHE = "opensora_weights"
+SAMPLES = 64
+WORKERS = min(8, os.cpu_count() or 1)
+_EMPTY = frozenset(vars(nn.Module())) - {"training", "_forward_hooks", "_forward_pre_hooks"}
+
+
+def model_identity(parts: Mapping[str, Any], between: Callable[[], None] = lambda: None) -> Identity:
+    """The identity of named values, among them models; ``between`` is called while weights are read and may raise."""
+    return identity({**parts, "code": _code(), "torch": torch.__version__}, _Describer(between))
+
+
+def vae_parts(vae: Any) -> dict[str, Any]:
+    """What decides the numbers of a VAE, for :func:`model_identity`."""
+    return {name: value for name, value in vars(vae).items() if name not in VAE_NOTES}
+
+
+@cache
+def _code() -> str:
+    """Digest of this package's own source."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+class _Describer:
+    """Says of ComfyUI's objects what counts about them."""
+
+    def __init__(self, between: Callable[[], None]) -> None:
+        self.between = between
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, ModelPatcher):
+            return self._patcher(value)
+        if isinstance(value, nn.Module):
+            return self._module(value, {}, {})
+        for kind, names in RUNNING.items():
+            if isinstance(value, kind):
+                return [type(value), {name: item for name, item in vars(value).items() if name not in names}]
+        return NotImplemented
+
+    def _patcher(self, patcher: ModelPatcher) -> list[Any]:
+        own = {name: item for name, item in vars(patcher).items() if name not in PATCHER_NOTES}
+        # The order of weights says nothing, and may depend on how a file was read.
+        own["patches"] = dict(sorted(own.get("patches", {}).items()))
+        weights = {name: kept.weight for name, kept in patcher.backup.items()}
+        weights |= getattr(patcher, "backup_buffers", {})
+        weights |= {name: kept[0] for name, kept in getattr(patcher, "hook_backup", {}).items()}
+        with _as_loaded(patcher.model):
+            return [own, self._module(patcher.model, weights, dict(patcher.object_patches_backup))]
+
+    def _module(self, module: nn.Module, weights: Mapping[str, Tensor], objects: Mapping[str, Any]) -> dict[str, Any]:
+        """Class and attributes of every part by its name, and a digest of all weights.
+
+        ``weights`` and ``objects`` are what a patched model had, by name, before it was patched.
+        """
+        tensors: dict[str, Tensor] = {}
+        rest: dict[str, Any] = {}
+        replaced = tuple(f"{name}." for name in objects)
+        parts = [(name, value) for name, value in _parts(module) if not f"{name}.".startswith(replaced)]
+        for name, value in objects.items():
+            parts += _parts(value, name) if isinstance(value, nn.Module) else [(name, value)]
+        for name, value in parts:
+            value = weights.get(name, value)
+            if isinstance(value, Tensor):
+                (tensors if type(value) in PLAIN_TENSORS and not value.is_meta else rest)[name] = value
+            else:
+                rest[name] = value
+        return {**dict(sorted(rest.items())), CACHE: self._weights(module, tensors)}
+
+    def _weights(self, module: nn.Module, tensors: dict[str, Tensor]) -> str:
+        """Digest of all values of all tensors. Read once; a sample tells whether it still holds."""
+        sample = hashlib.sha256()
+        for name, tensor in sorted(tensors.items()):
+            flat = tensor.detach().reshape(-1)
+            sample.update(name.encode() + tensor_digest(flat[:: max(1, flat.numel() // SAMPLES)]))
+        known = vars(module).get(CACHE)
+        if known is None or known[0] != sample.hexdigest():
+            known = sample.hexdigest(), self._read(tensors)
+            vars(module)[CACHE] = known
+        return known[1]
+
+    def _read(self, tensors: dict[str, Tensor]) -> str:
+        digest = hashlib.sha256()
+        names = sorted(tensors)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            try:
+                for name, part in zip(names, pool.map(_tensor, (tensors[name] for name in names)), strict=True):
+                    self.between()
+                    digest.update(name.encode() + part)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return digest.hexdigest()
+
+
+def _tensor(tensor: Tensor) -> bytes:
+    with torch.inference_mode():
+        return tensor_digest(tensor)
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every part of a module by its full name: classes, attributes, parameters and buffers."""
+    for path, part in module.named_modules(prefix=prefix):
+        start = f"{path}." if path else ""
+        yield f"{start}<class>", type(part)
+        # What a compiler keeps beside a module is not the module's; that it compiles is among the options.
+        if not type(part).__module__.startswith("torch._dynamo"):
+            for name, value in vars(part).items():
+                if name not in _EMPTY and not MODULE_NOTES.fullmatch(name):
+                    yield f"{start}{name}", value
+        for name, value in (*part._parameters.items(), *part._buffers.items()):
+            yield f"{start}{name}", value
+
+
+@contextmanager
+def _as_loaded(model: Any) -> Iterator[None]:
+    """``model`` without what the patcher that used it last has injected into its modules."""
+    user = getattr(model, "current_patcher", None)
+    if user is None or not hasattr(user, "use_ejected"):
+        yield
+    else:
+        with user.use_ejected():
+            yield

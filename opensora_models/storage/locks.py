@@ -1,0 +1,154 @@
+"""One writer a folder: a lock of the operating system, which a process that dies gives back.
+
+Where a file system has no locks, nobody waits; whoever writes there must get along with others (private temporary
+names, pieces that prove themselves).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .failures import explained, shown
+from .places import clear, is_file, is_folder, own_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+try:
+    import msvcrt
+except ImportError:
+    msvcrt = None  # type: ignore[assignment]
+
+logger = logging.getLogger("opensora")
+
+LOCK = "lock"
+WANTED = "wanted"
+"""A file in the folder that tells its worker that somebody waits."""
+POLL_SECONDS = 0.2
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+TRIES = 50
+
+
+def try_lock(handle: int) -> bool | None:
+    """Lock an open file for this process without waiting.
+
+    True: it is ours until the handle is closed or the process ends. False: somebody else has it. None: there are no
+    locks here.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            return None
+    except OSError as error:
+        return False if error.errno in HELD else None
+    return True
+
+
+class FolderLock:
+    """The lock of a folder; the folder is made, with ``depth`` levels that are this pack's own, when it is taken."""
+
+    def __init__(self, folder: Path, depth: int = 1) -> None:
+        self.folder, self.depth = folder, depth
+        self._handle: int | None = None
+
+    def take(self) -> bool:
+        """Take the lock if nobody has it; True also where there are no locks."""
+        for _ in range(TRIES):
+            own_folder(self.folder, self.depth)
+            handle = self._open()
+            if handle is None:
+                continue
+            locked = try_lock(handle)
+            # Whoever had the lock may have removed the folder with the file that we have just locked.
+            if locked is False or (locked and not _is_still(self.folder / LOCK, handle)):
+                os.close(handle)
+                if locked is False:
+                    return False
+                continue
+            if locked is None:
+                logger.info("'%s' lies on a file system without locks.", shown(self.folder))
+            self._handle = handle
+            return True
+        raise OSError(errno.ENOENT, "the folder vanishes again and again")
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def _open(self) -> int | None:
+        path = self.folder / LOCK
+        flags = os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        try:
+            if os.path.lexists(path) and not is_file(path):
+                clear(path)
+            return os.open(path, flags | os.O_RDWR, 0o666)
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            return os.open(path, flags | os.O_RDONLY, 0o666)
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except OSError:
+        return False
+
+
+@contextmanager
+def one_writer(
+    folder: Path,
+    depth: int = 1,
+    *,
+    waiting: Callable[[], None] = lambda: None,
+    tell: Callable[[str], None] = logger.info,
+) -> Iterator[None]:
+    """Be the only one who works in ``folder``; wait for another process, and say so once.
+
+    ``waiting`` is called again and again meanwhile and may raise to give up.
+    """
+    lock = FolderLock(folder, depth)
+    with explained(folder):
+        ours = lock.take()
+    if not ours:
+        tell(f"Another ComfyUI works in '{shown(folder)}'; waiting until it has finished.")
+        with suppress(OSError):
+            os.close(os.open(folder / WANTED, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        while not ours:
+            waiting()
+            time.sleep(POLL_SECONDS)
+            with explained(folder):
+                ours = lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_if_idle(folder: Path) -> bool:
+    """Remove a folder with all in it unless somebody works there; whether it is gone. Raises OSError."""
+    if not is_folder(folder):
+        clear(folder)
+        return True
+    lock = FolderLock(folder, depth=0)
+    if not lock.take():
+        return False
+    try:
+        if os.name == "nt":
+            lock.release()  # open files cannot be removed there
+        clear(folder)
+        return True
+    finally:
+        lock.release()
