@@ -26,6 +26,9 @@ from torch import Tensor, nn
 MAX_DEPTH = 80
 MAX_VALUES = 1_000_000
 PROTOCOL = 4
+PACK = __name__.rsplit(".", 3)[0] + "."
+"""Beginning of the names of this pack's modules; ComfyUI puts the folder it is installed in there."""
+
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer) if hasattr(nn, "Buffer") else (Tensor, nn.Parameter)
 BYTES_AT_ONCE = 1 << 26
 
@@ -149,7 +152,7 @@ class _Walk:
         cells = [_cell(cell) for cell in value.__closure__ or ()]
         parts = (value.__code__, value.__defaults__, value.__kwdefaults__, cells, value.__dict__)
         named = zip((".code", ".defaults", ".defaults", ".closure", ""), parts, strict=True)
-        return _joined("function", value.__module__ or "", value.__qualname__, self._each("parts", named, where))
+        return _joined("function", _module(value), value.__qualname__, self._each("parts", named, where))
 
     def _code(self, value: types.CodeType, where: str) -> bytes:
         return _joined("code", value.co_code, repr(value.co_names), self.digest(value.co_consts, where))
@@ -160,11 +163,11 @@ class _Walk:
     def _builtin(self, value: types.BuiltinFunctionType, where: str) -> bytes:
         owner = value.__self__
         module = isinstance(owner, types.ModuleType) or owner is None
-        return _joined("builtin", value.__module__ or "", value.__qualname__,
+        return _joined("builtin", _module(value), value.__qualname__,
                        b"" if module else self.digest(owner, f"{where}.self"))  # fmt: skip
 
     def _class(self, value: type, where: str) -> bytes:
-        name = _joined("class", value.__module__, value.__qualname__)
+        name = _joined("class", _module(value), value.__qualname__)
         if "<locals>" not in value.__qualname__:
             return name
         own = {key: item for key, item in vars(value).items() if key in _WRITTEN or not key.startswith(("__", "_abc_"))}
@@ -191,7 +194,7 @@ class _Walk:
             raise Unknown(f"a {type(value).__module__}.{type(value).__qualname__}") from error
         if isinstance(recipe, str):
             wrapped = self.digest(getattr(value, "__wrapped__", None), where)
-            return _joined("named", getattr(value, "__module__", None) or "", recipe, wrapped)
+            return _joined("named", _module(value), recipe, wrapped)
         parts = [list(part) if number > 2 and part is not None else part for number, part in enumerate(recipe)]
         return _joined("reduced", self.digest(type(value), where), self.digest(parts, where))
 
@@ -232,7 +235,7 @@ def _plain(value: Any) -> bytes | None:
     if type(value) in (bytes, bytearray):
         return _joined("bytes", bytes(value))
     if isinstance(value, enum.Enum):
-        return _joined("enum", type(value).__module__, type(value).__qualname__, value.name)
+        return _joined("enum", _module(type(value)), type(value).__qualname__, value.name)
     if isinstance(value, (torch.device, torch.layout, torch.memory_format, uuid.UUID)):
         return _joined("place", type(value).__name__)  # where and under which number, which changes no value
     if isinstance(value, _STATELESS):
@@ -246,6 +249,11 @@ def _joined(*parts: str | bytes) -> bytes:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         digest.update(struct.pack("<Q", len(data)) + data)
     return digest.digest()
+
+
+def _module(value: Any) -> str:
+    """Name of the module that something comes from, the same wherever this pack is installed."""
+    return (getattr(value, "__module__", None) or "").removeprefix(PACK)
 
 
 def _short(key: Any) -> str:
