@@ -190,7 +190,7 @@ def decode_to_video(
     job = _job(store, vae, samples, num_frames, rate, kind, quality)
     names = (f"{latent_file.path.stem}{number}{kind.ending}" for number in ("", *range(2, 1000)))
     with one_writer(job.parts, 2, waiting=_interrupted, tell=tell):
-        video = GroupedVideo(job.parts, kind, rate, quality)
+        video = GroupedVideo(job.parts, kind, rate, quality, f"{job.clip} {job.settings}")
         decoded = lambda first: decoded_groups(vae, samples, num_frames, chosen_plan(vae, tile), first)  # noqa: E731
         groups = len(vae.network.decode_slices(samples.shape[2]))
         path = _complete(video, groups, decoded, lambda: latent_file.folder / next(names), metadata)

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -124,11 +124,14 @@ class PartsMissing(Exception):
 
 
 class GroupedVideo:
-    """The files of one unfinished video in ``folder``. Errors of the disk are raised as CannotStore."""
+    """The files of one unfinished video in ``folder``. Errors of the disk are raised as CannotStore.
 
-    def __init__(self, folder: Path, kind: VideoFormat, rate: Fraction, quality: int) -> None:
+    ``job`` names what is decoded and how; parts of another job are never taken.
+    """
+
+    def __init__(self, folder: Path, kind: VideoFormat, rate: Fraction, quality: int, job: str = "") -> None:
         self.folder, self.kind, self.rate, self.quality = folder, kind, rate, quality
-        made_for = repr((folder.parent.name, folder.name, kind, rate, quality))
+        made_for = repr((job, kind, rate, quality))
         self._pieces = Pieces(folder, hashlib.sha256(made_for.encode("utf-8", "surrogatepass")).hexdigest(), kept=KEPT)
 
     def part(self, number: int) -> Path:
@@ -150,7 +153,7 @@ class GroupedVideo:
         """Encode one group of frames [T, H, W, 3] in [0, 1]."""
 
         def encode(path: Path) -> None:
-            with av.open(str(path), "w", format=self.kind.container) as container:
+            with _new_container(path, self.kind) as container:
                 _encode(container, frames, self.kind, self.rate, self.quality)
 
         self._pieces.write(self._name(number), encode, {"frames": frames.shape[0]})
@@ -171,7 +174,7 @@ class GroupedVideo:
 
     def _joined(self, groups: int, target: Path, metadata: Mapping[str, Any] | None) -> int:
         options = {"movflags": "use_metadata_tags+faststart"} if self.kind.ending == ".mp4" else {}
-        with av.open(str(target), "w", format=self.kind.container, options=options) as out:
+        with _new_container(target, self.kind, options) as out:
             for key, value in (metadata or {}).items():
                 out.metadata[key] = json.dumps(value)
             frames = self._copy(out, groups)
@@ -196,6 +199,19 @@ class GroupedVideo:
                 raise PartsMissing(self._name(number))
             frames += count
         return frames
+
+
+@contextmanager
+def _new_container(path: Path, kind: VideoFormat, options: Mapping[str, str] | None = None) -> Iterator[Any]:
+    """A video file to be written. Python opens it: errors then arrive as they are, and it is closed whatever fails."""
+    with ExitStack() as files:
+
+        def again(*unused: Any) -> Any:
+            return files.enter_context(path.open("rb"))  # to move the index to the beginning
+
+        file = files.enter_context(path.open("wb"))
+        with av.open(file, "w", format=kind.container, options=dict(options or {}), io_open=again) as container:
+            yield container
 
 
 def _frames_in(path: Path) -> int:
