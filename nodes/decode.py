@@ -71,12 +71,13 @@ class Decode(DecodingNode):
         cls, samples: dict[str, Any], vae: object, tile_size: str, filename_prefix: str, num_frames: int,
         save_latent: bool,
     ) -> io.NodeOutput:  # fmt: skip
-        vae, latents = own_vae(vae), samples["samples"]
+        vae, latents, kept = own_vae(vae), samples["samples"], None
         if save_latent:
             choose = lambda: decoding.latent_name(latents, filename_prefix, cls.hidden)  # noqa: E731
             metadata = decoding.workflow_metadata(cls.hidden)
-            decoding.keep_latent(vae, latents, choose, {"num_frames": num_frames}, metadata)
-        return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
+            kept = decoding.keep_latent(vae, latents, choose, {"num_frames": num_frames}, metadata)
+        with decoding.behind(kept):
+            return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
 
 
 class DecodeToVideo(DecodingNode):
@@ -119,9 +120,10 @@ class DecodeToVideo(DecodingNode):
         notes = {"num_frames": num_frames, "frame_rate": frame_rate}
         choose = lambda: decoding.latent_name(latents, filename_prefix, cls.hidden)  # noqa: E731
         kept = decoding.keep_latent(vae, latents, choose, notes, metadata)
-        file = decoding.decode_to_video(
-            vae, latents, num_frames or None, frame_rate, format, quality, tile_size, kept, metadata
-        )
+        with decoding.behind(kept):
+            file = decoding.decode_to_video(
+                vae, latents, num_frames or None, frame_rate, format, quality, tile_size, kept, metadata
+            )
         shown = ui.PreviewVideo([ui.SavedResult(file.name, file.subfolder, io.FolderType.output)])
         return io.NodeOutput(str(file.path), str(kept.path), ui=shown)
 

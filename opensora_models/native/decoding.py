@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..frames import SPATIAL_FACTOR
 from ..storage.locks import one_writer, remove_if_idle
 from ..vae.budget import Job, candidate_plans, decode_bytes, encode_bytes, fitting
 from ..vae.distribution import mode, seeded
-from ..vae.guards import check_latents, check_num_frames, check_pixels
+from ..vae.guards import check_latents, check_num_frames, check_numbers, check_pixels
 from ..vae.latent_file import ENDING, save_new_latent
 from ..vae.strips import Strips
 from ..vae.video_file import (
@@ -169,11 +169,30 @@ def keep_latent(
     vae: OpenSoraVAE, samples: Tensor, choose: Callable[[], OutputFile], notes: Mapping[str, Any],
     metadata: Mapping[str, Any] | None,
 ) -> OutputFile:  # fmt: skip
-    """Save latents before anything can fail, and say where; ``choose`` gives the next free name."""
-    check_latents(samples, vae.network.version, vae.network.latent_channels)
-    file = save_new_latent(choose, samples, {"version": vae.network.version, **notes}, metadata)
+    """Save latents before anything can fail, and say where; ``choose`` gives the next free name.
+
+    Latents of another model than the VAE's are saved as well: sampling them was work. ValueError if they hold no
+    numbers, which nothing can go on from.
+    """
+    check_numbers(samples)
+    fits = samples.ndim == 5 and samples.shape[1] == vae.network.latent_channels
+    version = {"version": vae.network.version} if fits else {}
+    file = save_new_latent(choose, samples, {**version, **notes}, metadata)
     logger.info("Latents saved to '%s'.", file.path)
     return file
+
+
+@contextmanager
+def behind(kept: OutputFile | None) -> Iterator[None]:
+    """What is refused in here is known too late to spare the sampling: the sentence says where to go on from."""
+    try:
+        yield
+    except ValueError as error:
+        if kept is None:
+            raise
+        raise ValueError(
+            f"{error} The latents are kept: go on from '{kept.listed}' with Open-Sora Load Latent."
+        ) from error
 
 
 def decode_to_video(

@@ -27,6 +27,11 @@ def check_latents(latents: Tensor, version: Version, channels: int) -> None:
         )
     if 0 in shape:
         raise ValueError(f"These latents are empty ({list(shape)}); every size must be at least 1.")
+    check_numbers(latents)
+
+
+def check_numbers(latents: Tensor) -> None:
+    """ValueError if latents hold values that are not numbers."""
     if not bool(torch.isfinite(latents).all()):
         raise ValueError(
             "These latents hold values that are not numbers (NaN or infinite); sample again with fp32 or bf16."
