@@ -151,7 +151,7 @@ def _nearest(ratio: str, known: dict[str, Size], resolution: str) -> Size:
     height, width = known[nearest]
     raise ValueError(
         f"resolution class {resolution} has no aspect ratio {ratio} (width:height); "
-        f"the nearest it has is {nearest}, that is {height}×{width}"
+        f"the nearest good value is {nearest}, that is {height}×{width}"
     )
 
 

@@ -51,7 +51,7 @@ def read_motion(text: str) -> Score | None:
         nearest = (difflib.get_close_matches(text, MOTION_WORDS, n=1, cutoff=0.0) or ["normal"])[0]
         raise ValueError(
             f"The motion score is '{text}', but Open-Sora 2.0 knows a number or one of {', '.join(MOTION_WORDS)}; "
-            f"the nearest is '{nearest}'."
+            f"the nearest good value is '{nearest}'."
         ) from None
     if not (math.isfinite(number) and 1 <= number <= MOST_MOTION):
         nearest_number = MOST_MOTION if number > MOST_MOTION else 1

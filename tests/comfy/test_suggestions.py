@@ -22,11 +22,14 @@ if comfyui_root() is None:
 use_comfyui()
 
 from opensora.nodes import NODES  # noqa: E402 (needs ComfyUI in the process)
-from opensora.opensora_models import frames, output_names, sizes  # noqa: E402
+from opensora.opensora_models import frames, output_names, settings, sizes  # noqa: E402
+from opensora.opensora_models.mmdit import tokens  # noqa: E402
 from opensora.opensora_models.native.reference_inputs import ReferenceChain  # noqa: E402
+from opensora.opensora_models.releases import known as releases  # noqa: E402
+from opensora.opensora_models.releases import sizes as release_sizes  # noqa: E402
 from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments  # noqa: E402
-from opensora.opensora_models.text import wording  # noqa: E402
-from opensora.opensora_models.vae import guards, statistics  # noqa: E402
+from opensora.opensora_models.text import suffixes, wording  # noqa: E402
+from opensora.opensora_models.vae import file_settings, guards, statistics  # noqa: E402
 
 pytestmark = [pytest.mark.comfy]
 
@@ -215,7 +218,43 @@ def test_prefixes_of_file_names() -> None:
     assert sum(follows(output_names.check_prefix, prefix, str) for prefix in bad) > 5
 
 
+def test_settings_of_files() -> None:
+    for number in (*whole_numbers(9), 2.6, -7.4, 1e12):
+        follows(lambda value: settings.whole_number(value, "window", 1, 64), number)
+        follows(lambda value: file_settings.groups_of({"groups": value}, (24, 48)), number)
+
+
+@pytest.mark.parametrize("release", releases.RELEASES.values(), ids=lambda release: release.id)
+def test_rules_of_the_releases(release: Any) -> None:
+    latents, rule = release.latents, release.sizes
+    assert sum(follows(lambda n: latents.lengths.check(n, release.title), number) for number in whole_numbers(10)) > 20
+    check, random = release_sizes.check_size, Random(11)
+    for _ in range(50):
+        size = random.randrange(1, 9000), random.randrange(1, 9000)
+        follows(lambda each: check(rule, release.title, *each), size, lambda text: tuple(map(int, text.split("×"))))
+    for resolution in rule.resolutions:
+        for ratio in ("0.21", "3.9", "1.77", "9:7", "1:5"):
+            follows(lambda each: rule.size(resolution, each), ratio, str)  # noqa: B023 (called at once)
+    patch = latents.patch
+    for height, width in ((1, 1), (7, 9), (5, 4)):
+        follows(
+            lambda each: tokens.token_grid(torch.zeros(1, 1, 1, *each), patch), (height, width),
+            lambda text: tuple(map(int, text.split("x"))),
+        )  # fmt: skip
+
+
+def test_motion_of_prompts() -> None:
+    for text in ("strng", "stat", "0", "16", "-1", "1e9", "nan", "fast"):
+        follows(suffixes.read_motion, text, str)
+
+
 SWEPT = {
+    "opensora_models/settings.py": settings,
+    "opensora_models/vae/file_settings.py": file_settings,
+    "opensora_models/mmdit/tokens.py": tokens,
+    "opensora_models/releases/lengths.py": releases,
+    "opensora_models/releases/sizes.py": release_sizes,
+    "opensora_models/text/suffixes.py": suffixes,
     "opensora_models/output_names.py": output_names,
     "opensora_models/native/files.py": "test_file_inputs.py opens every file that is suggested",
     "opensora_models/frames.py": frames,
