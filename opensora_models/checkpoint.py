@@ -18,7 +18,14 @@ from typing import Any
 import torch
 
 from .checkpoint_kinds import EMPTY, FULL_CHECKPOINT, FileKind, Shape, describe
-from .checkpoint_readers import PICKLE_ENDINGS, SAFETENSORS_ENDINGS, PickleFile, SafetensorsFile, TensorInfo
+from .checkpoint_readers import (
+    PICKLE_ENDINGS,
+    SAFETENSORS_ENDINGS,
+    LoadedTensors,
+    PickleFile,
+    SafetensorsFile,
+    TensorInfo,
+)
 from .reading import LONGEST_FILE_NAME, expect_plain_file, is_file, is_folder, quoted, read_json, reading
 from .settings import NAME as SETTINGS
 from .settings import expect_object, from_tensor, parse_settings
@@ -45,7 +52,7 @@ WEIGHT_DTYPES = (
     *(torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64),
 )
 
-Source = SafetensorsFile | PickleFile
+Source = SafetensorsFile | PickleFile | LoadedTensors
 Convert = Callable[[str, torch.Tensor], torch.Tensor]
 
 
@@ -99,6 +106,8 @@ class Checkpoint:
                     return from_tensor(tensor, self.quoted)
         if SETTINGS in self.metadata:
             return parse_settings(self.metadata[SETTINGS], f"metadata of {self.quoted}")
+        if any(isinstance(source, LoadedTensors) for source in self.sources):
+            return {}  # nothing lies beside what a program holds in memory
         folder = self.path if is_folder(self.path) else self.path.parent
         for candidate in (folder / f"{self.path.stem}.json", folder / "config.json"):
             if is_file(candidate):
@@ -200,7 +209,7 @@ def _quoted(names: Collection[str], most: int = 3) -> str:
     return ", ".join(quoted(name) for name in list(names)[:most])
 
 
-def _open_one(path: Path) -> Source:
+def _open_one(path: Path) -> SafetensorsFile | PickleFile:
     ending = path.suffix.lower()
     if ending in SAFETENSORS_ENDINGS:
         return SafetensorsFile.open(path)

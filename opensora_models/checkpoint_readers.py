@@ -138,6 +138,23 @@ class PickleFile:
                     yield name, tensor.detach()
 
 
+@dataclass(frozen=True)
+class LoadedTensors:
+    """Tensors that a program has read already, in the form of a file."""
+
+    values: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Names, shapes and dtypes."""
+        return {name: TensorInfo(tuple(value.shape), value.dtype) for name, value in self.values.items()}
+
+    def read(self, only: Collection[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor, or ``only`` some."""
+        return ((name, value) for name, value in self.values.items() if only is None or name in only)
+
+
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     """The JSON header and the byte where the tensors begin."""
     foreign = f"{quoted(path.name, LONGEST_FILE_NAME)} is not a safetensors file, whatever its name says"

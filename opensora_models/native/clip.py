@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,17 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..checkpoint import TEXT_PARTS, Checkpoint, expect_kind, expect_shapes, expect_weights, open_checkpoint
+from ..checkpoint import (
+    TEXT_PARTS,
+    Checkpoint,
+    checkpoint_of,
+    expect_kind,
+    expect_shapes,
+    expect_weights,
+    open_checkpoint,
+)
 from ..checkpoint_kinds import T5
-from ..checkpoint_readers import SafetensorsFile
+from ..checkpoint_readers import LoadedTensors, SafetensorsFile
 from ..printable import is_printable
 from ..reading import reading
 from ..text.t5_config import EMBEDDING, EXPECTED, TIED_EMBEDDING, T5Config, encoder_name, encoder_shapes, t5_config
@@ -104,16 +113,40 @@ def build_clip(
     weights: Weights, config: T5Config, options: dict[str, Any] | None = None, disable_dynamic: bool = False
 ) -> comfy.sd.CLIP:
     """A CLIP of these encoder weights (names as in the released files); ``options`` are ComfyUI's model options."""
-    found = comfy.text_encoders.sd3_clip.t5_xxl_detect(weights)
-    target = comfy.supported_models_base.ClipTarget(OpenSoraTokenizer, comfy.text_encoders.pixart_t5.pixart_te(**found))
     return comfy.sd.CLIP(
-        target,
+        clip_target(weights, config),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(weights),
         state_dict=[weights],
-        model_options={**(options or {}), f"{T5_KEY}_model_config": config.as_options()},
+        model_options=options or {},
         disable_dynamic=disable_dynamic,
     )
+
+
+def clip_target(weights: Weights, config: T5Config, prefix: str = "") -> comfy.supported_models_base.ClipTarget:
+    """The classes ComfyUI makes a CLIP of; the names of ``weights`` begin with ``prefix``."""
+    base = comfy.text_encoders.pixart_t5.pixart_te(**comfy.text_encoders.sd3_clip.t5_xxl_detect(weights, prefix))
+
+    class OpenSoraT5(base):  # type: ignore[misc, valid-type]
+        """ComfyUI's T5 of this size."""
+
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None) -> None:
+            sizes = {f"{T5_KEY}_model_config": config.as_options()}
+            super().__init__(device=device, dtype=dtype, model_options={**(model_options or {}), **sizes})
+
+    return comfy.supported_models_base.ClipTarget(OpenSoraTokenizer, OpenSoraT5)
+
+
+def clip_of(
+    state_dict: Mapping[str, Tensor], name: str, options: dict[str, Any], disable_dynamic: bool = False
+) -> comfy.sd.CLIP:
+    """The CLIP of weights that ComfyUI has read; ``name`` stands for the file in the ValueError of a wrong one."""
+    checkpoint = checkpoint_of(Path(name), (LoadedTensors(state_dict),), {}, ())
+    with reading(name):
+        config = t5_config(checkpoint.shapes, name)
+        _expect_complete(checkpoint, config)
+        weights = {own: state_dict[key] for key in sorted(state_dict) if (own := encoder_name(key))}
+        return build_clip(weights, config, options, disable_dynamic)
 
 
 def _load_patcher(
@@ -139,12 +172,11 @@ def _expect_complete(checkpoint: Checkpoint, config: T5Config) -> None:
 def _read(checkpoint: Checkpoint) -> Weights:
     """The encoder's weights in ComfyUI's form; a single safetensors file stays on disk until it is needed."""
     metadata: Any = dict(checkpoint.metadata)
-    single = len(checkpoint.sources) == 1 and isinstance(checkpoint.sources[0], SafetensorsFile)
+    source = checkpoint.sources[0]
+    single = len(checkpoint.sources) == 1 and not checkpoint.prefix
     # ComfyUI's reader opens no file whose name is not UTF-8.
-    if single and not checkpoint.prefix and is_printable(str(checkpoint.sources[0].path)):
-        raw, metadata = comfy.utils.load_torch_file(
-            str(checkpoint.sources[0].path), safe_load=True, return_metadata=True
-        )
+    if single and isinstance(source, SafetensorsFile) and is_printable(str(source.path)):
+        raw, metadata = comfy.utils.load_torch_file(str(source.path), safe_load=True, return_metadata=True)
     else:
         raw = checkpoint.load()
     weights = {own: raw[name] for name in sorted(raw) if (own := encoder_name(name))}

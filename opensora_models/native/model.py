@@ -13,22 +13,27 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..checkpoint_kinds import T5, describe
 from ..frames import SPATIAL_FACTOR
-from ..reading import quoted
+from ..reading import LONGEST_QUOTE, one_line, quoted
 from ..sampling.schedule import IMAGE_FPS
 from ..settings import NAME as SETTINGS
 from ..settings import to_tensor
 from ..sizes import FRAME_RATE
 from ..stdit3.config import STDiT3Config
 from ..stdit3.keys import from_checkpoint_key, to_checkpoint_key
+from ..text.t5_config import t5_config
 from ..variants import saved_settings
 from . import latent_formats
+from .clip import T5_KEY, clip_target
 from .conds import FIXED_POINT, FrameNumbers, PerFrame, TextRows
 from .frame_masks import is_free, ratios_from_mask
 from .memory import activation_bytes
 from .network import NativeSTDiT3
 
 logger = logging.getLogger("opensora")
+
+AGAIN = "download the file again, and load it with Open-Sora Load Model, which looks before it loads"
 
 LATENT_FORMATS: dict[str, type[Any]] = {"1.2": latent_formats.OpenSora12, "1.3": latent_formats.OpenSora13}
 
@@ -91,12 +96,18 @@ class OpenSoraModel(comfy.model_base.BaseModel):
         own = {name[len(unet_prefix) :]: sd.pop(name) for name in list(sd) if name.startswith(unet_prefix)}
         own.pop(SETTINGS, None)
         own = self.model_config.process_unet_state_dict(own)
-        missing, unexpected = self.diffusion_model.load_state_dict(own, strict=False, assign=assign)
+        try:
+            missing, unexpected = self.diffusion_model.load_state_dict(own, strict=False, assign=assign)
+        except RuntimeError as error:  # torch lists every tensor of another size
+            reason = one_line(str(error).partition(":")[2] or str(error), LONGEST_QUOTE)
+            raise ValueError(
+                f"This {self.opensora.version} diffusion model does not fit ({reason}); {AGAIN}."
+            ) from error
         if missing:
             names = ", ".join(f"'{to_checkpoint_key(name)}'" for name in missing[:3])
             raise ValueError(
                 f"This {self.opensora.version} diffusion model lacks {len(missing)} tensors, for example {names}; "
-                "download the file again."
+                f"{AGAIN}."
             )
         if unexpected:
             logger.warning(
@@ -217,6 +228,13 @@ class OpenSoraConfig(comfy.supported_models_base.BASE):
     ) -> OpenSoraModel:
         """The model without weights."""
         return OpenSoraModel(self, device=device)
+
+    def clip_target(self, state_dict: dict[str, Tensor] | None = None) -> Any:
+        """What a text encoder inside the same checkpoint is made of; None if there is no T5 in it."""
+        start = f"{self.text_encoder_key_prefix[0]}{T5_KEY}.transformer."
+        weights = {name: value for name, value in (state_dict or {}).items() if name.startswith(start)}
+        shapes = {name[len(start) :]: tuple(value.shape) for name, value in weights.items()}
+        return clip_target(weights, t5_config(shapes, "The text encoder"), start) if describe(shapes) is T5 else None
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of the file -> names of the modules."""

@@ -118,7 +118,7 @@ def _whole_pipeline(checkpoint: Checkpoint) -> Recipe:
     return Recipe("1.2", _expect_halves(*configs), (checkpoint,), (names,))
 
 
-def _temporal_names(shapes: Shapes) -> dict[str, str]:
+def temporal_names(shapes: Shapes) -> dict[str, str]:
     """Names of a file with the temporal part alone, with or without its prefix; {} for any other file."""
     bare = {name: name.removeprefix(TEMPORAL_PREFIX) for name in shapes}
     if not any(name.startswith("decoder.block_res_blocks.") for name in bare.values()):
@@ -127,7 +127,7 @@ def _temporal_names(shapes: Shapes) -> dict[str, str]:
 
 
 def _split(checkpoint: Checkpoint, spatial: Checkpoint | None) -> Recipe:
-    temporal = _temporal_names(checkpoint.shapes)
+    temporal = temporal_names(checkpoint.shapes)
     if not temporal:
         _refuse(checkpoint)
     if spatial is None:
