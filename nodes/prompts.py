@@ -11,6 +11,19 @@ from .text import CATEGORY
 NO_CAMERA = "off"
 
 
+def settings_outputs() -> list[io.String.Output]:
+    """The settings that prompt files of the original write in braces behind a prompt."""
+    return [
+        io.String.Output(
+            display_name="mask_strategy",
+            tooltip='The "mask_strategy" written in braces behind the prompt, as in the original.',
+        ),
+        io.String.Output(
+            display_name="reference_path", tooltip='The "reference_path" written in braces behind the prompt.'
+        ),
+    ]
+
+
 class PromptBuilder(OpenSoraNode):
     """``OSoraPromptBuilder``: a prompt in, the same with what training captions say about quality and motion out."""
 
@@ -55,13 +68,7 @@ class PromptBuilder(OpenSoraNode):
             ],
             outputs=[
                 io.String.Output(display_name="prompt", tooltip="The prompt with its added words."),
-                io.String.Output(
-                    display_name="mask_strategy",
-                    tooltip='The "mask_strategy" written in braces behind the prompt, as in the original.',
-                ),
-                io.String.Output(
-                    display_name="reference_path", tooltip='The "reference_path" written in braces behind the prompt.'
-                ),
+                *settings_outputs(),
             ],
         )
 
@@ -70,11 +77,8 @@ class PromptBuilder(OpenSoraNode):
         cls, version: str | None = None, aesthetic: str | None = None, motion: str | None = None
     ) -> bool | str:
         # A linked input arrives here as None; what it brings is checked in execute.
-        try:
-            wording.read_aesthetic(version or "1.3", aesthetic or "")
-            wording.read_motion(version or "1.3", motion or "")
-        except (ValueError, KeyError) as error:
-            return str(error)
+        wording.read_aesthetic(version or "1.3", aesthetic or "")
+        wording.read_motion(version or "1.3", motion or "")
         return True
 
     @classmethod
@@ -102,17 +106,20 @@ class PromptSegments(OpenSoraNode):
                     "lines",
                     multiline=True,
                     tooltip="First line: segment 0, second line: segment 1 and so on. An empty line keeps the text "
-                    "before it. One line alone is an ordinary prompt.",
+                    "before it. One line alone is an ordinary prompt. Settings in braces may follow.",
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="prompt", tooltip="The prompt in the form '|0| text |2| other text'.")
+                io.String.Output(display_name="prompt", tooltip="The prompt in the form '|0| text |2| other text'."),
+                *settings_outputs(),
             ],
         )
 
     @classmethod
     def execute(cls, lines: str) -> io.NodeOutput:
-        return io.NodeOutput(segments.prompt_from_lines(lines))
+        settings = segments.split_settings(lines)
+        text = segments.prompt_from_lines(settings.text)
+        return io.NodeOutput(text, settings.mask_strategy, settings.reference_path)
 
 
 class PromptRequest(OpenSoraNode):

@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.messages import show_on_node
 from ..opensora_models.native.text_encoding import encode_both, null_conditioning
 from .door import OpenSoraNode
 
@@ -55,9 +54,10 @@ class TextEncode(OpenSoraNode):
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt, for any sampler."),
                 io.Conditioning.Output(display_name="negative", tooltip="The negative prompt or the learned text."),
-                io.String.Output(display_name="report", tooltip="The text the encoder got, its tokens, what was cut."),
+                io.String.Output(
+                    display_name="report", tooltip="The text the encoder got, its tokens, and what was lost."
+                ),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -65,7 +65,6 @@ class TextEncode(OpenSoraNode):
         cls, clip: Any, prompt: str, negative_prompt: str, model: Any | None = None, clean: bool = True
     ) -> io.NodeOutput:
         encoded = encode_both(clip, prompt, negative_prompt, model, clean)
-        show_on_node(cls.hidden.unique_id, "\n".join(encoded.warnings))
         return io.NodeOutput(encoded.positive, encoded.negative, encoded.report)
 
 

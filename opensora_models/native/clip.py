@@ -33,7 +33,9 @@ from ..printable import is_printable
 from ..reading import reading
 from ..text.t5_config import EMBEDDING, EXPECTED, TIED_EMBEDDING, T5Config, encoder_name, encoder_shapes, t5_config
 from ..text.tokens import MAX_TOKENS, cut_message, limit_tokens
+from .messages import tell
 from .quantised import is_quantised
+from .t5_tokenizer import t5_tokenizer
 
 logger = logging.getLogger("opensora")
 
@@ -61,6 +63,7 @@ class OpenSoraTokenizer(comfy.sd1_clip.SD1Tokenizer):
             clip_name=T5_KEY,
             tokenizer=comfy.text_encoders.pixart_t5.T5XXLTokenizer,
         )
+        getattr(self, self.clip).tokenizer = t5_tokenizer()
 
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, whole_text: bool = False, **kwargs: Any
@@ -75,7 +78,7 @@ class OpenSoraTokenizer(comfy.sd1_clip.SD1Tokenizer):
         kept, cut = limit_tokens(pairs)
         if cut:
             words = self.decode([pair[0] for pair in cut if isinstance(pair[0], int)])
-            logger.warning("%s", cut_message(words, len(cut), MAX_TOKENS))
+            tell(f"The prompt: {cut_message(words, len(cut), MAX_TOKENS)}.")
         return kept
 
 

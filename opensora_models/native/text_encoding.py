@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
+
 from ..text.cleaning import clean_prompt, plain_prompt
+from ..text.losses import losses, unknown_message
 from ..text.segments import SEGMENT_KEY, is_segmented, split_prompt
 from ..text.t5_config import KNOWN_FILES
 from ..text.tokens import MAX_TOKENS, cut_message, limit_tokens
 from .clip import T5_KEY
+from .messages import tell
 from .model import null_text, opensora_config
-
-logger = logging.getLogger("opensora")
+from .t5_tokenizer import token_ids, unknown_words, words_of
 
 Conditioning = list[list[Any]]
 
@@ -35,7 +36,7 @@ OTHER_PARTS = ("g",)
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """The conditioning of a prompt, what became of its words, and a warning for every part that was too long."""
+    """The conditioning of a prompt, what became of its words, and a sentence for everything that was lost."""
 
     conditioning: Conditioning
     report: str
@@ -70,28 +71,32 @@ def encode_both(clip: Any, prompt: str, negative_prompt: str, model: Any | None,
     if not written:
         negative = null_conditioning(model, positive.conditioning)
         return EncodedPair(positive.conditioning, negative, report, positive.warnings)
-    other = encode_prompt(clip, negative_prompt, clean, limit)
+    other = encode_prompt(clip, negative_prompt, clean, limit, "negative prompt")
     report += f"\nnegative prompt: {other.report}"
     return EncodedPair(positive.conditioning, other.conditioning, report, positive.warnings + other.warnings)
 
 
-def encode_prompt(clip: Any, prompt: str, clean: bool = True, limit: int = MAX_TOKENS) -> EncodedPrompt:
+def encode_prompt(
+    clip: Any, prompt: str, clean: bool = True, limit: int = MAX_TOKENS, name: str = "prompt"
+) -> EncodedPrompt:
     """Encode a prompt, each part of a segmented one for itself; text is literal, parentheses weigh nothing.
 
-    The conditioning holds [1, L, C] float32 per part, L tokens without padding, the end token included.
+    The conditioning holds [1, L, C] float32 per part, L tokens without padding, the end token included. What is lost
+    on the way is told under ``name``.
     """
     entries: Conditioning = []
     lines, warnings = [], []
     for part in split_prompt(prompt):
+        comfy.model_management.throw_exception_if_processing_interrupted()
         text = clean_prompt(part.text) if clean else plain_prompt(part.text)
-        encoded, count, warning = _encode_text(clip, text, limit)
+        encoded, count, lost = _encode_text(clip, text, limit)
         marks = {SEGMENT_KEY: part.first_segment} if is_segmented(prompt) else {}
         entries += [[tensor, {**extra, **marks}] for tensor, extra in encoded]
         where = f"segment {part.first_segment}: " if marks else ""
         lines.append(f"{where}{count} of {limit} tokens: “{text}”")
-        if warning:
-            warnings.append(where + warning)
-            logger.warning("%s", warnings[-1])
+        of = f" of segment {part.first_segment}" if marks else ""
+        warnings += [f"The {name}{of}: {sentence}." for sentence in (*losses(part.text, text, clean), *lost)]
+    tell(*warnings)
     return EncodedPrompt(entries, "\n".join([*lines, *warnings]), tuple(warnings))
 
 
@@ -136,27 +141,19 @@ def _width(clip: Any) -> int | None:
     return weight.shape[-1] if weight is not None else None
 
 
-def _encode_text(clip: Any, text: str, limit: int) -> tuple[Conditioning, int, str]:
-    """The entries of one text, its number of tokens, and the warning if some were cut."""
-    # ComfyUI reads "\(" as an escaped parenthesis even where weights are off; a second backslash keeps it literal.
-    literal = text.replace("\\(", "\\\\(").replace("\\)", "\\\\)")
-    tokens = clip.tokenize(literal, disable_weights=True, whole_text=True)
-    kept, cut = limit_tokens(tokens[T5_KEY][0], limit)
-    encoded = clip.encode_from_tokens_scheduled({**tokens, T5_KEY: [kept]})
+def _encode_text(clip: Any, text: str, limit: int) -> tuple[Conditioning, int, list[str]]:
+    """The entries of one text, its number of tokens, and sentences for words that are unknown or cut."""
+    ids = token_ids(text)
+    kept, cut = limit_tokens([(token, 1.0) for token in ids], limit)
+    # Other encoders of the CLIP get no words: nothing of theirs reaches the model.
+    encoded = clip.encode_from_tokens_scheduled({**clip.tokenize(""), T5_KEY: [kept]})
     entries = [[tensor, {k: v for k, v in extra.items() if k != "attention_mask"}] for tensor, extra in encoded]
     for tensor, _ in entries:
         if tensor.shape[1] != len(kept):
             raise ValueError(
                 f"The CLIP gave {tensor.shape[1]} tokens for {len(kept)}; load T5 alone, with Load CLIP as type pixart."
             )
-    words = _words(clip, cut) if cut else ""
-    return entries, len(kept), cut_message(words, len(cut), limit) if cut else ""
-
-
-def _words(clip: Any, pairs: Sequence[Any]) -> str:
-    """The text of tokens, from whichever tokenizer of the CLIP is T5's."""
-    ids = [pair[0] for pair in pairs if isinstance(pair[0], int)]
-    for part in vars(clip.tokenizer).values():
-        if getattr(part, "embedding_key", None) == T5_KEY:
-            return part.tokenizer.decode(ids)
-    return f"{len(ids)} tokens"
+    lost = [unknown_message(unknown_words(text, ids))]
+    if cut:
+        lost.append(cut_message(words_of([token for token, _ in cut]), len(cut), limit))
+    return entries, len(kept), [sentence for sentence in lost if sentence]

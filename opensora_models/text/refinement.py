@@ -10,6 +10,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from .quoting import shortened
+
 INSTRUCTIONS = Path(__file__).with_name("prompt_writer.md")
 """A person may edit this file; sections are tasks."""
 
@@ -29,7 +31,7 @@ def request(task: str, prompt: str) -> str:
     """What to ask the language model. Raises ValueError for a task the file does not have."""
     known = tasks()
     if task not in known:
-        raise ValueError(f"There is no task '{task}'; the instructions know {', '.join(known)}.")
+        raise ValueError(f"There is no task '{shortened(task)}'; the instructions know {', '.join(known)}.")
     return known[task].replace(PLACE, prompt.strip() or "none")
 
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from .quoting import SHOWN_CHARACTERS, shortened
 from .wording import NO_SCORE, Score
 
 MOTION_WORDS: Mapping[str, float] = {"static": 1, "normal": 4, "strong": 7}
@@ -18,7 +19,7 @@ MOTION_WORDS: Mapping[str, float] = {"static": 1, "normal": 4, "strong": 7}
 MOST_MOTION = 15
 """The highest score its language model is asked for."""
 
-_FRAME_RATE = re.compile(r"\d+ FPS\.$")
+_FRAME_RATE = re.compile(r"\d FPS\.$")
 
 
 def append_suffixes(prompt: str, fps: float, motion: Score | None) -> str:
@@ -48,16 +49,16 @@ def read_motion(text: str) -> Score | None:
     try:
         number = float(text)
     except ValueError:
-        nearest = (difflib.get_close_matches(text, MOTION_WORDS, n=1, cutoff=0.0) or ["normal"])[0]
+        nearest = (difflib.get_close_matches(text[:SHOWN_CHARACTERS], MOTION_WORDS, n=1, cutoff=0.0) or ["normal"])[0]
         raise ValueError(
-            f"The motion score is '{text}', but Open-Sora 2.0 knows a number or one of {', '.join(MOTION_WORDS)}; "
-            f"the nearest good value is '{nearest}'."
+            f"The motion score is '{shortened(text)}', but Open-Sora 2.0 knows a number or one of "
+            f"{', '.join(MOTION_WORDS)}; the nearest good value is '{nearest}'."
         ) from None
     if not (math.isfinite(number) and 1 <= number <= MOST_MOTION):
         nearest_number = MOST_MOTION if number > MOST_MOTION else 1
         raise ValueError(
-            f"The motion score is '{text}', but Open-Sora 2.0 knows 1 (static) to {MOST_MOTION}; the nearest good "
-            f"value is {nearest_number}, leave it empty to say nothing."
+            f"The motion score is '{shortened(text)}', but Open-Sora 2.0 knows 1 (static) to {MOST_MOTION}; the "
+            f"nearest good value is {nearest_number}, leave it empty to say nothing."
         )
     return number
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .quoting import shortened
+
 MAX_TOKENS = 300
 """Tokens of one prompt in 1.2 and 1.3, the end token included (``model_max_length`` of the original)."""
 
 PAD_TOKEN = 0
+UNKNOWN_TOKEN = 2
 VOCABULARY = 32100
 """Ids the tokenizer of T5 v1.1 can give; the embedding of the released files has 32128 rows."""
 
 SHOWN_CHARACTERS = 160
+"""Characters shown of what was cut off."""
 
 Pair = tuple[Any, ...]
 
@@ -47,6 +51,5 @@ def is_id(token: Any, wanted: int) -> bool:
 
 def cut_message(words: str, cut: int, limit: int = MAX_TOKENS) -> str:
     """What people read when a prompt is too long; ``words`` are the ones the model does not see."""
-    words = " ".join(words.split())
-    shown = words if len(words) <= SHOWN_CHARACTERS else f"{words[:SHOWN_CHARACTERS].rstrip()} …"
-    return f"The prompt is {cut} tokens longer than the {limit} the model reads; not seen: “{shown}”"
+    shown = shortened(words, SHOWN_CHARACTERS)
+    return f"the text is {cut} tokens longer than the {limit} the model reads; not seen: “{shown}”"

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .quoting import SHOWN_CHARACTERS, shortened
+
 Score = float | str
 
 CAMERA_MOTIONS = ("pan right", "pan left", "tilt up", "tilt down", "zoom in", "zoom out", "static")
@@ -75,9 +77,10 @@ def append_scores(
 ) -> str:
     """``prompt`` with the sentences for what is given; one that the prompt has already is not written again.
 
-    Scores are numbers or, for 1.3, words. Raises ValueError for a word where 1.2 needs a number.
+    Scores are numbers or, for 1.3, words. Raises ValueError for a word where 1.2 needs a number, and for a version that
+    was not trained with scores.
     """
-    wording = WORDINGS[version]
+    wording = _wording(version)
     text = prompt
     if aesthetic is not None and wording.aesthetic_sign not in prompt:
         text += wording.aesthetic.format(_score_text(wording, aesthetic, AESTHETIC_WORDS))
@@ -90,12 +93,12 @@ def append_scores(
 
 def read_aesthetic(version: str, text: str) -> Score | None:
     """The aesthetic score a person typed: None for "", "none" or "off". ValueError names the nearest good value."""
-    return _read_score("aesthetic score", WORDINGS[version], version, text, AESTHETIC_WORDS)
+    return _read_score("aesthetic score", _wording(version), version, text, AESTHETIC_WORDS)
 
 
 def read_motion(version: str, text: str) -> Score | None:
     """The motion score a person typed, like :func:`read_aesthetic`."""
-    return _read_score("motion score", WORDINGS[version], version, text, MOTION_WORDS)
+    return _read_score("motion score", _wording(version), version, text, MOTION_WORDS)
 
 
 def word_for(score: float, words: Mapping[str, float]) -> str:
@@ -105,19 +108,30 @@ def word_for(score: float, words: Mapping[str, float]) -> str:
 
 def number_for(word: str, words: Mapping[str, float]) -> float:
     """A number in the range of ``word``: its lower bound, or one less than the first bound."""
+    if word not in words:
+        raise ValueError(f"There is no word '{shortened(word)}' for a score; the words are {', '.join(words)}.")
     bounds = [0.0, *words.values()]
     position = list(words).index(word)
     return bounds[position] if position else max(bounds[1] - 1.0, 0.0)
 
 
+def _wording(version: str) -> Wording:
+    if version not in WORDINGS:
+        raise ValueError(f"Open-Sora {shortened(version)} was not trained with scores; choose {' or '.join(WORDINGS)}.")
+    return WORDINGS[version]
+
+
 def _score_text(wording: Wording, score: Score, words: Mapping[str, float]) -> str:
+    if not wording.in_words:
+        if isinstance(score, str):
+            raise ValueError(
+                f"Open-Sora 1.2 takes scores as numbers such as 6.5, not as the text '{shortened(score)}'."
+            )
+        return f"{score:.1f}"
     try:
-        number = float(score)
+        return word_for(float(score), words)
     except ValueError:
-        if wording.in_words:
-            return str(score)
-        raise ValueError(f"Open-Sora 1.2 takes scores as numbers such as 6.5, not '{score}'.") from None
-    return word_for(number, words) if wording.in_words else f"{number:.1f}"
+        return str(score)
 
 
 def _read_score(name: str, wording: Wording, version: str, text: str, words: Mapping[str, float]) -> Score | None:
@@ -129,21 +143,23 @@ def _read_score(name: str, wording: Wording, version: str, text: str, words: Map
     except ValueError:
         return _read_word(name, wording, version, text, words)
     if not math.isfinite(number) or number < 0:
-        raise ValueError(f"The {name} is '{text}', but it must be a number from 0 up; leave it empty to say nothing.")
+        raise ValueError(
+            f"The {name} is '{shortened(text)}', but it must be a number from 0 up; leave it empty to say nothing."
+        )
     return number
 
 
 def _read_word(name: str, wording: Wording, version: str, text: str, words: Mapping[str, float]) -> str:
-    nearest = (difflib.get_close_matches(text, words, n=1, cutoff=0.0) or ["good"])[0]
+    nearest = (difflib.get_close_matches(text[:SHOWN_CHARACTERS], words, n=1, cutoff=0.0) or ["good"])[0]
     if not wording.in_words:
         raise ValueError(
-            f"The {name} is '{text}', but Open-Sora {version} was trained with numbers; "
+            f"The {name} is '{shortened(text)}', but Open-Sora {version} was trained with numbers; "
             f"the number for '{nearest}' is {number_for(nearest, words):g}."
         )
     if text not in words:
         allowed = ", ".join(words)
         raise ValueError(
-            f"The {name} is '{text}', but Open-Sora {version} knows a number or one of {allowed}; "
+            f"The {name} is '{shortened(text)}', but Open-Sora {version} knows a number or one of {allowed}; "
             f"the nearest good value is '{nearest}'."
         )
     return text

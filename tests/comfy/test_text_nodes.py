@@ -76,7 +76,9 @@ def test_positive_is_unpadded_and_cleaned(executor: Executor) -> None:
     assert tensor.dtype == torch.float32 and tensor.shape[0] == 1 and tensor.shape[2] == 64
     assert extra["pooled_output"] is None
     assert torch.equal(tensor, cleaned[0][0])
-    assert report == f"prompt: {tensor.shape[1]} of 300 tokens: “a cat very cute:1.3”"
+    first, told = report.splitlines()
+    assert first == f"prompt: {tensor.shape[1]} of 300 tokens: “a cat very cute:1.3”"
+    assert "https://example.com" in told
 
 
 def test_empty_negative_is_the_learned_text_of_the_prompts_length(executor: Executor) -> None:
@@ -138,13 +140,47 @@ def test_the_same_text_through_both_encode_nodes(executor: Executor) -> None:
     assert torch.equal(ours[0][0], core[0][0])
 
 
-@pytest.mark.parametrize("text", ["(cat:1.3)", "a \\(cat\\)", "[[x]]", "{curly}", "</s> x"])
+@pytest.mark.parametrize(
+    "text", ["(cat:1.3)", "a \\(cat\\)", "[[x]]", "{curly}", "</s> x", "embedding:", "a embedding:cat, embedding: b"]
+)
 def test_uncleaned_text_is_literal(clip: Any, text: str) -> None:
     from opensora.opensora_models.native.text_encoding import encode_prompt
 
     ids = clip.tokenizer.clip_t5xxl.tokenizer(text)["input_ids"]
     ((tensor, _),) = encode_prompt(clip, text, clean=False).conditioning
     assert torch.equal(tensor, clip.encode_from_tokens({"t5xxl": [[(token, 1.0) for token in ids]]}))
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("a</s>b", [3, 9, 1, 115, 1]),
+        ("</s>a", [1, 9, 1]),
+        ("a</s> b", [3, 9, 1, 3, 115, 1]),
+        ("a<pad>", [3, 9, 0, 1]),
+        ("a<unk>b", [3, 9, 2, 115, 1]),
+        ("a<extra_id_0>b", [3, 9, 32099, 115, 1]),
+    ],
+)
+def test_names_of_special_tokens_are_those_tokens(clip: Any, text: str, ids: list[int]) -> None:
+    """As the original's tokenizer has them, through Text Encode and through core's CLIP Text Encode."""
+    from opensora.opensora_models.native.text_encoding import encode_prompt
+
+    assert [pair[0] for pair in clip.tokenize(text)["t5xxl"][0]] == ids
+    wanted = clip.encode_from_tokens({"t5xxl": [[(token, 1.0) for token in ids]]})
+    ((tensor, _),) = encode_prompt(clip, text, clean=False).conditioning
+    assert torch.equal(tensor, wanted)
+    encoded = encode_prompt(clip, f"{text} " + "word " * 400, clean=False)
+    assert encoded.conditioning[0][0].shape[1] == 300 and "longer than the 300" in encoded.report
+
+
+def test_half_characters_are_read_as_unreadable_ones(clip: Any) -> None:
+    from opensora.opensora_models.native.text_encoding import encode_prompt
+
+    half, unreadable = (encode_prompt(clip, f"a {sign} b", clean=False) for sign in ("\ud800", "\ufffd"))
+    assert torch.equal(half.conditioning[0][0], unreadable.conditioning[0][0])
+    pair, smile = (encode_prompt(clip, text, clean=False) for text in ("\ud83d\ude00", "😀"))
+    assert torch.equal(pair.conditioning[0][0], smile.conditioning[0][0])
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_typed_scores() -> None:
     ("version", "text", "message"),
     [
         ("1.2", "good", "the number for 'good' is 5.5"),
-        ("1.3", "excelent", "the nearest is 'excellent'"),
+        ("1.3", "excelent", "the nearest good value is 'excellent'"),
         ("1.2", "-3", "a number from 0 up"),
         ("1.3", "nan", "a number from 0 up"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,27 +14,30 @@ from opensora.opensora_models.text.t5_config import BIAS, EMBEDDING, FINAL_NORM,
 from opensora.opensora_models.text.tokens import limit_tokens
 from support.comfyui import comfyui_root, use_comfyui
 
+CLEANINGS = {
+    "output": cleaning.clean_prompt,
+    "clean_once": cleaning.clean_once,
+    "no_cleaning": cleaning.plain_prompt,
+}
+"""What a column of the table of captions holds."""
+
 
 @runs_table("clean_caption", "cases")
 def _clean_caption(table: Any) -> Iterator[Row]:
     for entry in table:
         text = entry["input"]
-        yield Row(repr(text), cleaning.clean_prompt(text), entry["output"])
-        yield Row(f"once {text!r}", cleaning.clean_once(text), entry["clean_once"])
-        yield Row(f"without cleaning {text!r}", cleaning.plain_prompt(text), entry["no_cleaning"])
-
-
-@cache
-def _tokenizer() -> Any:
-    use_comfyui()
-    from opensora.opensora_models.native.clip import OpenSoraTokenizer
-
-    return OpenSoraTokenizer()
+        for column, compute in CLEANINGS.items():
+            if column in entry:
+                yield Row(f"{column} {text!r}", compute(text), entry[column])
 
 
 def _ids(text: str, limit: int | None = None) -> list[int]:
-    (pairs,) = _tokenizer().tokenize_with_weights(text, disable_weights=True, whole_text=True)["t5xxl"]
-    kept, _ = limit_tokens(pairs, limit or len(pairs))
+    """Ids as Text Encode takes them, whatever signs of ComfyUI the text holds."""
+    use_comfyui()
+    from opensora.opensora_models.native.t5_tokenizer import token_ids
+
+    ids = token_ids(text)
+    kept, _ = limit_tokens([(token, 1.0) for token in ids], limit or len(ids))
     return [pair[0] for pair in kept]
 
 
@@ -114,4 +116,5 @@ def _t5_relative_buckets(case: Case) -> dict[str, Tensor]:
     use_comfyui()
     from comfy.text_encoders.t5 import T5Attention
 
-    return {"bucket": T5Attention._relative_position_bucket(case.tensors["in.relative_position"])}
+    settings = {name: case.config[name] for name in ("bidirectional", "num_buckets", "max_distance")}
+    return {"bucket": T5Attention._relative_position_bucket(case.tensors["in.relative_position"], **settings)}
