@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.text_encoding import encode_both, null_conditioning
+from ..opensora_models.native.text_encoding import check_prompts, encode_both, null_conditioning
 from .door import OpenSoraNode
 
 CATEGORY = "Open-Sora/text"
@@ -25,7 +25,7 @@ class TextEncode(OpenSoraNode):
             search_aliases=["open-sora prompt", "clip text encode", "negative prompt"],
             inputs=[
                 io.Clip.Input(
-                    "clip", tooltip="T5 v1.1 XXL from Open-Sora Load Text Encoder or Load CLIP, type pixart."
+                    "clip", lazy=True, tooltip="T5 v1.1 XXL from Open-Sora Load Text Encoder or Load CLIP, type pixart."
                 ),
                 io.String.Input(
                     "prompt",
@@ -59,6 +59,10 @@ class TextEncode(OpenSoraNode):
                 ),
             ],
         )
+
+    @classmethod
+    def check_early(cls, **known: Any) -> None:
+        check_prompts(known["prompt"], known["negative_prompt"], known.get("model"))
 
     @classmethod
     def execute(

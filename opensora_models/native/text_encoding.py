@@ -53,18 +53,27 @@ class EncodedPair:
     warnings: tuple[str, ...] = ()
 
 
+def check_prompts(prompt: str, negative_prompt: str, model: Any | None) -> None:
+    """Refuse, before a text encoder is loaded, prompts that cannot be read and an empty negative without a model."""
+    for text in (prompt, negative_prompt):
+        split_prompt(text)
+    if not negative_prompt.strip():
+        if model is None:
+            raise ValueError(
+                "The negative prompt is empty, which means the learned text inside the diffusion model: connect "
+                "MODEL, or write a negative prompt."
+            )
+        null_text(model)  # refuses a model that has none
+
+
 def encode_both(clip: Any, prompt: str, negative_prompt: str, model: Any | None, clean: bool = True) -> EncodedPair:
     """Encode a prompt and its negative; an empty negative is the ``model``'s learned text, as in the original.
 
     Raises ValueError for a CLIP that does not fit and for an empty negative without a model.
     """
-    written = bool(negative_prompt.strip())
-    if model is None and not written:
-        raise ValueError(
-            "The negative prompt is empty, which means the learned text inside the diffusion model: connect MODEL, or "
-            "write a negative prompt."
-        )
+    check_prompts(prompt, negative_prompt, model)
     check_clip(clip, model)
+    written = bool(negative_prompt.strip())
     limit = token_limit(model)
     positive = encode_prompt(clip, prompt, clean, limit)
     report = f"prompt: {positive.report}"

@@ -68,6 +68,17 @@ def test_a_linked_number_beyond_its_limit_is_refused_at_once(server: TestServer,
         assert f"batch_size is {number}" in error and f"the nearest good value is {good}" in error
 
 
+def test_prompts_that_cannot_be_read_are_refused_before_the_text_encoder_is_loaded(
+    server: TestServer, object_info: dict[str, Any]
+) -> None:
+    for words, negative, said in (("|0| a |x| b", "x", "segment number"), ("a", "", "connect MODEL")):
+        prompt = {**text(words), "words": node("PrimitiveString", value=words)}
+        prompt["text"]["inputs"] |= {"prompt": ["words", 0], "negative_prompt": negative}
+        error = server.failure(complete(shown(prompt, "text", 2), object_info))
+        assert isinstance(error, PromptFailed) and said in str(error)
+        assert "clip" not in error.executed
+
+
 def test_a_wrong_latent_is_refused_before_the_text_encoder_is_loaded(
     server: TestServer, object_info: dict[str, Any]
 ) -> None:
