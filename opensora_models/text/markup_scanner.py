@@ -84,6 +84,8 @@ class _Scanner:
         self.place = 0
         self.inside: str | None = None  # the element of TEXT_ONLY that is open
         self.tags = _TagEnds(text)
+        # Behind the last bracket no start tag is complete; only a zero character could end one early.
+        self.last_tag = text.rfind(">") if "\x00" not in text else len(text)
 
     @cached_property
     def closings(self) -> _Places:
@@ -173,6 +175,8 @@ class _Scanner:
         return opening if opening >= 0 else place + 1
 
     def _start_tag(self, place: int) -> int:
+        if place > self.last_tag:
+            return _INCOMPLETE
         kind, name_end, end = self.tags.at(place)
         if kind == "data":
             self.reader.data(self.text[place:end])
