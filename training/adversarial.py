@@ -100,12 +100,17 @@ class DiscriminatorLoss:
 
 
 class LogitMeans:
-    """Running means of the logits for the LeCam term: e ← d·e + (1 - d)·new, started at 0."""
+    """Running means of the logits for the LeCam term: e ← d·e + (1 - d)·new.
 
-    def __init__(self, decay: float = 0.999, dtype: torch.dtype = torch.bfloat16) -> None:
+    ``dtype`` is that of the start; as in the original, float32 logits make the means float32.
+    """
+
+    def __init__(
+        self, decay: float = 0.999, dtype: torch.dtype = torch.bfloat16, *, real: float = 0.0, made: float = 0.0
+    ) -> None:
         self.decay = decay
-        self.real = torch.zeros((), dtype=dtype)
-        self.made = torch.zeros((), dtype=dtype)
+        self.real = torch.tensor(real, dtype=dtype)
+        self.made = torch.tensor(made, dtype=dtype)
 
     def update(self, real: Tensor, made: Tensor) -> None:
         """Take in the mean logits of one step."""
@@ -113,7 +118,7 @@ class LogitMeans:
         self.made = self._moved(self.made, made)
 
     def _moved(self, mean: Tensor, new: Tensor) -> Tensor:
-        return mean * self.decay + new.detach().to(mean) * (1.0 - self.decay)
+        return mean * self.decay + new.detach().to(mean.device) * (1.0 - self.decay)
 
 
 def lecam(real: Tensor, made: Tensor, mean_real: Tensor, mean_made: Tensor) -> Tensor:

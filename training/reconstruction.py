@@ -48,11 +48,14 @@ class AutoencoderLoss(nn.Module):
         nll_weights: Tensor | float = 1.0,
         perceptual: bool = True,
     ) -> Terms:
-        """``video`` and its reconstruction ``again`` [B, C, T, H, W] (C 3, or 1 which LPIPS sees as gray)."""
+        """``video`` and its reconstruction ``again`` [B, C, T, H, W] (C 3, or 1 which LPIPS sees as gray).
+
+        ``perceptual`` False leaves LPIPS out, as 1.2 and 1.3 do where its weight is 0; 2.0 always measures it.
+        """
         frames, made = (clip.transpose(1, 2).flatten(0, 1) for clip in (video, again))
         count = frames.shape[0]
         error = (frames - made).abs()
-        distance = self._distance(frames, made) if perceptual and self.perceptual_weight > 0 else None
+        distance = self._distance(frames, made) if perceptual else None
         total = error if distance is None else error + self.perceptual_weight * distance
         nll = total / self.logvar.exp() + self.logvar
         seen = error.new_zeros(()) if distance is None else distance.sum() / count * frames[0].numel()

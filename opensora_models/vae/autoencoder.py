@@ -32,13 +32,14 @@ class VideoAutoencoder(nn.Module):
 
     version: Version
     latent_channels: int
+    frames_per_latent: int = FRAMES_PER_LATENT
     group_frames: int | None = GROUP_FRAMES
     overlap: bool = False
 
     @property
     def group_latents(self) -> int | None:
         """Latent frames of a full group."""
-        return None if self.group_frames is None else (self.group_frames - 1) // FRAMES_PER_LATENT + 1
+        return None if self.group_frames is None else (self.group_frames - 1) // self.frames_per_latent + 1
 
     def encode_slices(self, frames: int) -> list[slice]:
         """The frames each group takes."""
@@ -130,16 +131,16 @@ class VideoAutoencoder(nn.Module):
 
     def latents_of(self, frames: int) -> int:
         """Latent frames that encoding ``frames`` frames gives, ragged last groups included."""
-        return sum(-(-(part.stop - part.start) // FRAMES_PER_LATENT) for part in self.encode_slices(frames))
+        return sum(-(-(part.stop - part.start) // self.frames_per_latent) for part in self.encode_slices(frames))
 
     def frames_of(self, latents: int) -> int:
         """Frames that come back for ``latents`` latent frames when the true length is not given."""
         if self.group_frames is None:
-            return FRAMES_PER_LATENT * (latents - 1) + 1
+            return self.frames_per_latent * (latents - 1) + 1
         if self.overlap == (self.version == "1.3") and self.group_frames == GROUP_FRAMES:
             return decoded_frames(self.version, latents)
         return sum(
-            FRAMES_PER_LATENT * (part.stop - part.start - 1) + 1 - (self.overlap and part.start > 0)
+            self.frames_per_latent * (part.stop - part.start - 1) + 1 - (self.overlap and part.start > 0)
             for part in self.decode_slices(latents)
         )
 
@@ -200,6 +201,7 @@ class OpenSora12(VideoAutoencoder):
     ) -> None:  # fmt: skip
         super().__init__()
         self.group_frames = group_frames
+        self.frames_per_latent = temporal.factor
         self.latent_channels = temporal.latent_channels
         self.spatial_vae = _SpatialStage(image, operations)
         self.temporal_vae = TemporalAutoencoder(temporal, operations=operations)

@@ -195,7 +195,7 @@ class CausalDecoder(nn.Module):
                 # Twice the next level's width at full size: cheaper to compute again than to hold.
                 rows = plan.pass_on(stepped_up(level.step, rows), self.groups)
         read = activated(self.norm_out, rows)
-        shape = (rows.shape[0], 3, *rows.shape[2:])
+        shape = (rows.shape[0], self.conv_out.out_channels, *rows.shape[2:])
         out = rows.computed(shape, lambda a, b: self._out(*window(read, rows.height, a - 1, b + 1)))
         return plan.finish(out)[:, :, self.extra_frames :]
 

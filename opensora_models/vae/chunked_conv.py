@@ -38,6 +38,7 @@ def chunked_conv3d(
     *,
     stride: tuple[int, int, int] = (1, 1, 1),
     padding: tuple[int, int, int] = (0, 0, 0),
+    dilation: tuple[int, int, int] = (1, 1, 1),
     limit: int = CONVOLUTION_LIMIT,
 ) -> Tensor:
     """``F.conv3d`` in channel chunks: x [B, C, T, H, W]. Partial sums are taken in float32.
@@ -45,26 +46,27 @@ def chunked_conv3d(
     The plain call is used where neither the input nor the output needs more than one chunk.
     """
     sizes = [
-        (size + 2 * pad - kernel) // step + 1
-        for size, pad, kernel, step in zip(x.shape[2:], padding, weight.shape[2:], stride, strict=True)
+        (size + 2 * pad - spread * (kernel - 1) - 1) // step + 1
+        for size, pad, kernel, step, spread in zip(
+            x.shape[2:], padding, weight.shape[2:], stride, dilation, strict=True
+        )
     ]
     out_elements = x.shape[0] * weight.shape[0] * math.prod(sizes)
     in_chunks = chunks_for(x.numel(), x.shape[1], limit)
     out_chunks = chunks_for(out_elements, weight.shape[0], limit)
     if in_chunks == 1 and out_chunks == 1:
-        return F.conv3d(x, weight, bias, stride, padding)
-    parts = [
-        _summed_over_inputs(x, part, stride, padding, in_chunks) for part in weight.split(_size(weight, 0, out_chunks))
-    ]
+        return F.conv3d(x, weight, bias, stride, padding, dilation)
+    places = (stride, padding, dilation)
+    parts = [_summed_over_inputs(x, part, places, in_chunks) for part in weight.split(_size(weight, 0, out_chunks))]
     out = torch.cat(parts, dim=1)
     return out if bias is None else out + bias[:, None, None, None]
 
 
-def _summed_over_inputs(x: Tensor, weight: Tensor, stride: Any, padding: Any, chunks: int) -> Tensor:
+def _summed_over_inputs(x: Tensor, weight: Tensor, places: tuple[Any, Any, Any], chunks: int) -> Tensor:
     size = _size(x, 1, chunks)
     total: Tensor | None = None
     for part, kernel in zip(x.split(size, dim=1), weight.split(size, dim=1), strict=True):
-        partial = F.conv3d(part, kernel, None, stride, padding).float()
+        partial = F.conv3d(part, kernel, None, *places).float()
         total = partial if total is None else total.add_(partial)
     assert total is not None
     return total.to(x.dtype)
@@ -88,7 +90,10 @@ class ChannelChunkConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() // x.shape[0] < self.limit:
             return super().forward(x)
-        return chunked_conv3d(x, self.weight, self.bias, stride=self.stride, padding=self.padding, limit=self.limit)
+        return chunked_conv3d(
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation,
+            limit=self.limit,
+        )  # fmt: skip
 
 
 def by_channels(call: Callable[[Tensor], Tensor], x: Tensor, elements: int, limit: int = PADDING_LIMIT) -> Tensor:
