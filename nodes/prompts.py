@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..opensora_models.text import refinement, segments, wording
+from ..opensora_models.native.messages import tell
+from ..opensora_models.text import losses, refinement, segments, wording
 from .door import OpenSoraNode
 from .text import CATEGORY
 
@@ -86,6 +87,7 @@ class PromptBuilder(OpenSoraNode):
         scores = wording.read_aesthetic(version, aesthetic), wording.read_motion(version, motion)
         camera = None if camera_motion == NO_CAMERA else camera_motion
         settings = segments.split_settings(refinement.answer(prompt))
+        tell(refinement.unanswered(prompt), *losses.missing_parts(settings.text))
         text = segments.each_part(settings.text, lambda part: wording.append_scores(part, version, *scores, camera))
         return io.NodeOutput(text, settings.mask_strategy, settings.reference_path)
 

@@ -8,7 +8,7 @@ from typing import Any
 import comfy.model_management
 
 from ..text.cleaning import clean_prompt, plain_prompt
-from ..text.losses import losses, unknown_message
+from ..text.losses import losses, titled, unknown_message
 from ..text.segments import SEGMENT_KEY, is_segmented, split_prompt
 from ..text.t5_config import KNOWN_FILES
 from ..text.tokens import MAX_TOKENS, cut_message, limit_tokens
@@ -103,8 +103,7 @@ def encode_prompt(
         entries += [[tensor, {**extra, **marks}] for tensor, extra in encoded]
         where = f"segment {part.first_segment}: " if marks else ""
         lines.append(f"{where}{count} of {limit} tokens: “{text}”")
-        of = f" of segment {part.first_segment}" if marks else ""
-        warnings += [f"The {name}{of}: {sentence}." for sentence in (*losses(part.text, text, clean), *lost)]
+        warnings += [titled(told, prompt, part, name) for told in (*losses(part.text, text, clean), *lost)]
     tell(*warnings)
     return EncodedPrompt(entries, "\n".join([*lines, *warnings]), tuple(warnings))
 

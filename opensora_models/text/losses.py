@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 from .markup import unescape
 from .quoting import shortened
 from .repair import repair_text
-from .segments import SETTINGS
+from .segments import SETTINGS, PromptPart, is_segmented, split_prompt
 
 EAST_ASIAN = "\u1100-\u11ff\u2e80-\u2fdf\u3041-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 """Chinese characters, kana and hangul, written without spaces between words: each counts as one."""
@@ -28,6 +28,7 @@ _SIGNS_BEFORE = re.compile(r"[@#</!&\-]*\Z")
 _SIGNS_BEHIND = re.compile(r"[/>\-]*")
 _SETTINGS = re.compile(rf'\{{\s*"(?:{"|".join(SETTINGS)})"')
 
+NO_TEXT = "there is no text; the model gets no words"
 IN_ENGLISH = "; the model reads English: translate, or use Open-Sora Prompt Request and core's Generate Text"
 IN_OTHER_WORDS = ", as from the captions the model learned from; say it in other words if the picture needs it"
 
@@ -56,7 +57,7 @@ def losses(written: str, read: str, clean: bool) -> list[str]:
     ``read`` is what the encoder gets; ``clean`` says whether the text was cleaned for it.
     """
     if not written.strip():
-        return ["there is no text; the model gets no words"]
+        return [NO_TEXT]
     told = []
     if _SETTINGS.search(written):
         told.append(
@@ -71,6 +72,18 @@ def losses(written: str, read: str, clean: bool) -> list[str]:
     elif pieces:
         told.append(f"cleaning took away or cut {_listed(pieces)}{IN_ENGLISH if foreign else IN_OTHER_WORDS}")
     return told
+
+
+def titled(sentence: str, prompt: str, part: PromptPart, name: str = "prompt") -> str:
+    """A sentence on one part of a prompt with the part's name before it."""
+    of = f" of segment {part.first_segment}" if is_segmented(prompt) else ""
+    return f"The {name}{of}: {sentence}."
+
+
+def missing_parts(prompt: str) -> list[str]:
+    """What to tell of a prompt that gets more words: which parts have none of their own."""
+    empty = (part for part in split_prompt(prompt) if not part.text.strip())
+    return [titled(f"{NO_TEXT} but those added here", prompt, part) for part in empty]
 
 
 def unknown_message(words: Sequence[str]) -> str:

@@ -35,6 +35,13 @@ def request(task: str, prompt: str) -> str:
     return known[task].replace(PLACE, prompt.strip() or "none")
 
 
+def unanswered(text: str) -> str:
+    """What to tell of a language model's text that ends before an answer begins; nothing where there is one."""
+    if not text.strip() or answer(text):
+        return ""
+    return "The prompt is a language model's reasoning without an answer; let Generate Text write more tokens."
+
+
 def answer(text: str) -> str:
     """The prompt in a language model's answer: its reasoning, quotation marks and outer white space removed."""
     text = _REASONING.sub("", text).strip()

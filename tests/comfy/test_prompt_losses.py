@@ -81,6 +81,23 @@ def test_uncleaned_text_loses_no_words(good: GoodInputs, shown: list[str]) -> No
     assert shown == []
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("", "The prompt: there is no text; the model gets no words but those added here."),
+        ('{"mask_strategy": "0"}', "there is no text"),
+        ("|0|a|2||3|b", "The prompt of segment 2: there is no text"),
+        ("<think>hm, a cat", "reasoning without an answer"),
+        ("<think>hm</think> a cat", ""),
+    ],
+)
+def test_words_added_to_nothing_are_told(comfy: Path, shown: list[str], prompt: str, said: str) -> None:
+    from opensora.nodes.prompts import PromptBuilder
+
+    PromptBuilder.execute(prompt, version="1.2", aesthetic="6.5", motion="", camera_motion="off")
+    assert said in shown[-1] if said else shown == []
+
+
 def test_settings_are_taken_off_by_both_prompt_nodes(comfy: Path) -> None:
     from opensora.nodes.prompts import PromptBuilder, PromptSegments
 

@@ -37,6 +37,8 @@ OTHERS: dict[str, Any] = {
     "text": "a cat",
     "fps": 24,
     "motion": None,
+    "part": segments.PromptPart(0, "a cat"),
+    "sentence": "it rains",
 }
 """A value for every further parameter of those functions."""
 LEFT_OUT = ("markup_scanner", "conditioning_file", "t5_config")
