@@ -13,7 +13,17 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from .reading import LONGEST_FILE_NAME, LONGEST_QUOTE, STUMBLES, expect_plain_file, one_line, quoted, reading, shown
+from .reading import (
+    LONGEST_FILE_NAME,
+    LONGEST_QUOTE,
+    STUMBLES,
+    expect_memory,
+    expect_plain_file,
+    one_line,
+    quoted,
+    reading,
+    shown,
+)
 
 Shape = tuple[int, ...]
 
@@ -93,6 +103,7 @@ class SafetensorsFile:
     def read(self, only: Collection[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor (or ``only`` some) in file order, each in its own memory: nothing stays mapped to the file."""
         wanted = self.offsets if only is None else [name for name in self.offsets if name in only]
+        expect_memory(self.path, sum(self.tensors[name].bytes for name in wanted))
         with reading(self.path.name), open(self.path, "rb") as file:
             for name in sorted(wanted, key=self.offsets.__getitem__):
                 yield name, self._tensor(file, name)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import torch
 from safetensors import SafetensorError
 
@@ -115,6 +116,16 @@ def _unreadable(path: Path, error: OSError) -> NoReturn:
 
 def _kind(mode: int) -> str:
     return "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device or socket"
+
+
+def expect_memory(path: Path, needed: int) -> None:
+    """ValueError where ``needed`` bytes of a file are more than all memory of the machine, such as a file of holes."""
+    there = psutil.virtual_memory().total + psutil.swap_memory().total
+    if needed > there:
+        raise ValueError(
+            f"{quoted(path.name, LONGEST_FILE_NAME)} holds {needed / 2**30:,.0f} GB of tensors, and this machine has "
+            f"{there / 2**30:,.0f} GB of memory; choose a smaller or quantised file."
+        )
 
 
 def is_folder(path: Path) -> bool:

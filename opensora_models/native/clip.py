@@ -34,7 +34,7 @@ from ..reading import reading
 from ..text.t5_config import EMBEDDING, EXPECTED, TIED_EMBEDDING, T5Config, encoder_name, encoder_shapes, t5_config
 from ..text.tokens import MAX_TOKENS, cut_message, limit_tokens
 from .messages import tell
-from .quantised import is_quantised
+from .quantised import expect_scales, is_quantised
 from .t5_tokenizer import t5_tokenizer
 
 logger = logging.getLogger("opensora")
@@ -166,8 +166,10 @@ def _expect_complete(checkpoint: Checkpoint, config: T5Config) -> None:
             f"{checkpoint.quoted} lacks {len(missing)} weights of a T5 encoder, for example '{missing[0]}'; "
             "it is incomplete, download it again."
         )
-    if not is_quantised(checkpoint):
+    if is_quantised(checkpoint):
         # Packed formats have shapes and types of their own; ComfyUI's layers look at those.
+        expect_scales(checkpoint)
+    else:
         expect_shapes(checkpoint, wanted)
         expect_weights(checkpoint, [*wanted, EMBEDDING, TIED_EMBEDDING])
 

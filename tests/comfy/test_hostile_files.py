@@ -209,3 +209,27 @@ def test_pickles_are_plain_tensors_or_refused(tmp_path: Path) -> None:
     tied = torch.zeros(7)
     torch.save(weights | {"a": tied, "b": tied}, tmp_path / "vae.pt")
     assert places.load(Case("vae 1.3", "tied", tmp_path / "vae.pt")) is not None
+
+
+def test_scales_that_fit_no_layer(tmp_path: Path) -> None:
+    parts = Parts.of(KINDS["model 1.2"][1]())
+    scale = {"spatial_blocks.0.attn.qkv.weight_scale": ("F32", [3], bytes(12))}
+    case = written(tmp_path, "model 1.2", Parts(parts.tensors | scale, parts.metadata).pack())
+    with pytest.raises(
+        ValueError, match="has 3 scales in .* for a layer of 72 rows; expected one for all or one for each"
+    ):
+        places.load(case)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files of holes")
+def test_a_file_of_holes_takes_no_memory(tmp_path: Path) -> None:
+    sides = 2**18, 2**18
+    size = 4 * sides[0] * sides[1]
+    entry = {"dtype": "F32", "shape": [1, 4, *sides], "data_offsets": [0, 4 * size]}
+    path = written(tmp_path, "latent", packed(json.dumps({"latent_tensor": entry}), b"")).path
+    try:
+        os.truncate(path, path.stat().st_size + 4 * size)
+    except OSError:
+        pytest.skip("the file system makes no file of this size")
+    with pytest.raises(ValueError, match="'file.latent' holds .* GB of tensors, and this machine has .* GB of memory"):
+        places.load(Case("latent", "holes", path))
