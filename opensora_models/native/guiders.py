@@ -27,6 +27,7 @@ from ..sampling.guidance import (
     step_of,
     step_scales,
 )
+from ..stdit3.handing import own
 from .conds import PerFrame
 
 GIVEN_LATENT = "opensora_given_latent"
@@ -102,7 +103,7 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
             return self._by_cores_formula(x, timestep, scales.text, options, seed)
         return guided(
             lambda branches: comfy.samplers.calc_cond_batch(
-                self.inner_model, [self.conds[branch.value] for branch in branches], x.clone(), timestep, options
+                self.inner_model, [self.conds[branch.value] for branch in branches], *own((x, timestep)), options
             ),
             x,
             timestep,
@@ -208,7 +209,7 @@ class PatchedRows:
         return [first, first] if text_off else [first, base]
 
     def _compute(self, call: dict[str, Any], *conds: Any) -> list[Tensor]:
-        call = {**call, "input": call["input"].clone()}
+        call = {**call, "input": call["input"].clone(), "sigma": call["sigma"].clone()}
         if self.previous is None:
             return _core_rows({**call, "conds": conds})
         pair, rest = [*conds[:2], None][:2], conds[2:]

@@ -21,6 +21,7 @@ from ..settings import NAME as SETTINGS
 from ..settings import to_tensor
 from ..sizes import FRAME_RATE
 from ..stdit3.config import STDiT3Config
+from ..stdit3.handing import own
 from ..stdit3.keys import from_checkpoint_key, to_checkpoint_key
 from ..text.t5_config import t5_config
 from ..variants import saved_settings
@@ -72,6 +73,10 @@ class OpenSoraModel(comfy.model_base.BaseModel):
         if kwargs.get("opensora_given_latent") is not None or kwargs.get("opensora_given_frames") is not None:
             conds |= self._given_conds(kwargs, noise, device)
         return conds
+
+    def apply_model(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As core's; the wrappers around it may write into what they are handed, noise levels of the run included."""
+        return super().apply_model(*own(args), **{name: own(value) for name, value in kwargs.items()})
 
     def process_latent_in(self, latent: Tensor) -> Tensor:
         """Autoencoder latents [B, C, T, h, w] -> normalised ones. Raises ValueError for latents of another model."""
