@@ -27,7 +27,7 @@ from ..sampling.guidance import PRESETS, Guidance
 from .guiders import Conditioning, OpenSoraGuider, given_values
 from .messages import tell
 from .model import opensora_config
-from .samplers import sampler
+from .samplers import patch_shift, sampler
 
 AUTOMATIC = "automatic"
 Latent = dict[str, Any]
@@ -180,8 +180,10 @@ def sample_clip(
     latent, has_given = latent_for(latent, model), bool(given_values(positive))
     clip, start = clip_size(latent, model), latent["samples"]
     sigmas = clip_sigmas(clip, run.steps, denoise=run.denoise)
+    # With the shift of this clip, parts of the run that conditionings and hooks name are parts of its steps.
     guider = OpenSoraGuider(
-        model, guidance_preset(run.preset, clip.opensora_version, has_given, run.cfg, run.image_cfg)
+        patch_shift(model, clip_shift(clip)),
+        guidance_preset(run.preset, clip.opensora_version, has_given, run.cfg, run.image_cfg),
     )
     guider.set_conds(positive, negative)
     done = guider.sample(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from support.core_nodes import call, inputs_of, node_class
 from support.native import CHANNELS, empty, load, model_file, relative, sample
 
 if TYPE_CHECKING:
@@ -70,14 +71,6 @@ def test_the_network_says_how_many_channels_it_takes(model: Any, version: str) -
     assert model.model.diffusion_model.in_channels == CHANNELS[version] == model.model.latent_format.latent_channels
 
 
-def default_of(spec: tuple[Any, ...]) -> Any:
-    """What a person who changes nothing has in an input; None where a wire is needed."""
-    kind, options = spec[0], spec[1] if len(spec) > 1 else {}
-    choices = kind if isinstance(kind, list) else options.get("options") or []
-    plain = {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False, "STRING": ""}
-    return options.get("default", next(iter(choices), None) if choices else plain.get(str(kind)))
-
-
 def model_nodes(executor: Executor) -> dict[str, Any]:
     """Core's nodes that turn a MODEL into a MODEL and need nothing else, and their inputs."""
     import nodes
@@ -88,18 +81,16 @@ def model_nodes(executor: Executor) -> dict[str, Any]:
         if name.startswith("OSora") or "MODEL" not in getattr(kind, "RETURN_TYPES", ()):
             continue
         required = kind.INPUT_TYPES().get("required", {})
-        values = {key: "MODEL" if spec[0] == "MODEL" else default_of(spec) for key, spec in required.items()}
+        values = inputs_of(kind) | {key: "MODEL" for key, spec in required.items() if spec[0] == "MODEL"}
         if "MODEL" in values.values() and None not in values.values():
-            found[name] = (kind, values)
+            found[name] = values
     return found
 
 
-def patched_by(kind: Any, values: dict[str, Any], model: Any) -> Any:
+def patched_by(name: str, values: dict[str, Any], model: Any) -> Any:
     """The MODEL a node gives for this one with its other inputs at their defaults."""
     given = {key: model if value == "MODEL" else value for key, value in values.items()}
-    with torch.inference_mode():
-        out = kind.execute(**given) if hasattr(kind, "define_schema") else getattr(kind(), kind.FUNCTION)(**given)
-    return getattr(out, "result", out)[list(kind.RETURN_TYPES).index("MODEL")]
+    return call(name, **given)[list(node_class(name).RETURN_TYPES).index("MODEL")]
 
 
 REFUSED = {"PerturbedAttentionGuidance", "SelfAttentionGuidance"}
@@ -112,10 +103,10 @@ def test_every_core_node_for_models_runs_or_is_refused_in_a_sentence(
     plain = sample(model, latent, steps=2)
     found = model_nodes(executor)
     assert len(found) > 50 and "RenormCFG" in found and "FreeU" in found
-    for name, (kind, values) in found.items():
+    for name, values in found.items():
         if name == "TorchCompileModel":  # takes minutes; see test_model_interop
             continue
-        patched = patched_by(kind, values, model)
+        patched = patched_by(name, values, model)
         if name in REFUSED:
             with pytest.raises(ValueError, match="take that node out"):
                 sample(patched, latent, steps=2)
@@ -134,8 +125,8 @@ def test_every_core_node_for_models_runs_or_is_refused_in_a_sentence(
 def test_a_patch_without_a_place_is_named_once(
     executor: Executor, model: Any, version: str, name: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kind, values = model_nodes(executor)[name]
-    patched = patched_by(kind, values | ({"start_percent": 0.0, "end_percent": 1.0} if "Skip" in name else {}), model)
+    values = model_nodes(executor)[name]
+    patched = patched_by(name, values | ({"start_percent": 0.0, "end_percent": 1.0} if "Skip" in name else {}), model)
     with caplog.at_level(logging.WARNING, logger="opensora"):
         for _ in range(2):
             sample(patched, empty(version, 2), steps=2)
@@ -144,14 +135,14 @@ def test_a_patch_without_a_place_is_named_once(
 
 
 def test_renorm_cfg_bounds_the_norm(executor: Executor, model: Any, version: str) -> None:
-    kind, values = model_nodes(executor)["RenormCFG"]
-    latent, norms = empty(version, 2), {}
+    name = "RenormCFG"
+    values, latent, norms = model_nodes(executor)[name], empty(version, 2), {}
     for limit in (0.0, 1.0):
-        patched = patched_by(kind, values | {"renorm_cfg": limit}, model)
+        patched = patched_by(name, values | {"renorm_cfg": limit}, model)
         norms[limit] = sample(patched, latent, steps=1, cfg=9.0).norm()
     plain = sample(model, latent, steps=1, cfg=9.0)
     prompt_only = sample(model, latent, steps=1, cfg=1.0)
-    off = sample(patched_by(kind, values | {"renorm_cfg": 0.0}, model), latent, steps=1, cfg=9.0)
+    off = sample(patched_by(name, values | {"renorm_cfg": 0.0}, model), latent, steps=1, cfg=9.0)
     assert relative(off, plain) < 1e-4
     assert norms[1.0] < norms[0.0]
     assert norms[1.0] == pytest.approx(float(prompt_only.norm()), rel=0.5)
