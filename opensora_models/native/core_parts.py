@@ -32,6 +32,9 @@ ONLY_V12 = "decoder.block_res_blocks."
 
 ONLY_V13 = ".upsample.conv3d."
 """In the names of Open-Sora 1.3's decoder and of no other causal autoencoder that shares the rest of its names."""
+CORES_MARK, CORES_SIZES = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight", ((10240,), (5120,))
+"""By the rows of this matrix core tells the T5 v1.1 it has classes for, XXL and XL."""
+
 WORDS_ROUNDED_UP = 32_256
 """A T5's vocabulary has 32,100 words, or the next multiples of 128; other vocabularies are far larger or smaller."""
 
@@ -69,17 +72,17 @@ def _in_memory(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Che
 def become_ours(vae: comfy.sd.VAE, recipe: Recipe, **options: Any) -> None:
     """Turns the object core is just making into our VAE."""
     vae.__class__ = OpenSoraVAE
-    OpenSoraVAE.__init__(vae, recipe, device=options.get("device"), dtype=options.get("dtype"))
+    with _naming("Open-Sora Load VAE"):
+        OpenSoraVAE.__init__(vae, recipe, device=options.get("device"), dtype=options.get("dtype"))
 
 
 def is_our_t5(state_dict: StateDict) -> bool:
     """Whether this is a T5 v1.1 encoder of a size core has no class for."""
     shapes = {name: tuple(value.shape) for name, value in state_dict.items() if isinstance(value, Tensor)}
-    embedding = shapes.get(EMBEDDING) or shapes.get(TIED_EMBEDDING) or (0,)
-    if describe(shapes) is not T5 or GATED not in shapes or not VOCABULARY <= embedding[0] <= WORDS_ROUNDED_UP:
+    words = (shapes.get(EMBEDDING) or shapes.get(TIED_EMBEDDING) or (VOCABULARY,))[0]
+    if describe(shapes) is not T5 or GATED not in shapes or not VOCABULARY <= words <= WORDS_ROUNDED_UP:
         return False
-    kinds = comfy.sd.TEModel
-    return comfy.sd.detect_te_model(state_dict) not in (kinds.T5_XXL, kinds.T5_XL)
+    return shapes.get(CORES_MARK, ())[:1] not in CORES_SIZES
 
 
 def text_encoder(

@@ -143,15 +143,18 @@ def changed(path: Path, folder: Path, *gone: str, **other: Tensor) -> Path:
 
 
 DAMAGED = (
-    "temporal half",
-    "short vae",
-    "wide vae",
-    "short model",
-    "wide model",
-    "gap",
-    "short t5",
-    "wide t5",
-    "checkpoint",
+    *(
+        "temporal half",
+        "short vae",
+        "wide vae",
+        "flat vae",
+        "short model",
+        "wide model",
+        "gap",
+        "short t5",
+        "wordless t5",
+    ),
+    *("wide t5", "checkpoint"),
 )
 MODEL, VAE, TEXT = (f"Open-Sora Load {kind}" for kind in ("Model", "VAE", "Text Encoder"))
 
@@ -165,10 +168,12 @@ def damaged_file(name: str, models: Path, folder: Path) -> tuple[str, Path, str]
         "temporal half": ("VAELoader", lambda: changed(vae12, folder, "spatial_vae."), VAE),
         "short vae": ("VAELoader", lambda: changed(vae13, folder, "decoder.conv_out"), VAE),
         "wide vae": ("VAELoader", lambda: changed(vae13, folder, **wide), VAE),
+        "flat vae": ("VAELoader", lambda: changed(vae12, folder, scale=torch.zeros(1, 4, 1, 1, 1)), VAE),
         "short model": ("UNETLoader", lambda: changed(model, folder, "rope.freqs"), MODEL),
         "wide model": ("UNETLoader", lambda: changed(model, folder, t_block__1__bias=torch.zeros(3)), MODEL),
         "gap": ("UNETLoader", lambda: changed(model, folder, "spatial_blocks.0."), MODEL),
         "short t5": ("CLIPLoader", lambda: changed(t5, folder, "encoder.final_layer"), TEXT),
+        "wordless t5": ("CLIPLoader", lambda: changed(t5, folder, "shared."), TEXT),
         "wide t5": ("CLIPLoader", lambda: changed(t5, folder, **{norm: torch.zeros(3)}), TEXT),
         "checkpoint": ("CheckpointLoaderSimple", lambda: changed(model, folder, "t_block"), MODEL),
     }
