@@ -152,7 +152,7 @@ def test_an_adjusted_size_is_never_farther_from_its_class() -> None:
     [
         ("720p", "16:9", "no resolution class '720p'; allowed are 256px, 768px"),
         ("0px", "16:9", "no resolution class"),
-        ("256px", "21:9", "no aspect ratio 21:9.*nearest it has is 2.39:1, that is 160×384"),
+        ("256px", "21:9", "no aspect ratio 21:9.*nearest good value is 2.39:1, that is 160×384"),
         ("256px", "wide", "no aspect ratio; write width:height"),
         ("256px", "1:0", "no aspect ratio"),
         ("256px", "-2", "no aspect ratio"),
