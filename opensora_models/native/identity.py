@@ -35,9 +35,9 @@ PATCHER_NOTES = frozenset({
 MODULE_NOTES = re.compile(
     r"(prev_)?comfy_\w+|\w+_comfy_model_dtype|(weight|bias|\w+_lowvram)_function|seed_key|_v\w*|_pin\w*|_prefetch\w*"
     r"|device|current_patcher|current_weight_patches_uuid|dynamic_\w+|lowvram_patch_counter|opensora_weights"
-    r"|model_(loaded_weight_memory|lowvram|offload_buffer_memory)|memory_usage_\w+|plan|true_length"
+    r"|model_(loaded_weight_memory|lowvram|offload_buffer_memory)|memory_usage_\w+|plan|true_length|_said"
 )
-"""Attributes of modules that core, and our autoencoder, change while they run."""
+"""Attributes of modules that core, and our networks, change while they run."""
 
 RUNNING = {
     comfy.hooks.Hook: ("_skip_adding",),
@@ -58,7 +58,8 @@ VAE_NOTES = frozenset({
 CACHE = "opensora_weights"
 SAMPLES = 64
 WORKERS = min(8, os.cpu_count() or 1)
-_EMPTY = frozenset(vars(nn.Module())) - {"training", "_forward_hooks", "_forward_pre_hooks"}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_EMPTY = frozenset(vars(nn.Module())) - {"training", *HOOKS}
 
 
 def model_identity(parts: Mapping[str, Any], between: Callable[[], None] = lambda: None) -> Identity:
@@ -166,7 +167,8 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if not type(part).__module__.startswith("torch._dynamo"):
             for name, value in vars(part).items():
                 if name not in _EMPTY and not MODULE_NOTES.fullmatch(name):
-                    yield f"{start}{name}", value
+                    # Hooks are kept under numbers that count the hooks of the whole process.
+                    yield f"{start}{name}", list(value.values()) if name in HOOKS else value
         for name, value in (*part._parameters.items(), *part._buffers.items()):
             yield f"{start}{name}", value
 

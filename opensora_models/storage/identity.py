@@ -268,20 +268,26 @@ def _cell(cell: types.CellType) -> Any:
 
 
 def _is_python(kind: type) -> bool:
-    """Whether attributes tell all about objects of a class: no part of it was made by a C library."""
-    if not (hasattr(kind, "__dict__") and kind.__flags__ & (1 << 9)):  # a class made by Python lives on the heap
-        return False
-    roots = [base for base in kind.__mro__ if base.__base__ is object]
-    return all("__dict__" in vars(root) or "__slots__" in vars(root) for root in roots)
+    """Whether attributes tell all about objects of a class: they have no room for anything a C library keeps there."""
+    slots = sum(len(_slots(base)) for base in kind.__mro__)
+    words = slots + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    return kind.__itemsize__ == 0 and kind.__basicsize__ <= object.__basicsize__ + words * struct.calcsize("P")
+
+
+def _slots(kind: type) -> list[str]:
+    """Attributes with a fixed place that a class declares, under the names by which they are reached."""
+    declared = vars(kind).get("__slots__", ())
+    names = (declared,) if isinstance(declared, str) else tuple(declared)
+    own = f"_{kind.__name__.lstrip('_')}"
+    return [
+        f"{own}{name}" if name.startswith("__") and not name.endswith("__") else name
+        for name in names
+        if name not in ("__dict__", "__weakref__")
+    ]
 
 
 def _attributes(value: Any) -> dict[str, Any]:
     found = dict(getattr(value, "__dict__", {}))
     for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for slot in (slots,) if isinstance(slots, str) else slots:
-            hidden = slot.startswith("__") and not slot.endswith("__")
-            name = f"_{kind.__name__.lstrip('_')}{slot}" if hidden else slot
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                found[name] = getattr(value, name)
+        found.update((name, getattr(value, name)) for name in _slots(kind) if hasattr(value, name))
     return found
