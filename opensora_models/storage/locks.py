@@ -1,14 +1,16 @@
 """One writer a folder: a lock of the operating system, which a process that dies gives back.
 
-Where a file system has no locks, nobody waits; whoever writes there must get along with others (private temporary
-names, pieces that prove themselves).
+Where a file system has no locks, processes of one machine meet at a file in its folder for temporary files. Where that
+fails too, nobody waits; whoever writes there must get along with others (private names, pieces that prove themselves).
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,54 +57,78 @@ def try_lock(handle: int) -> bool | None:
 
 
 class FolderLock:
-    """The lock of a folder; the folder is made, with ``depth`` levels that are this pack's own, when it is taken."""
+    """The lock of a folder; the folder is made, with ``depth`` levels that are this pack's own, when it is taken.
+
+    ``certain`` is False where nothing could be locked: then somebody else may work there as well.
+    """
 
     def __init__(self, folder: Path, depth: int = 1) -> None:
-        self.folder, self.depth = folder, depth
+        self.folder, self.depth, self.certain = folder, depth, False
         self._handle: int | None = None
 
     def take(self) -> bool:
-        """Take the lock if nobody has it; True also where there are no locks."""
+        """Take the lock if nobody has it; True also where there are no locks. Raises OSError."""
         for _ in range(TRIES):
             own_folder(self.folder, self.depth)
-            handle = self._open()
-            if handle is None:
-                continue
-            locked = try_lock(handle)
-            # Whoever had the lock may have removed the folder with the file that we have just locked.
-            if locked is False or (locked and not _is_still(self.folder / LOCK, handle)):
-                os.close(handle)
-                if locked is False:
-                    return False
-                continue
-            if locked is None:
+            for path in (self.folder / LOCK, _beside(self.folder)):
+                locked = self._try(path)
+                if locked is not None:
+                    break
+            else:
                 logger.info("'%s' lies on a file system without locks.", shown(self.folder))
-            self._handle = handle
-            return True
+                return True
+            # Whoever had the lock may have removed the folder, with the file that has just been locked.
+            if locked and (path.parent != self.folder or _is_still(path, self._handle)):
+                self.certain = True
+                return True
+            self.release()
+            if not locked:
+                return False
         raise OSError(errno.ENOENT, "the folder vanishes again and again")
 
     def release(self) -> None:
         """Give the lock back."""
         if self._handle is not None:
             os.close(self._handle)
-            self._handle = None
+            self._handle, self.certain = None, False
 
-    def _open(self) -> int | None:
-        path = self.folder / LOCK
-        flags = os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    def _try(self, path: Path) -> bool | None:
+        """Lock this file, as :func:`try_lock` does; its handle is kept if it is ours."""
         try:
-            if os.path.lexists(path) and not is_file(path):
-                clear(path)
-            return os.open(path, flags | os.O_RDWR, 0o666)
+            handle = _opened(path)
         except FileNotFoundError:
+            return True  # the folder has just gone, which the caller finds out
+        except OSError:
+            if path.parent == self.folder:
+                raise
             return None
-        except PermissionError:
-            return os.open(path, flags | os.O_RDONLY, 0o666)
+        locked = try_lock(handle)
+        if locked:
+            self._handle = handle
+        else:
+            os.close(handle)
+        return locked
 
 
-def _is_still(path: Path, handle: int) -> bool:
+def _beside(folder: Path) -> Path:
+    """A place on this machine's own disk for the lock of a folder whose file system has none."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:20]
+    return Path(tempfile.gettempdir()) / f"opensora-{name}.lock"
+
+
+def _opened(path: Path) -> int:
+    flags = os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    if os.path.lexists(path) and not is_file(path):
+        clear(path)
     try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
+        return os.open(path, flags | os.O_RDWR, 0o666)
+    except PermissionError:
+        return os.open(path, flags | os.O_RDONLY, 0o666)
+
+
+def _is_still(path: Path, handle: int | None) -> bool:
+    try:
+        return handle is not None and os.path.samestat(os.stat(path), os.fstat(handle))
     except OSError:
         return False
 
@@ -137,18 +163,21 @@ def one_writer(
         lock.release()
 
 
-def remove_if_idle(folder: Path) -> bool:
-    """Remove a folder with all in it unless somebody works there; whether it is gone. Raises OSError."""
+def remove_if_idle(folder: Path, ours: bool = False) -> bool:
+    """Remove a folder with all in it unless somebody works there; whether it is gone. Raises OSError.
+
+    Where nothing can be locked, only a folder that is ``ours``.
+    """
     if not is_folder(folder):
         clear(folder)
         return True
     lock = FolderLock(folder, depth=0)
-    if not lock.take():
-        return False
     try:
+        free = lock.take() and (lock.certain or ours)
         if os.name == "nt":
             lock.release()  # open files cannot be removed there
-        clear(folder)
-        return True
+        if free:
+            clear(folder)
+        return free
     finally:
         lock.release()

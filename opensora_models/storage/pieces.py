@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .failures import explained, shown
+from .failures import CannotStore, explained, shown
 from .places import clear, is_file, own_folder
 from .writing import Write, write_whole
 
@@ -61,7 +61,14 @@ class Pieces:
                        "facts": dict(facts)}  # fmt: skip
             write_whole(record, lambda draft: draft.write_text(json.dumps(content), encoding="utf-8"), self.kept)
 
-        write_whole(path, write_with_record, self.kept)
+        for last in (False, False, True):
+            try:
+                return write_whole(path, write_with_record, self.kept)
+            except CannotStore as error:  # without locks another process may just have removed the folder
+                if last or not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+            with explained(path, self.kept):
+                own_folder(self.folder, self.depth)
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """The facts of a piece that is there and whole; None for any other, which is removed."""

@@ -99,7 +99,7 @@ class VideoJob:
         clip = self.folder / self.clip
         try:
             for parts in sorted(clip.iterdir()):
-                remove_if_idle(parts)
+                remove_if_idle(parts, ours=parts == self.parts)
             clip.rmdir()
         except FileNotFoundError:
             pass
@@ -169,6 +169,12 @@ class GroupedVideo:
         """As ``join``, under a name that no file has, which is given back; ``choose`` as for ``write_new``."""
         return write_new(choose, lambda path: self._joined(groups, path, metadata), kept=KEPT)
 
+    def _part(self, number: int) -> Any:
+        try:
+            return av.open(str(self.part(number)))
+        except FileNotFoundError:
+            raise PartsMissing(self._name(number)) from None
+
     def _name(self, number: int) -> str:
         return f"{number:05d}{self.kind.ending}"
 
@@ -189,7 +195,7 @@ class GroupedVideo:
             facts = self._pieces.facts(self._name(number))
             if facts is None:
                 raise PartsMissing(self._name(number))
-            with av.open(str(self.part(number))) as source:
+            with self._part(number) as source:
                 video = source.streams.video[0]
                 if stream is None:
                     stream = out.add_stream_from_template(video)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 PRELUDE = """
@@ -31,12 +29,3 @@ def output(process: subprocess.Popen[str], seconds: float = 120) -> str:
     printed, errors = process.communicate(timeout=seconds)
     assert process.returncode == 0, errors[-3000:]
     return printed
-
-
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Wait while the process runs."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.monotonic() < deadline, f"nothing happened in {seconds} seconds"
-        time.sleep(0.02)
