@@ -27,6 +27,7 @@ from .printable import printable
 LONGEST_FILE_NAME = 255  # what file systems allow, and so what a message must be able to quote
 LONGEST_QUOTE = 80
 LONGEST_SENTENCE = 700
+NO_MEMORY = "can't allocate memory"  # in what PyTorch says of the system's memory
 LARGEST_JSON = 16_000_000
 """Bytes of a JSON file beside weights; the index of the largest released models has less than one million."""
 
@@ -36,16 +37,19 @@ STUMBLES = (
     *(RuntimeError, TypeError, ValueError, SafetensorError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
 )
 
+# A graphics card that is full or has failed; older PyTorch has no name for the latter.
+NO_FAULT_OF_A_FILE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+
 
 @contextmanager
 def reading(file: str) -> Iterator[None]:
     """Whatever goes wrong inside is a fault of ``file`` (its name) and leaves as one ValueError sentence naming it.
 
-    A graphics card without memory is no fault of a file and passes.
+    What a graphics card complains of is no fault of a file and passes.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except NO_FAULT_OF_A_FILE:
         raise
     except STUMBLES as error:
         raise ValueError(_sentence(file, error)) from error
@@ -57,6 +61,8 @@ def _sentence(file: str, error: Exception) -> str:
         return (
             f"{name} cannot be read ({one_line(error.strerror or reason)}); check the disk and who may read the file."
         )
+    if isinstance(error, MemoryError) or NO_MEMORY in reason:
+        return f"{name} needs more memory than this machine has free; close other programs or choose a smaller file."
     if type(error) is ValueError:
         # A sentence that begins with a name speaks of that file, or of one that belongs to this one.
         reason = reason if reason.endswith((".", "!", "?")) else f"{reason}."

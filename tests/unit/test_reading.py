@@ -37,6 +37,16 @@ def test_what_is_no_fault_of_a_file_passes() -> None:
             raise raw
 
 
+def test_full_memory_is_called_that() -> None:
+    full = "[enforce fail at alloc_cpu.cpp:115] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+    for raw in (MemoryError(), RuntimeError(full)):
+        with (
+            pytest.raises(ValueError, match="^'file' needs more memory than this machine has free"),
+            reading.reading("file"),
+        ):
+            raise raw
+
+
 def test_a_sentence_that_names_its_file_stays() -> None:
     for text in ("'file' is small.", "'part' of it is small."):
         with pytest.raises(ValueError, match=f"^{text}$"), reading.reading("file"):
