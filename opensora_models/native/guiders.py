@@ -121,7 +121,7 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
             guidance = replace(guidance, image_scale=guidance.text_scale)
         if guidance.flaw_fix:
             hooks[AFTER] = [fix_flaw, *hooks[AFTER]]
-        rows = PatchedRows(guidance, self.schedule, hooks[ROWS])
+        rows = PatchedRows(guidance, self.schedule, hooks[ROWS], scale)
         base = self.conds.get(Branch.IMAGE.value, self.conds[Branch.NOTHING.value])
         return comfy.samplers.sampling_function(
             self.inner_model, x, sigma, base, self.conds[Branch.PROMPT.value], scale,
@@ -176,11 +176,18 @@ def patch_guidance(model: ModelPatcher, guidance: Guidance, schedule: Tensor | N
 class PatchedRows:
     """Computes the pair (first, base) that ComfyUI's own CFG formula turns into Open-Sora guidance."""
 
-    def __init__(self, guidance: Guidance, schedule: Sequence[float] | None, previous: Rows | None = None) -> None:
-        """``previous`` is another node's function of this kind, which then computes prompt and base row."""
+    def __init__(
+        self, guidance: Guidance, schedule: Sequence[float] | None, previous: Rows | None = None,
+        text_scale: float | None = None,
+    ) -> None:  # fmt: skip
+        """``previous`` is another node's function of this kind, which then computes prompt and base row.
+
+        ``text_scale`` is the text scale of this step where it is known, which may save a row.
+        """
         self.guidance = guidance
         self.schedule = schedule
         self.previous = previous
+        self.text_scale = text_scale
 
     def __call__(self, call: dict[str, Any]) -> list[Tensor]:
         """ComfyUI's ``sampler_calc_cond_batch_function``: conditionings [positive, negative] -> two predictions."""
@@ -202,6 +209,8 @@ class PatchedRows:
     def _with_image(self, call: dict[str, Any], image: tuple[float, ...], text_off: bool) -> list[Tensor]:
         positive, negative = call["conds"]
         rows = {Branch.PROMPT: positive, Branch.IMAGE: _with_given_of(positive, negative)}
+        if image == (self.text_scale,):
+            return self._compute(call, positive, _without_given(rows[Branch.IMAGE]))
         if any(value != NO_GUIDANCE for value in image):
             rows[Branch.NOTHING] = _without_given(rows[Branch.IMAGE])
         predicted = dict(zip(rows, self._compute(call, *rows.values()), strict=True))

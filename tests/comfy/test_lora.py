@@ -277,3 +277,13 @@ def test_train_loras_own_output_loads_everywhere(
             results.append(sample(apply(model, None, named, 1.0, 0.0)[0], empty(version, 2), steps=1))
         assert results[0].isfinite().all() and relative(results[0], plain) > 1e-4
         assert torch.equal(*results)
+
+
+def test_start_up_registers_the_names_unless_switched_off(comfy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from opensora.opensora_models.native import core_detection, lora_names, startup
+
+    for value, registered in (("0", False), ("1", True)):
+        lora_names.unregister()
+        monkeypatch.setenv(core_detection.SWITCH, value)
+        startup.start()
+        assert lora_names.is_registered() is registered

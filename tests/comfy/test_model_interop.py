@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from support.native import CHANNELS, conditioning, empty, load, model_file, randn, relative, sample, spy
+from support.sources import source, source_nodes
 
 if TYPE_CHECKING:
     from support.comfyui import Executor
@@ -32,41 +33,11 @@ def model(comfy: Path, tiny_models: Path, version: str) -> Any:
     return load(tiny_models, version)
 
 
-VALUES: dict[str, Any] = {}
-
-
-class AnyType(str):
-    """Equal to every type name."""
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-
-class Source:
-    """Stands in for nodes that are not the subject: gives what the test put into ``VALUES`` under a name."""
-
-    INPUT_TYPES = classmethod(lambda cls: {"required": {"name": ("STRING",)}})
-    RETURN_TYPES = (AnyType("*"),)
-    FUNCTION = "give"
-    IS_CHANGED = classmethod(lambda cls, **_: float("nan"))
-
-    def give(self, name: str) -> tuple[Any]:
-        return (VALUES[name],)
-
-
 @pytest.fixture
 def sources(executor: Executor) -> Iterator[dict[str, Any]]:
-    """What the ``OSoraTestSource`` nodes of a prompt give."""
-    import nodes
-
-    nodes.NODE_CLASS_MAPPINGS["OSoraTestSource"] = Source
-    yield VALUES
-    VALUES.clear()
-    del nodes.NODE_CLASS_MAPPINGS["OSoraTestSource"]
-
-
-def source(name: str) -> dict[str, Any]:
-    return {"class_type": "OSoraTestSource", "inputs": {"name": name}}
+    """What the source nodes of a prompt give."""
+    with source_nodes() as values:
+        yield values
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
