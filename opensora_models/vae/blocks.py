@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .doubling import Doubling, nearest
 from .layers import (
     CausalConv3d,
     activated,
@@ -56,7 +57,8 @@ class ResidualBlock(nn.Module):
         height = x.height
         shape = (x.shape[0], self.out_channels, *x.shape[2:])
         first_half = x.computed(shape, _strip_of(self.conv1, activated(self.norm1, x), height))
-        h = plan.keep(first_half, self.groups)
+        # Where x is not stored, h takes the one place that the result will have anyway.
+        h = plan.store(first_half, self.groups) if x.tensor is None else plan.keep(first_half, self.groups)
         second_half = _strip_of(self.conv2, activated(self.norm2, h), height)
 
         def read(first: int, last: int) -> Tensor:
@@ -111,8 +113,11 @@ class MidAttention(nn.Module):
         norm, query, key, value, out = (getattr(self, name) for name in self._names)
         h = norm(x)
         q, k, v = (self._project(layer, h) for layer in (query, key, value))
-        y = attention(q, k, v, causal=self.causal)
-        return x + self._project_back(out, y, x)
+        return x + self._project_back(out, self.attend(q, k, v, x), x)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        """Attention [N, positions, C] of the positions of x."""
+        return attention(q, k, v, causal=self.causal)
 
     def _project(self, layer: nn.Module, h: Tensor) -> Tensor:
         """[N, C, ...] to [N, positions, C]; linear layers act on the last axis, convolutions on the second."""
@@ -130,6 +135,10 @@ def _linear(layer: nn.Module) -> nn.Module:
     return layer[0] if isinstance(layer, nn.ModuleList) else layer
 
 
+# Time too, whose first three frames the decoder drops at its end.
+_DOUBLED: tuple[Doubling, ...] = ("causal", "centred", "centred")
+
+
 class Upsample3d(nn.Module):
     """v1.3's doubling in time, height and width.
 
@@ -142,7 +151,7 @@ class Upsample3d(nn.Module):
         self.groups = groups
         self.conv3d = nn.Module()
         self.conv3d.conv1 = nn.Module()
-        self.conv3d.conv1.conv = doubling_convolution(operations.Conv3d)(channels, channels, 3)
+        self.conv3d.conv1.conv = doubling_convolution(operations.Conv3d, _DOUBLED)(channels, channels, 3)
         self.conv3d.norm1 = group_norm(channels, groups, eps, operations)
         self.conv3d.conv2 = CausalConv3d(channels, channels, operations=operations)
         self.conv3d.norm2 = group_norm(channels, groups, eps, operations)
@@ -150,7 +159,7 @@ class Upsample3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = self.conv3d
         h = inner.conv2(F.silu(inner.norm1(self.doubled(x, 1, 1))))
-        u = _nearest_doubled(x)
+        u = nearest(x, _DOUBLED)
         return u + F.silu(inner.norm2(h) + u)
 
     def strips(self, x: Rows, plan: Strips) -> Rows:
@@ -167,7 +176,7 @@ class Upsample3d(nn.Module):
 
         def read(a: int, b: int) -> Tensor:
             low = a // 2
-            u = _nearest_doubled(x.read(low, (b + 1) // 2))[..., a - 2 * low : b - 2 * low, :]
+            u = nearest(x.read(low, (b + 1) // 2), _DOUBLED)[..., a - 2 * low : b - 2 * low, :]
             return F.silu(normed(a, b).add_(u), inplace=True).add_(u)
 
         return plan.store(c.computed(shape, read), self.groups, into=c)
@@ -175,9 +184,3 @@ class Upsample3d(nn.Module):
     def doubled(self, x: Tensor, above: int, below: int) -> Tensor:
         """The doubling convolution of rows with so many rows of zeros above and below."""
         return self.conv3d.conv1.conv(F.pad(x, (1, 1, above, below, 1, 0)))
-
-
-def _nearest_doubled(x: Tensor) -> Tensor:
-    for axis in range(2, x.ndim):
-        x = x.repeat_interleave(2, dim=axis)
-    return x

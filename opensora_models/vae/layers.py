@@ -15,10 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .strips import Moments, Rows, memory_format, moments_of
+from .doubling import Doubling, doubled_convolution
+from .strips import Moments, Recent, Rows, memory_format, moments_of
 
 Read = Callable[[int, int], Tensor]
 
+# How an up-sampling doubles the axes of single frames.
+FRAME: tuple[Doubling, ...] = ("centred", "centred")
 # Rows of the causal mask computed at once: bounds the mask to this many times the number of tokens.
 ATTENTION_QUERIES = 1024
 
@@ -39,24 +42,31 @@ class CausalConv3d(nn.Module):
     Key ``conv.weight``. Source: CausalConv3d of v1.2's and CausalConv3dPlainAR of v1.3's autoencoder.
     """
 
+    zero_columns = True
+
     def __init__(
         self, channels: int, out_channels: int, kernel: int = 3, *, front: int | None = None, time_stride: int = 1,
-        bias: bool = True, operations: Any = nn,
+        space_stride: int = 1, bias: bool = True, operations: Any = nn,
     ) -> None:  # fmt: skip
         super().__init__()
         self.front = kernel - 1 if front is None else front
         self.halo = kernel // 2
         # Rows are padded with the frames in front, in one copy; a strip then needs no more than its rows.
         self.conv = convolution3d(operations.Conv3d)(
-            channels, out_channels, kernel, stride=(time_stride, 1, 1), padding=(0, 0, self.halo), bias=bias
-        )
+            channels, out_channels, kernel, stride=(time_stride, space_stride, space_stride),
+            padding=(0, 0, self.halo if self.zero_columns else 0), bias=bias,
+        )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(zeros_around(x, self.front, self.halo, self.halo))
+        return self.conv(self.surrounded(x, self.halo, self.halo))
 
     def strip(self, read: Read, height: int, first: int, last: int) -> Tensor:
-        x, above, below = window(read, height, first - self.halo, last + self.halo)
-        return self.conv(zeros_around(x, self.front, above, below))
+        # In one expression, so that the rows are gone once their padded copy exists.
+        return self.conv(self.surrounded(*window(read, height, first - self.halo, last + self.halo)))
+
+    def surrounded(self, x: Tensor, above: int, below: int) -> Tensor:
+        """x with what lies in front of it and with so many rows above and below."""
+        return zeros_around(x, self.front, above, below)
 
 
 @cache
@@ -66,7 +76,7 @@ def convolution3d(base: type[nn.Module]) -> type[nn.Module]:
     class Convolution3d(base):  # type: ignore[misc, valid-type]
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, **more: Any) -> Tensor:
             if _takes_onednn(x):
-                return convolve3d(x, weight, bias, self.stride, self.padding)
+                return convolve3d(x, weight, bias, self.stride, self.padding, self.groups)
             return super()._conv_forward(x, weight, bias, *rest, **more)
 
     return Convolution3d
@@ -78,12 +88,12 @@ def _takes_onednn(x: Tensor) -> bool:
 
 def convolve3d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...] = (1, 1, 1),
-    padding: tuple[int, ...] = (0, 0, 0),
+    padding: tuple[int, ...] = (0, 0, 0), groups: int = 1,
 ) -> Tensor:  # fmt: skip
     """3-D convolution, always by the fast kernel."""
     if _takes_onednn(x):
-        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
-    return F.conv3d(x, weight, bias, stride, padding)
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), groups)
+    return F.conv3d(x, weight, bias, stride, padding, 1, groups)
 
 
 def window(read: Read, height: int, first: int, last: int) -> tuple[Tensor, int, int]:
@@ -156,7 +166,7 @@ class Upsample2d(nn.Module):
 
     def __init__(self, channels: int, *, operations: Any = nn) -> None:
         super().__init__()
-        self.conv = doubling_convolution(operations.Conv2d)(channels, channels, 3)
+        self.conv = doubling_convolution(operations.Conv2d, FRAME)(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.doubled(x, 1, 1)
@@ -179,46 +189,18 @@ def doubling_strip(
 
 
 @cache
-def doubling_convolution(base: type[nn.Module]) -> type[nn.Module]:
+def doubling_convolution(base: type[nn.Module], axes: tuple[Doubling, ...]) -> type[nn.Module]:
     """A convolution class that computes ``base(nearest_upsample(x, 2))`` on the small grid.
 
-    A 3-tap kernel over doubled pixels only meets two different pixels per output position, so each of the 4 (in 3-D,
-    causal in time: 8) output phases is a 2-tap convolution with summed weights: 16 instead of 36 (64 instead of 216)
-    multiplications per small pixel. The weights are summed in float32. The input has a margin of one pixel around, in
-    3-D also of one frame in front.
+    ``axes``: how each axis is doubled, which also says what margin the input must have.
     """
 
     class DoublingConvolution(base):  # type: ignore[misc, valid-type]
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
-            return _doubled(x, weight, bias)
+            convolve = convolve3d if x.ndim == 5 else F.conv2d
+            return doubled_convolution(x, weight, bias, axes, convolve, memory_format(x))
 
     return DoublingConvolution
-
-
-def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    causal = x.ndim == 5
-    layout = memory_format(x)
-    x = x.contiguous(memory_format=layout)
-    height, width = (size - 2 for size in x.shape[-2:])
-    sizes = [*(2 * (frames - 1) for frames in x.shape[2:-2]), 2 * height, 2 * width]
-    out = torch.empty((x.shape[0], weight.shape[0], *sizes), dtype=x.dtype, device=x.device, memory_format=layout)
-    convolve = convolve3d if causal else F.conv2d
-    for time, time_kernel in enumerate(_phases(weight.float(), 2, causal=True) if causal else (weight.float(),)):
-        for row, row_kernel in enumerate(_phases(time_kernel, weight.ndim - 2, causal=False)):
-            for column, kernel in enumerate(_phases(row_kernel, weight.ndim - 1, causal=False)):
-                part = x[..., row : row + height + 1, column : column + width + 1]
-                place = out[..., row::2, column::2]
-                (place[:, :, time::2] if causal else place).copy_(convolve(part, kernel.to(weight.dtype), bias))
-    return out
-
-
-def _phases(weight: Tensor, axis: int, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """Kernels of the even and the odd output positions: sums of the taps that fall on the same small pixel."""
-    first, middle, last = weight.split(1, dim=axis)
-    early = torch.cat([first, middle + last], dim=axis)
-    late = torch.cat([first + middle, last], dim=axis)
-    # Causal: taps at t-2, t-1, t; else at t-1, t, t+1. The pairs are the same, in the other order.
-    return (late, early) if causal else (early, late)
 
 
 def affine(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,11 +229,12 @@ def apply_moments(norm: nn.Module, x: Tensor, moments: Moments) -> Tensor:
 
 def activated(norm: nn.Module, rows: Rows, *, silu: bool = True) -> Read:
     """Reads SiLU(norm(rows)), or the norm alone."""
+    source = Recent(rows) if rows.tensor is None else rows
 
     def read(first: int, last: int) -> Tensor:
         if rows.moments is None and rows.tensor is not None and (first > 0 or last < rows.height):
             rows.moments = moments_of(rows.tensor, norm.num_groups)
-        x = rows.read(first, last)
+        x = source.read(first, last)
         y = norm(x) if rows.moments is None else apply_moments(norm, x, rows.moments)
         return F.silu(y, inplace=True) if silu else y
 

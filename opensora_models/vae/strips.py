@@ -21,6 +21,8 @@ Moments = tuple[Tensor, Tensor]
 # A strip must be at least as high as the rows its neighbours look back at when a layer is overwritten in place:
 # two convolutions and one up-sampling.
 MIN_ROWS = 4
+# Bytes of a float32 copy that a strip of half precision is measured from.
+COPY_BYTES = 16 * 2**20
 
 
 class Rows:
@@ -40,10 +42,20 @@ class Rows:
         self.element_size = element_size
         self.tensor = tensor
         self.moments = moments
+        self._through = 0
 
     @property
     def height(self) -> int:
         return self.shape[-2]
+
+    @property
+    def bytes(self) -> int:
+        return self.element_size * math.prod(self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the widest layer that is computed on the way to these rows."""
+        return max(self.bytes // self.height, self._through)
 
     @classmethod
     def of(cls, tensor: Tensor, moments: Moments | None = None) -> Rows:
@@ -58,7 +70,36 @@ class Rows:
 
     def computed(self, shape: tuple[int, ...], read: Callable[[int, int], Tensor]) -> Rows:
         """Rows of another shape that are computed from these."""
-        return Rows(shape, read, element_size=self.element_size)
+        rows = Rows(shape, read, element_size=self.element_size)
+        if self.tensor is None:
+            rows._through = self.row_bytes * self.height // rows.height
+        return rows
+
+
+class Recent:
+    """Reads rows that are computed, from the top down, and keeps those that the next strip asks for again.
+
+    A strip of a convolution needs a row or two beyond either end, which would be computed for both neighbours.
+    """
+
+    def __init__(self, rows: Rows, overlap: int = 2) -> None:
+        self.rows = rows
+        # One more, because what is computed ends at even rows: doubled rows come in pairs.
+        self.overlap = overlap + 1
+        self.kept: Tensor | None = None
+        self.end = 0
+
+    def read(self, first: int, last: int) -> Tensor:
+        """Rows first…last; best called for ascending, overlapping ranges."""
+        start = self.end - (0 if self.kept is None else self.kept.shape[-2])
+        end = min(self.rows.height, last + last % 2)
+        if self.kept is None or not start <= first < self.end < end:
+            computed = self.rows.read(first, end)
+        else:
+            new = self.rows.read(self.end, end)
+            computed = torch.cat([self.kept[..., first - start :, :], new], dim=-2)
+        self.kept, self.end = computed[..., -self.overlap :, :].clone(), end
+        return computed[..., : last - first, :]
 
 
 @dataclass(frozen=True)
@@ -68,41 +109,43 @@ class Strips:
     ``strip_bytes``: size aimed at for one strip of one layer; None computes each layer in one piece.
     ``lean``: the first convolution of a residual block is computed twice instead of being stored, so that only one
     full-size tensor exists at a time (about half again the arithmetic of the layers that are cut).
-    ``images``: frames the image stage of v1.2 takes at once.
+    ``images``: frames the image stage of v1.2 takes at once. ``hold``: layers of at most so many bytes are stored also
+    where a lean run, or an up-sampling, would rather compute them again.
     """
 
     strip_bytes: int | None = None
     lean: bool = False
     images: int = 4
+    hold: int = 0
 
     def bounds(self, rows: Rows) -> list[tuple[int, int]]:
         """First and last row of each strip of a layer."""
         height = rows.height
         step = height
         if self.strip_bytes is not None:
-            row_bytes = rows.element_size * math.prod(rows.shape) // height
             # Even, so that a doubled layer is cut between the copies of two rows.
-            step = min(height, max(MIN_ROWS, self.strip_bytes // max(1, row_bytes) // 2 * 2))
+            step = min(height, max(MIN_ROWS, self.strip_bytes // max(1, rows.row_bytes) // 2 * 2))
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 
-    def store(self, rows: Rows, groups: int, *, into: Rows | None = None) -> Rows:
-        """Compute a layer into memory and measure its statistics on the way.
+    def store(self, rows: Rows, groups: int | None, *, into: Rows | None = None) -> Rows:
+        """Compute a layer into memory and measure its statistics on the way, unless ``groups`` is None.
 
         ``into``: stored rows of the same shape to overwrite; ``rows`` may still read from them.
         """
         bounds = self.bounds(rows)
         if len(bounds) == 1:
             return Rows.of(rows.tensor if rows.tensor is not None else rows.read(0, rows.height))
-        measured = _Moments(groups)
+        measured = None if groups is None else _Moments(groups)
         target = into.tensor if into is not None else None
         if target is not None and tuple(target.shape) != rows.shape:
             target = None
         for (first, last), strip in _one_behind(bounds, rows):
-            measured.add(strip)
+            if measured is not None:
+                measured.add(strip)
             if target is None:
                 target = _empty(strip, rows.shape)
             target[..., first:last, :] = strip
-        return Rows.of(target, measured.result())
+        return Rows.of(target, None if measured is None else measured.result())
 
     def keep(self, rows: Rows, groups: int) -> Rows:
         """Store a layer, or in a lean run only measure it and compute it again when it is read."""
@@ -111,7 +154,7 @@ class Strips:
     def pass_on(self, rows: Rows, groups: int) -> Rows:
         """Only measure a layer that is cut into strips and compute it again when it is read."""
         bounds = self.bounds(rows)
-        if len(bounds) == 1:
+        if len(bounds) == 1 or rows.bytes <= self.hold:
             return self.store(rows, groups)
         measured = _Moments(groups)
         for first, last in bounds:
@@ -168,41 +211,36 @@ def moments_of(tensor: Tensor, groups: int) -> Moments:
 
 
 class _Moments:
-    """Mean and variance per group, merged over strips in float64 (Chan, Golub and LeVeque's update)."""
+    """Mean and variance per group of a layer, merged in float64 from those of its strips."""
 
     def __init__(self, groups: int) -> None:
         self.groups = groups
-        self.count = 0
-        self.mean: Tensor | None = None
-        self.squares: Tensor | None = None
+        self.counts: list[int] = []
+        self.parts: list[Moments] = []
 
     def add(self, strip: Tensor) -> None:
-        mean, variance = _moments(strip, self.groups)
-        count = strip[0].numel() // self.groups
-        if self.mean is None or self.squares is None:
-            self.count, self.mean, self.squares = count, mean, variance * count
-            return
-        total = self.count + count
-        difference = mean - self.mean
-        self.mean = self.mean + difference * (count / total)
-        self.squares = self.squares + variance * count + difference.square() * (self.count * count / total)
-        self.count = total
+        """Measure a strip; of half precision a few frames at a time, so that their float32 copy stays small."""
+        frames = strip.shape[2] if strip.ndim == 5 else 1
+        if strip.dtype != torch.float32 and frames > 1:
+            at_once = max(1, COPY_BYTES * frames // (strip.numel() * torch.float32.itemsize))
+            parts = strip.split(at_once, dim=2)
+        else:
+            parts = (strip,)
+        for part in parts:
+            self.counts.append(part[0].numel() // self.groups)
+            self.parts.append(_moments(part, self.groups))
 
     def result(self) -> Moments:
-        assert self.mean is not None and self.squares is not None
-        return self.mean.float(), (self.squares / self.count).float()
+        means, variances = (torch.stack(values) for values in zip(*self.parts, strict=True))
+        shares = torch.tensor(self.counts, dtype=torch.float64, device=means.device) / sum(self.counts)
+        shares = shares[:, None, None]
+        mean = (means * shares).sum(0)
+        variance = ((variances + (means - mean).square()) * shares).sum(0)
+        return mean.float(), variance.float()
 
 
 def _moments(strip: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance [N, groups] of one strip in float64, through the fused group-norm kernel.
-
-    Half-precision strips are measured frame by frame, so that their float32 copy stays small.
-    """
-    if strip.dtype != torch.float32 and strip.ndim == 5 and strip.shape[2] > 1:
-        parts = [_moments(strip[:, :, frame], groups) for frame in range(strip.shape[2])]
-        means, variances = (torch.stack(values) for values in zip(*parts, strict=True))
-        mean = means.mean(0)
-        return mean, variances.mean(0) + (means - mean).square().mean(0)
+    """Mean and variance [N, groups] of one strip in float64, through the fused group-norm kernel."""
     samples, channels = strip.shape[:2]
     positions = strip[0, 0].numel()
     # The tiny epsilon only keeps the reciprocal of a constant group finite; it is taken off again below.
