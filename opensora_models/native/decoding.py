@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from ..vae.latent_file import ENDING, save_new_latent
 from ..vae.strips import Strips
 from ..vae.video_file import (
     FORMATS,
+    KEPT,
     GroupedVideo,
     PartsMissing,
-    VideoFormat,
     VideoJob,
     exact_rate,
     unfinished_videos,
@@ -206,11 +205,13 @@ def decode_to_video(
         )
     kind, rate = FORMATS[form], exact_rate(frame_rate)
     store = Path(folder_paths.get_output_directory()) / UNFINISHED
-    job = _job(store, vae, samples, num_frames, rate, kind, quality)
+    plan = chosen_plan(vae, tile)
+    settings = {"frames": num_frames, "rate": rate, "format": kind, "quality": quality, "plan": plan}
+    job = _job(store, vae, samples, settings)
     names = (f"{latent_file.path.stem}{number}{kind.ending}" for number in ("", *range(2, 1000)))
-    with one_writer(job.parts, 2, waiting=_interrupted, tell=tell):
+    with one_writer(job.parts, 2, waiting=_interrupted, tell=tell, kept=KEPT):
         video = GroupedVideo(job.parts, kind, rate, quality, f"{job.clip} {job.settings}")
-        decoded = lambda first: decoded_groups(vae, samples, num_frames, chosen_plan(vae, tile), first)  # noqa: E731
+        decoded = lambda first: decoded_groups(vae, samples, num_frames, plan, first)  # noqa: E731
         groups = len(vae.network.decode_slices(samples.shape[2]))
         path = _complete(video, groups, decoded, lambda: latent_file.folder / next(names), metadata)
     job.finish()
@@ -218,15 +219,11 @@ def decode_to_video(
     return OutputFile(latent_file.folder, path.name, latent_file.subfolder)
 
 
-def _job(
-    store: Path, vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, rate: Fraction, kind: VideoFormat,
-    quality: int,
-) -> VideoJob:  # fmt: skip
+def _job(store: Path, vae: OpenSoraVAE, samples: Tensor, settings: Mapping[str, Any]) -> VideoJob:
     """The job of these latents; one whose decoder cannot be identified shares its parts with nobody."""
     for left in store.glob(f"*/{APART}*"):
         with suppress(OSError):
             remove_if_idle(left)
-    settings = {"frames": num_frames, "rate": rate, "format": kind, "quality": quality}
     libraries = {"av": av.__version__, "codec": av.library_versions.get("libavcodec")}
     found = model_identity({"vae": vae_parts(vae), **settings, **libraries}, _interrupted)
     job = VideoJob.of(store, samples, found.digest)

@@ -7,6 +7,7 @@ not listed here as a note of the running program counts. Where a model happens t
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..storage.identity import PLAIN_TENSORS, Identity, identity, tensor_digest
+
+logger = logging.getLogger("opensora")
 
 PATCHER_NOTES = frozenset({
     *("model", "size", "parent", "pinned", "patches_uuid", "clone_base_uuid", "cached_patcher_init"),
@@ -57,6 +60,7 @@ VAE_NOTES = frozenset({
 
 CACHE = "opensora_weights"
 SAMPLES = 64
+LARGE_BYTES = 1_000_000_000
 WORKERS = min(8, os.cpu_count() or 1)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _EMPTY = frozenset(vars(nn.Module())) - {"training", *HOOKS}
@@ -141,7 +145,9 @@ class _Describer:
 
     def _read(self, tensors: dict[str, Tensor]) -> str:
         digest = hashlib.sha256()
-        names = sorted(tensors)
+        names, size = sorted(tensors), sum(tensor.nbytes for tensor in tensors.values())
+        if size > LARGE_BYTES:
+            logger.info("Reading %.1f GB of weights once, to tell runs with them from others.", size / 1e9)
         with ThreadPoolExecutor(WORKERS) as pool:
             try:
                 for name, part in zip(names, pool.map(_tensor, (tensors[name] for name in names)), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..sampling.segments import check_overlap, join, make_segments
 from ..storage.locks import one_writer
-from ..storage.segment_store import SegmentStore
+from ..storage.segment_store import ADVICE, SegmentStore
 from ..text.segments import conditioning_of_segment
 from .clips import ClipRun, ClipSize, clip_size, latent_for, sample_clip
 from .guiders import Conditioning, given_values, with_given_frames
@@ -34,7 +35,11 @@ from .reference_inputs import (
     place_references,
 )
 
+logger = logging.getLogger("opensora")
+
 STORE_FOLDER = "opensora_segments"
+OLD_MANIFEST = "manifest.json"
+"""A file that only folders of version 0.1 have."""
 NEW_SEED, SAME_SEED = "new for every segment", "same for all"
 SEED_MODES = (NEW_SEED, SAME_SEED)
 
@@ -150,8 +155,11 @@ def _store(inputs: Inputs, video: LongVideo) -> Iterator[SegmentStore | None]:
         )
         yield None
         return
-    folder = Path(folder_paths.get_output_directory()) / STORE_FOLDER / found.digest[:16]
-    with one_writer(folder, waiting=interrupted, tell=tell):
+    store = Path(folder_paths.get_output_directory()) / STORE_FOLDER
+    if any(store.glob(f"*/{OLD_MANIFEST}")):
+        logger.info("Segments of version 0.1 in '%s' do not tell what they were made from and are not used.", store)
+    folder = store / found.digest[:16]
+    with one_writer(folder, waiting=interrupted, tell=tell, kept=ADVICE):
         yield SegmentStore(folder, found.digest)
 
 

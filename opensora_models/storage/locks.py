@@ -140,13 +140,14 @@ def one_writer(
     *,
     waiting: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = logger.info,
+    kept: str = "",
 ) -> Iterator[None]:
     """Be the only one who works in ``folder``; wait for another process, and say so once.
 
-    ``waiting`` is called again and again meanwhile and may raise to give up.
+    ``waiting`` is called again and again meanwhile and may raise to give up; ``kept`` as in ``failures.explained``.
     """
     lock = FolderLock(folder, depth)
-    with explained(folder):
+    with explained(folder, kept):
         ours = lock.take()
     if not ours:
         tell(f"Another ComfyUI works in '{shown(folder)}'; waiting until it has finished.")
@@ -155,7 +156,7 @@ def one_writer(
         while not ours:
             waiting()
             time.sleep(POLL_SECONDS)
-            with explained(folder):
+            with explained(folder, kept):
                 ours = lock.take()
     try:
         yield

@@ -16,7 +16,7 @@ from .tensors import save_file
 logger = logging.getLogger("opensora")
 
 LATENT_KEY = "latent"
-ADVICE = "finished segments are kept; or switch resume off"
+ADVICE = "finished segments stay stored; with resume off none are"
 
 
 class SegmentStore:

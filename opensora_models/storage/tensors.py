@@ -36,6 +36,7 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def is_whole(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
-    """Whether a file read from disk holds what was written; True where it has no checksum."""
-    return metadata.get(CHECKSUM) in (None, checksum(tensors, metadata))
+def expect_whole(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Raise ValueError where a file that was read is not what was written; one without checksum passes."""
+    if metadata.get(CHECKSUM) not in (None, checksum(tensors, metadata)):
+        raise ValueError("its content does not match its checksum, so it was damaged on disk; save it again.")

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checkpoint_readers import SafetensorsFile
 from ..reading import LONGEST_FILE_NAME, quoted, reading, shown
 from ..settings import parse_settings, whole_number
-from ..storage.tensors import save_file
+from ..storage.tensors import expect_whole, save_file
 from ..storage.writing import Name, write_new, write_whole
 
 FORMAT_KEY = "opensora.conditioning"
@@ -74,6 +74,7 @@ def load_conditioning(path: Path, needed: Collection[str] = ()) -> dict[str, lis
         if missing := [name for name in needed if name not in entries]:
             raise ValueError(f"it holds no {' and no '.join(missing)} conditioning; save positive and negative again.")
         tensors = dict(file.read())
+        expect_whole(tensors, file.metadata)
         return {
             name: [_put_together(f"{name}.{n}", values, tensors) for n, values in enumerate(found)]
             for name, found in entries.items()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checkpoint_readers import SafetensorsFile
 from ..reading import reading, shown
 from ..settings import parse_settings, whole_number
-from ..storage.tensors import save_file
+from ..storage.tensors import CHECKSUM, expect_whole, save_file
 from ..storage.writing import Name, write_new, write_whole
 
 ENDING = ".latent"
@@ -63,9 +63,11 @@ def load_latent(path: Path) -> tuple[Tensor, dict[str, Any]]:
                 "channels, frames, height, width] with every size at least 1."
             )
         notes = _notes(file.metadata.get(NOTES))
-        ((_, latents),) = file.read([TENSOR])
+        tensors = dict(file.read(None if CHECKSUM in file.metadata else [TENSOR]))
+        expect_whole(tensors, file.metadata)
+        latents = tensors[TENSOR].float()
         # 0.18215: what Save Latent of old ComfyUI versions multiplied with.
-        return (latents.float() if MARK in file.tensors else latents.float() / 0.18215), notes
+        return (latents if MARK in file.tensors else latents / 0.18215), notes
 
 
 def _notes(text: str | None) -> dict[str, Any]:

@@ -78,8 +78,11 @@ class VideoJob:
     @classmethod
     def of(cls, folder: Path, latents: Tensor, *settings: Any) -> VideoJob:
         """The same latents and settings give the same job."""
-        digest = hashlib.sha256(repr(settings).encode("utf-8", "surrogatepass"))
-        return cls(folder, tensor_digest(latents).hex()[:20], digest.hexdigest()[:20])
+        clip = hashlib.sha256(repr(tuple(latents.shape)).encode())
+        # As in version 0.1, whose parts have no checksums: they go with the first complete video of their clip.
+        clip.update(latents.detach().cpu().contiguous().float().numpy().tobytes())
+        exact = repr((*settings, tensor_digest(latents))).encode("utf-8", "surrogatepass")
+        return cls(folder, clip.hexdigest()[:20], hashlib.sha256(exact).hexdigest()[:20])
 
     @property
     def parts(self) -> Path:

@@ -96,6 +96,31 @@ def test_an_unchanged_run_is_taken_from_the_store_and_that_is_told(
     assert "segment 1, 2 of 2" in said[0] and folder.name in said[0] and "opensora_segments" in said[0]
 
 
+def test_segments_of_the_first_version_are_made_anew_and_that_is_told(
+    native: SimpleNamespace,
+    tiny_models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    run = Run.make(native, tiny_models)
+    whole, _ = run.result(resume=False)
+    for name in ("0123456789abcdef", run.identity().digest[:16]):
+        old = tmp_path / native.long.STORE_FOLDER / name
+        old.mkdir(parents=True)
+        (old / "manifest.json").write_text('{"run": "x"}', encoding="utf-8")
+        save_file({"latent": torch.zeros_like(whole)}, old / "segment_0000.safetensors")
+    with caplog.at_level("INFO", logger="opensora"):
+        assert torch.equal(run.result(resume=True)[0], whole)
+    said = caplog.text  # one line of each
+    assert (
+        "Segments of version 0.1 in" in said and "has no record of what it holds; it is removed and made again" in said
+    )
+
+
 STABLE = [name for name in SAMPLED if name != "APG"]  # APG keeps its running average in its function
 
 
