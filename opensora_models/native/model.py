@@ -84,7 +84,7 @@ class OpenSoraModel(comfy.model_base.BaseModel):
         return super().process_latent_in(latent)
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any) -> Tensor:
-        """Kept frames are shown to the network as they are, without noise (upstream ``schedulers/rf``)."""
+        """Kept frames are shown to the network without noise (upstream ``opensora/schedulers/rf/__init__.py``)."""
         return latent_image
 
     def memory_required(self, input_shape: list[int], cond_shapes: dict[str, list[Any]] | None = None) -> float:

@@ -2,7 +2,7 @@
 
 ``x = sigma * noise + (1 - sigma) * clean``; the model returns the clean latents it expects. One step moves ``x`` on
 the straight line through that expectation, which is the original's ``z + v * dt``. Source: upstream
-``schedulers/rf/__init__.py`` (``sample``) of releases 1.2 and 1.3.
+``opensora/schedulers/rf/__init__.py`` (``sample``) of releases 1.2 and 1.3.
 """
 
 from __future__ import annotations

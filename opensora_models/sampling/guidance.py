@@ -15,8 +15,8 @@ one, so mixing denoised latents equals mixing velocities:
 
     ``v = v_nothing + g_image (v_image - v_nothing) + g_text (v_prompt - v_image)``
 
-A branch whose weight is zero is never computed; that is exact. Source: upstream ``schedulers/rf/__init__.py`` of
-releases 1.2 and 1.3 (oscillation, flaw fix, image weighting).
+A branch whose weight is zero is never computed; that is exact. Source: upstream
+``opensora/schedulers/rf/__init__.py`` of releases 1.2 and 1.3 (oscillation, flaw fix, image weighting).
 """
 
 from __future__ import annotations

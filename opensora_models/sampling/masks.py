@@ -1,8 +1,8 @@
 """Frame masks: which latent frames a step changes, and the mask strategy text of Open-Sora 1.2.
 
 A frame mask holds one edit ratio per latent frame: 1 = made freely, 0 = kept, 0.3 = stays the reference until the
-noise level has fallen to 0.3 and is remade from there. Source: upstream ``schedulers/rf/__init__.py`` and
-``utils/inference_utils.py`` of release 1.2.
+noise level has fallen to 0.3 and is remade from there. Source: upstream ``opensora/schedulers/rf/__init__.py`` and
+``opensora/utils/inference_utils.py`` of release 1.2.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Release 1.2 (and 1.3 without condition rows) writes them into the latents together with a frame mask; release 1.3
 tells the network about them beside the noise ("given frames"). Both start from the same list of references.
-Sources: upstream ``utils/inference_utils.py`` (``append_generated``, ``prep_ref_and_mask``,
+Sources: upstream ``opensora/utils/inference_utils.py`` (``append_generated``, ``prep_ref_and_mask``,
 ``prep_ref_and_update_mask_in_loop``).
 """
 

@@ -4,7 +4,7 @@ Times are ``t`` in 0..1000 (1000 = pure noise) or ``sigma = t / 1000``. The unif
 
     ``tau' = r * tau / (1 + (r - 1) * tau)``,  ``r = sqrt(height * width / 512**2) * sqrt(f)``
 
-where ``f`` counts frames by the version's own rule (upstream: ``schedulers/rf/rectified_flow.py``,
+where ``f`` counts frames by the version's own rule (upstream: ``opensora/schedulers/rf/rectified_flow.py``,
 ``timestep_transform``). Larger and longer clips spend more of their steps at high noise.
 """
 

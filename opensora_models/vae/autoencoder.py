@@ -226,7 +226,7 @@ class OpenSora12(VideoAutoencoder):
 class OpenSora13(VideoAutoencoder):
     """Open-Sora 1.3: one causal 3-D autoencoder; neighbouring groups share a frame (``overlap``).
 
-    Source: OpenSoraVAE_V1_3 (opensora/models/vae/vae_v1_3.py of release 1.3); keys are the checkpoint's.
+    Source: OpenSoraVAE_V1_3 (opensora/models/vae_v1_3/vae.py of release 1.3); keys are the checkpoint's.
     """
 
     version: Version = "1.3"

@@ -1,6 +1,6 @@
 """The causal 3-D autoencoder of Open-Sora 1.3: 17 frames to 5 latent frames of 16 channels and back.
 
-Source: opensora/models/vae/vae_v1_3.py of release 1.3 (encoder, decoder, resampling and attention blocks).
+Source: opensora/models/vae_v1_3 of release 1.3 (encoder.py, decoder.py and modules/).
 """
 
 from __future__ import annotations
