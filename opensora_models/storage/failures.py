@@ -75,7 +75,7 @@ def _sentence(path: Path | str, reason: str, advice: str, kept: str) -> str:
 
 def _reason(error: OSError, path: Path | str) -> tuple[str, str]:
     if isinstance(error, (NotADirectoryError, FileExistsError)):
-        return f"'{shown(_in_the_way(Path(path)))}' is no folder", "move it away or choose another file name"
+        return f"'{shown(_in_the_way(Path(path)))}' is no folder", "move it away or choose another folder"
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         reason, advice = REASONS[error.errno or 0]
         return f"{reason}{_free(Path(path))}", advice

@@ -162,6 +162,15 @@ def one_writer(
         yield
     finally:
         lock.release()
+        with suppress(OSError):
+            _remove_if_empty(folder, depth)
+
+
+def _remove_if_empty(folder: Path, depth: int) -> None:
+    """Leave nothing behind where nothing was stored."""
+    if set(os.listdir(folder)) <= {LOCK, WANTED} and remove_if_idle(folder, ours=True):
+        for level in [*folder.parents][: depth - 1]:
+            level.rmdir()
 
 
 def remove_if_idle(folder: Path, ours: bool = False) -> bool:

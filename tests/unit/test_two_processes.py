@@ -226,7 +226,7 @@ def test_whatever_lies_in_the_place_of_the_lock(damage: str, tmp_path: Path) -> 
     outside, folder = tmp_path / "outside", tmp_path / "store" / "run"
     outside.mkdir()
     with one_writer(folder):
-        pass
+        (folder / "piece").touch()
     ANYWHERE[damage](folder / LOCK, outside)
     left = sorted(path.name for path in outside.iterdir())
     for _ in range(2):
@@ -270,6 +270,15 @@ def test_a_disk_without_locks_is_locked_elsewhere(tmp_path: Path, monkeypatch: p
     with one_writer(folder):
         assert not FolderLock(folder).take() and not remove_if_idle(folder)
     assert FolderLock(folder).take()
+
+
+def test_where_nothing_was_stored_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), one_writer(tmp_path / "store" / "clip" / "settings", 2):
+        raise KeyboardInterrupt
+    assert list((tmp_path / "store").iterdir()) == []
+    with one_writer(tmp_path / "store" / "clip" / "settings", 2):
+        (tmp_path / "store" / "clip" / "settings" / "piece").touch()
+    assert len(list((tmp_path / "store" / "clip" / "settings").iterdir())) == 2
 
 
 def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
