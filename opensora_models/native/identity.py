@@ -12,18 +12,19 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import comfy.context_windows
 import comfy.hooks
+import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ..storage.identity import PLAIN_TENSORS, Identity, identity, tensor_digest
+from ..storage.identity import PLAIN_TENSORS, Identity, Unknown, identity, tensor_digest
 
 logger = logging.getLogger("opensora")
 
@@ -91,6 +92,7 @@ class _Describer:
 
     def __init__(self, between: Callable[[], None]) -> None:
         self.between = between
+        self._open: list[ModelPatcher] = []
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, ModelPatcher):
@@ -102,15 +104,26 @@ class _Describer:
                 return [type(value), {name: item for name, item in vars(value).items() if name not in names}]
         return NotImplemented
 
-    def _patcher(self, patcher: ModelPatcher) -> list[Any]:
+    def _patcher(self, patcher: ModelPatcher) -> str:
+        """Digest of a patcher and its model, taken while nothing is injected. Raises Unknown."""
+        if patcher in self._open:
+            return "the patcher around"
         own = {name: item for name, item in vars(patcher).items() if name not in PATCHER_NOTES}
         # The order of weights says nothing, and may depend on how a file was read.
         own["patches"] = dict(sorted(own.get("patches", {}).items()))
         weights = {name: kept.weight for name, kept in patcher.backup.items()}
         weights |= getattr(patcher, "backup_buffers", {})
         weights |= {name: kept[0] for name, kept in getattr(patcher, "hook_backup", {}).items()}
-        with _as_loaded(patcher.model):
-            return [own, self._module(patcher.model, weights, dict(patcher.object_patches_backup))]
+        self._open.append(patcher)
+        try:
+            with _not_injected(patcher):
+                model = self._module(patcher.model, weights, dict(patcher.object_patches_backup))
+                found = identity({"patcher": own, "network": model}, self)
+        finally:
+            self._open.remove(patcher)
+        if found.unknown:
+            raise Unknown(found.unknown[0])
+        return found.digest
 
     def _module(self, module: nn.Module, weights: Mapping[str, Tensor], objects: Mapping[str, Any]) -> dict[str, Any]:
         """Class and attributes of every part by its name, and a digest of all weights.
@@ -172,19 +185,25 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
         # What a compiler keeps beside a module is not the module's; that it compiles is among the options.
         if not type(part).__module__.startswith("torch._dynamo"):
             for name, value in vars(part).items():
-                if name not in _EMPTY and not MODULE_NOTES.fullmatch(name):
+                if name not in _EMPTY and not MODULE_NOTES.fullmatch(name) and not _is_own(part, name, value):
                     # Hooks are kept under numbers that count the hooks of the whole process.
                     yield f"{start}{name}", list(value.values()) if name in HOOKS else value
         for name, value in (*part._parameters.items(), *part._buffers.items()):
             yield f"{start}{name}", value
 
 
+def _is_own(part: nn.Module, name: str, value: Any) -> bool:
+    """Whether an attribute is only the class's own method, as it stays behind when an injection is taken back."""
+    own = getattr(type(part), name, None)
+    return own is not None and getattr(value, "__self__", None) is part and getattr(value, "__func__", None) is own
+
+
 @contextmanager
-def _as_loaded(model: Any) -> Iterator[None]:
-    """``model`` without what the patcher that used it last has injected into its modules."""
-    user = getattr(model, "current_patcher", None)
-    if user is None or not hasattr(user, "use_ejected"):
+def _not_injected(patcher: ModelPatcher) -> Iterator[None]:
+    """The model without what any patcher that has it loaded has injected into its modules."""
+    loaded = [each.model for each in comfy.model_management.current_loaded_models]
+    users = [patcher, *(each for each in loaded if getattr(each, "model", None) is patcher.model)]
+    with ExitStack() as ejected:
+        for user in users:
+            ejected.enter_context(user.use_ejected())
         yield
-    else:
-        with user.use_ejected():
-            yield

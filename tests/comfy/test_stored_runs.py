@@ -121,10 +121,11 @@ def test_segments_of_the_first_version_are_made_anew_and_that_is_told(
     )
 
 
+MORE = ("SLG", "RescaleCFG", "CFG-Zero*", "our shift", "hook", "bypass lora", "merge", "compile")
 STABLE = [name for name in SAMPLED if name != "APG"]  # APG keeps its running average in its function
 
 
-@pytest.mark.parametrize("change", [*STABLE, "SLG", "RescaleCFG", "CFG-Zero*", "our shift", "hook"])
+@pytest.mark.parametrize("change", [*STABLE, *MORE])
 def test_sampling_does_not_change_what_a_run_is(change: str, native: SimpleNamespace, tiny_models: Path) -> None:
     plain = Run.make(native, tiny_models)
     before = plain.identity()

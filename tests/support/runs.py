@@ -139,6 +139,36 @@ def lora(value: float, strength: float) -> Callable[[Any], Any]:
     return patch
 
 
+def bypass(strength: float) -> Callable[[Any], Any]:
+    """A LoRA that is computed beside the weights, by injections."""
+
+    def patch(model: Any) -> Any:
+        import comfy.sd
+
+        if not hasattr(comfy.sd, "load_bypass_lora_for_models"):
+            pytest.skip("this ComfyUI has no bypass mode")
+        name = "diffusion_model.final_layer.linear"
+        height, width = model.model.state_dict()[f"{name}.weight"].shape
+        weights = {f"{name}.lora_up.weight": randn(height, 2), f"{name}.lora_down.weight": randn(2, width)}
+        return comfy.sd.load_bypass_lora_for_models(model, None, weights, strength, 0.0)[0]
+
+    return patch
+
+
+def merged(run: Run, share: float) -> Run:
+    """Merged with the same model, read again, one large weight of which was changed."""
+    other = weight_changed(Run.make(run.native, run.models, run.version)).inputs.model
+    return run.patched(node("nodes_model_merging", "ModelMergeSimple", other, share))
+
+
+def compiled(model: Any) -> Any:
+    """The model behind a compiler that compiles nothing."""
+    helpers = pytest.importorskip("comfy_api.torch_helpers")
+    clone = model.clone()
+    helpers.set_torch_compile_wrapper(clone, backend="eager")
+    return clone
+
+
 def option(name: str, value: Any) -> Callable[[Any], Any]:
     """An entry of the transformer options."""
 
@@ -295,6 +325,12 @@ CHANGES: dict[str, Callable[[Run], Run]] = {
     "transformer option, tensor": patched(option("scale", torch.zeros(2))),
     "transformer option, other tensor": patched(option("scale", torch.tensor([0.0, -0.0]))),
     "transformer option, tensor of bf16": patched(option("scale", torch.zeros(2).bfloat16())),
+    "bypass lora": patched(lambda model: bypass(0.7)(model)),
+    "bypass lora strength": patched(lambda model: bypass(0.6)(model)),
+    "merge": lambda run: merged(run, 0.5),
+    "merge, other share": lambda run: merged(run, 0.4),
+    "compile": patched(lambda model: compiled(model)),
+    "DifferentialDiffusion": patched(node("nodes_differential_diffusion", "DifferentialDiffusion", 1.0)),
     "future attribute of the patcher": patched(attached("new_kind_of_patches", {"a": [1.0]})),
     "future attribute of the patcher, other": patched(attached("new_kind_of_patches", {"a": [2.0]})),
     "future attribute of the model": set_on_model("new_setting", 3),
