@@ -150,7 +150,7 @@ def _factor(settings: Settings, default: int, *names: str) -> int:
     if factor & (factor - 1):
         below = 1 << (factor.bit_length() - 1)
         near = below if factor - below <= 2 * below - factor else 2 * below
-        raise ValueError(f"{names[0]} is {factor}; expected a power of two, the nearest is {near}.")
+        raise ValueError(f"{names[0]} is {factor}; expected a power of two; the nearest good value is {near}.")
     return factor
 
 

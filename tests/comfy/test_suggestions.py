@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from opensora.opensora_models.releases import known as releases  # noqa: E402
 from opensora.opensora_models.releases import sizes as release_sizes  # noqa: E402
 from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments  # noqa: E402
 from opensora.opensora_models.text import suffixes, wording  # noqa: E402
-from opensora.opensora_models.vae import file_settings, guards, statistics  # noqa: E402
+from opensora.opensora_models.vae import file_settings, guards, statistics, tiled, tiled_files  # noqa: E402
 
 pytestmark = [pytest.mark.comfy]
 
@@ -248,7 +249,27 @@ def test_motion_of_prompts() -> None:
         follows(suffixes.read_motion, text, str)
 
 
+def test_clips_and_tiles_of_the_high_compression_autoencoder() -> None:
+    with torch.device("meta"):
+        network = tiled.OpenSora20HighCompression()
+    space = network.space_factor
+    for number in whole_numbers(12, count=20):
+        follows(lambda n: network.encode_layout((n, space, space)), number)
+        follows(lambda n: network.encode_layout((1, n, space)), number)
+        if number > 0:
+            size = tiled.Tiling(spatial=True, temporal=False, size=number)
+            follows(lambda n: tiles_are_even(network, replace(size, size=n)), number)  # noqa: B023
+        follows(lambda n: tiled_files._factor({"factor": n}, 4, "factor"), number)
+
+
+def tiles_are_even(network: Any, tiling: Any) -> None:
+    network.tiling = tiling
+    network.expect_even_tiles()
+
+
 SWEPT = {
+    "opensora_models/vae/tiled.py": tiled,
+    "opensora_models/vae/tiled_files.py": tiled_files,
     "opensora_models/settings.py": settings,
     "opensora_models/vae/file_settings.py": file_settings,
     "opensora_models/mmdit/tokens.py": tokens,
@@ -279,7 +300,7 @@ def test_no_suggestion_is_left_out() -> None:
     suggesting = {
         path.relative_to(PACK_ROOT).as_posix()
         for path in files
-        if re.search(r"the nearest", path.read_text(encoding="utf-8"))
+        if re.search(r"the nearest (?:good|is|it|number|length|allowed)", path.read_text(encoding="utf-8"))
     }
     assert guidance and schedule  # their sentences name the allowed range, no value
     assert suggesting - set(SWEPT) == set()
