@@ -62,11 +62,11 @@ class Need(NamedTuple):
 # In one piece, by strips, by lean strips. Fitted to allocated bytes in float32 with strips of 1/8 to 1/48 of a layer.
 _DECODE = {
     "1.2": (Need(7.0), Need(3.1, 7.0), Need(1.5, 16.0)),
-    "1.3": (Need(9.4), Need(2.4, 10.0), Need(1.55, 17.0)),
+    "1.3": (Need(9.4), Need(2.4, 7.0), Need(1.45, 5.0)),
 }
 _ENCODE = {
     "1.2": (Need(5.0), Need(2.05, 5.0), Need(1.4, 8.0)),
-    "1.3": (Need(7.2), Need(2.1, 6.5), Need(1.4, 8.0)),
+    "1.3": (Need(7.2), Need(2.1, 6.5), Need(1.25, 4.5)),
 }
 # Layers of twice the filters at latent size that v1.2's temporal stage holds at once.
 _TEMPORAL = {"decode": 10.0, "encode": 8.0}

@@ -47,13 +47,16 @@ def channel_norm(channels: int, operations: Any) -> nn.Module:
 
 def channel_normed(norm: nn.Module, x: Tensor, *, in_place: bool = False) -> Tensor:
     """x / sqrt(mean of x² over channels + eps) · weight + bias of [B, C, T, H, W], computed in float32."""
-    shape = (-1, 1, 1)
-    weight, bias = (values.view(shape) for values in affine(norm, x))
-    out = x if in_place and not x.requires_grad else torch.empty_like(x)
-    for frame in range(x.shape[2]):  # so that the float32 copies stay small
-        values = x[:, :, frame].float()
-        scale = values.square().mean(dim=1, keepdim=True).add_(norm.eps).rsqrt_()
-        out[:, :, frame] = torch.addcmul(bias, values * scale, weight)
+    weight, bias = (values.view(-1, 1, 1) for values in affine(norm, x))
+    if x.requires_grad:
+        mean = x.float().square().mean(dim=1, keepdim=True)
+        unit = x.float() * torch.rsqrt(mean + norm.eps)
+        return (unit * weight.unsqueeze(1) + bias.unsqueeze(1)).to(x.dtype)
+    out = x if in_place else torch.empty_like(x)
+    for frame in range(x.shape[2]):  # so that there is one small float32 copy
+        values = x[:, :, frame].to(torch.float32, copy=True)
+        mean = torch.linalg.vector_norm(values, dim=1, keepdim=True).square_().div_(x.shape[1])
+        out[:, :, frame] = values.mul_(mean.add_(norm.eps).rsqrt_()).mul_(weight).add_(bias)
     return out
 
 

@@ -42,7 +42,7 @@ class Rows:
         self.element_size = element_size
         self.tensor = tensor
         self.moments = moments
-        self._through = 0
+        self._through = 0  # bytes of the widest layer on the way, for each row
 
     @property
     def height(self) -> int:
@@ -54,7 +54,7 @@ class Rows:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of the widest layer that is computed on the way to these rows."""
+        """Bytes of one row of the widest layer that is read or computed on the way to these rows."""
         return max(self.bytes // self.height, self._through)
 
     @classmethod
@@ -71,8 +71,7 @@ class Rows:
     def computed(self, shape: tuple[int, ...], read: Callable[[int, int], Tensor]) -> Rows:
         """Rows of another shape that are computed from these."""
         rows = Rows(shape, read, element_size=self.element_size)
-        if self.tensor is None:
-            rows._through = self.row_bytes * self.height // rows.height
+        rows._through = self.row_bytes * self.height // rows.height
         return rows
 
 

@@ -92,18 +92,32 @@ def dc_ae_config(shapes: Shapes, settings: Settings | None = None) -> DcAeConfig
     settings = settings or {}
     stages = _count(shapes, "encoder.stages.")
     attention = tuple(_attention_block(shapes, stage) is not None for stage in range(stages))
+    widths = tuple(_width(shapes, stage) for stage in range(stages))
+    latents = _shape(shapes, "encoder.project_out.main.op_list.0.conv.weight")[0]
+    _expect_folding(widths, latents)
     return DcAeConfig(
-        widths=tuple(_width(shapes, stage) for stage in range(stages)),
+        widths=widths,
         encoder_blocks=tuple(_blocks(shapes, "encoder", stage, stages) for stage in range(stages)),
         decoder_blocks=tuple(_blocks(shapes, "decoder", stage, stages) for stage in range(stages)),
         attention=attention,
         # The last two steps halve the frames.
         time_stages=tuple(range(max(0, stages - 3), stages - 1)),
-        latent_channels=_shape(shapes, "encoder.project_out.main.op_list.0.conv.weight")[0],
+        latent_channels=latents,
         channels=_shape(shapes, "encoder.project_in.conv.weight")[1],
         scale=_scale(settings, 1.0, "scale", "scaling_factor"),
         **(_attention_sizes(shapes, attention.index(True)) if any(attention) else {}),
     )
+
+
+def _expect_folding(widths: tuple[int, ...], latents: int) -> None:
+    """The shortcuts fold four pixels of a channel into the next stage's channels, and back."""
+    for narrow, wide in zip(widths, widths[1:], strict=False):
+        if 4 * narrow % wide or 4 * wide % narrow:
+            raise ValueError(f"its stages of {narrow} and {wide} channels cannot follow each other.")
+    if widths[-1] % latents:
+        raise ValueError(
+            f"its last stage has {widths[-1]} channels, which is no multiple of its {latents} latent ones."
+        )
 
 
 def _attention_block(shapes: Shapes, stage: int) -> str | None:

@@ -64,7 +64,7 @@ def test_tensors_are_those_of_the_released_file() -> None:
         TINY,
         dataclasses.replace(TINY, encoder_blocks=(2, 1, 3, 1, 2), decoder_blocks=(1, 2, 1, 3, 1), channels=1),
         DcAeConfig((8, 16, 16, 32, 32, 64), (1,) * 6, (2,) * 6, latent_channels=16),
-        DcAeConfig((4, 8, 8, 12), (1,) * 4, (1,) * 4, (False,) * 4, (1, 2), latent_channels=2),
+        DcAeConfig((4, 8, 8, 16), (1,) * 4, (1,) * 4, (False,) * 4, (1, 2), latent_channels=2),
     ],
     ids=str,
 )
@@ -78,6 +78,16 @@ def test_settings_are_read_from_shapes(config: DcAeConfig) -> None:
     )
     with pytest.raises(ValueError, match="scale is 0; expected a number above 0"):
         dc_ae_config(shapes, {"scaling_factor": 0})
+
+
+def test_files_whose_stages_do_not_fit_are_told() -> None:
+    with torch.device("meta"):
+        shapes = shapes_of(OpenSora20HighCompression(dataclasses.replace(TINY, widths=(4, 4, 8, 8, 12))))
+    with pytest.raises(ValueError, match="stages of 8 and 12 channels cannot follow each other"):
+        dc_ae_config(shapes)
+    del shapes["encoder.project_out.main.op_list.0.conv.weight"]
+    with pytest.raises(ValueError, match="lacks 'encoder.project_out.main.op_list.0.conv.weight'"):
+        dc_ae_config(shapes)
 
 
 # -- Sizes -----------------------------------------------------------------------------------------------------------
