@@ -154,7 +154,7 @@ def test_attention_in_blocks_equals_the_whole(causal: bool, monkeypatch: pytest.
 def test_statistics_of_strips_are_those_of_the_layer() -> None:
     """Also where the mean is far from zero, which naive sums of squares do not survive."""
     x = 1000 + torch.randn(2, 8, 3, 30, 5, generator=torch.Generator().manual_seed(4))
-    rows = Strips(1).store(Rows.of(torch.zeros(1)).computed(tuple(x.shape), lambda a, b: x[..., a:b, :].clone()), 4)
+    rows = Strips(1).store(Rows.of(torch.zeros(1, 1)).computed(tuple(x.shape), lambda a, b: x[..., a:b, :].clone()), 4)
     values = x.double().reshape(2, 4, -1)
     mean, variance = rows.moments
     torch.testing.assert_close(mean.double(), values.mean(-1), rtol=1e-6, atol=1e-3)
