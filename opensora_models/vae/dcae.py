@@ -164,10 +164,10 @@ class Enlargement(nn.Module):
     def __init__(self, width: int, out: int, factors: Factors, *, operations: Any = nn) -> None:
         super().__init__()
         self.factors, self.out = factors, out
-        axes: tuple[Doubling, ...] = ("several" if factors[0] == 2 else "same", "centred", "centred")
+        self.axes: tuple[Doubling, ...] = ("several" if factors[0] == 2 else "same", "centred", "centred")
         self.main = nn.Module()
         self.main.conv = nn.Module()
-        self.main.conv.conv = doubling_convolution(operations.Conv3d, axes)(width, out, 3)
+        self.main.conv.conv = doubling_convolution(operations.Conv3d, self.axes)(width, out, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.doubled(x, 1, 1).add_(self.shortcut(x))
