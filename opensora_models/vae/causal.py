@@ -100,11 +100,6 @@ class _Level(nn.Module):
             x = block(x)
         return self.step(x) if self.step is not None else x
 
-    def strips(self, x: Rows, plan: Strips) -> Rows:
-        for block in self.block:
-            x = block.strips(x, plan)
-        return x
-
 
 class CausalEncoder(nn.Module):
     """Pixels [B, 3, T, H, W] to mean and log variance [B, 2C, ceil(T/4), h, w]."""
@@ -112,6 +107,7 @@ class CausalEncoder(nn.Module):
     def __init__(self, config: CausalConfig, operations: Any) -> None:
         super().__init__()
         self.groups = config.groups
+        self.widths = config.widths
         self.conv_in = CausalConv3d(3, config.width, operations=operations)
         self.down = nn.ModuleList()
         channels = config.width
@@ -137,7 +133,8 @@ class CausalEncoder(nn.Module):
         """The same by strips."""
         rows = plan.store(_converted(self.conv_in, Rows.of(x)), self.groups)
         for level in self.down:
-            rows = level.strips(rows, plan)
+            for block in level.block:
+                rows = block.strips(rows, plan)
             if level.step is not None:
                 rows = plan.store(stepped_down(level.step, rows), self.groups)
         rows = self.mid.strips(rows, plan)
@@ -152,7 +149,7 @@ class CausalDecoder(nn.Module):
         super().__init__()
         self.groups = config.groups
         self.extra_frames = config.factor - 1
-        widths = config.widths
+        self.widths = widths = config.widths
         channels = widths[-1]
         self.conv_in = CausalConv3d(config.latent_channels, channels, operations=operations)
         self.mid = _Middle(config, operations)
@@ -188,7 +185,9 @@ class CausalDecoder(nn.Module):
         rows = plan.store(_converted(self.conv_in, Rows.of(z)), self.groups)
         rows = self.mid.strips(rows, plan)
         for level in reversed(self.up):
-            rows = level.strips(rows, plan)
+            # One loop here, so that nothing holds the rows a level began with once its first block is done.
+            for block in level.block:
+                rows = block.strips(rows, plan)
             if isinstance(level.step, Upsample3d):
                 rows = level.step.strips(rows, plan)
             elif level.step is not None:

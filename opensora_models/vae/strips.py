@@ -144,6 +144,7 @@ class Strips:
             if target is None:
                 target = _empty(strip, rows.shape)
             target[..., first:last, :] = strip
+            del strip  # or it would stay until the next one is computed
         return Rows.of(target, None if measured is None else measured.result())
 
     def keep(self, rows: Rows, groups: int) -> Rows:
