@@ -2,7 +2,8 @@
 
 Both video autoencoders work on groups of 17 frames that become 5 latent frames. In 1.2 the groups lie side by
 side; in 1.3 neighbouring groups share one frame, so a clip of n groups has 16·n + 1 frames.
-Source: the pipelines' ``get_latent_size`` and ``encode`` (opensora/models/vae of releases 1.2 and 1.3).
+Source: the pipelines' ``get_latent_size`` and ``encode`` (opensora/models/vae/vae.py of release 1.2,
+opensora/models/vae_v1_3/vae.py of release 1.3).
 """
 
 from __future__ import annotations

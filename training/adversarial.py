@@ -1,6 +1,7 @@
 """Adversarial losses and what balances them against the reconstruction.
 
-Sources: Open-Sora's opensora/models/vae/losses.py (1.2, 1.3, 2.0). R and K are the logits on real and made clips.
+Sources: opensora/models/vae/losses.py of releases 1.2 and 2.0, opensora/models/vae_v1_3/losses.py of release 1.3. R and
+K are the logits on real and made clips.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LPIPS: a distance between pictures that follows the eye, measured in the features of a VGG16 (arXiv 1801.03924).
 
 The structure only: real weights are ImageNet's VGG16 and the public LPIPS linear layers; ``load_state_dict`` takes
-both under upstream's keys. Source: opensora/models/vae/lpips.py.
+both under upstream's keys. Source: opensora/models/vae/lpips.py of release 2.0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The encoder's Gaussian as training needs it: Kullback-Leibler divergence and likelihood.
 
-Sources: DiagonalGaussianDistribution of Open-Sora 1.2/1.3 (opensora/models/vae/utils.py) and of 2.0
-(opensora/models/vae/utils.py there), which differ in the axes they sum over.
+Sources: DiagonalGaussianDistribution (opensora/models/vae/utils.py of releases 1.2, 1.3 and 2.0), which in 2.0 sums
+over other axes.
 """
 
 from __future__ import annotations

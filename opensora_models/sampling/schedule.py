@@ -4,8 +4,9 @@ Times are ``t`` in 0..1000 (1000 = pure noise) or ``sigma = t / 1000``. The unif
 
     ``tau' = r * tau / (1 + (r - 1) * tau)``,  ``r = sqrt(height * width / 512**2) * sqrt(f)``
 
-where ``f`` counts frames by the version's own rule (upstream: ``opensora/schedulers/rf/rectified_flow.py``,
-``timestep_transform``). Larger and longer clips spend more of their steps at high noise.
+where ``f`` counts frames by the version's own rule. Larger and longer clips spend more of their steps at high noise.
+Source: upstream ``timestep_transform`` (``opensora/schedulers/rf/rectified_flow.py`` of release 1.2,
+``opensora/schedulers/rf/time_sampler.py`` of release 1.3).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Numbers fixed by the trained autoencoders: how latents are brought to unit size for the diffusion model.
 
 A LATENT carries the autoencoder's own latents; ``normalise`` is what the diffusion model wants to see. The values
-are constants of Open-Sora's program (v1.2: also stored in the checkpoint as ``shift`` and ``scale``).
+are constants of Open-Sora's program (v1.2: also stored in the checkpoint as ``shift`` and ``scale``). Sources:
+opensora/models/vae/vae.py of release 1.2, opensora/models/vae_v1_3/constants.py of release 1.3.
 """
 
 from __future__ import annotations
