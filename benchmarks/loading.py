@@ -60,8 +60,8 @@ def measure(path: Path, dtype: str, core: bool) -> dict[str, float]:
     use_comfyui()
     import comfy.sd
 
-    from opensora.opensora_models.native import core_detection
-    from opensora.opensora_models.native.model_loading import load_model
+    from opensora.opensora_models.native.core import detection as core_detection
+    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
 
     core_detection.register()
     before, started = resident_bytes(), time.perf_counter()

@@ -33,8 +33,8 @@ from opensora.opensora_models.mmdit.keys import to_checkpoint_key  # noqa: E402
 from opensora.opensora_models.mmdit.network import MMDiT  # noqa: E402
 from opensora.opensora_models.mmdit.tokens import reference_features  # noqa: E402
 from opensora.opensora_models.releases.arithmetic import mmdit_operations  # noqa: E402
+from opensora.opensora_models.releases.flow_shift import flow_shift  # noqa: E402
 from opensora.opensora_models.releases.known import RELEASES  # noqa: E402
-from opensora.opensora_models.sampling.flow_shift import flow_shift  # noqa: E402
 from opensora.opensora_models.sampling.guidance import Branch  # noqa: E402
 from opensora.opensora_models.sampling.schedule import sigmas  # noqa: E402
 from opensora.opensora_models.sampling.three_rows import rows_of, run_scales, walk  # noqa: E402

@@ -26,7 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
-from opensora.opensora_models.cost import NetworkSize, operations_per_row  # noqa: E402
+from opensora.opensora_models.releases.stdit3_cost import NetworkSize, operations_per_row  # noqa: E402
 from opensora.opensora_models.stdit3.config import XL_V12, XL_V13  # noqa: E402
 from opensora.opensora_models.stdit3.keys import to_checkpoint_key  # noqa: E402
 from opensora.opensora_models.stdit3.network import STDiT3  # noqa: E402

@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..opensora_models.native import decoding
-from ..opensora_models.native.decoding import AUTO, TILE_SIZES, own_vae
 from ..opensora_models.native.files import LATENTS
+from ..opensora_models.native.vae import decoding
+from ..opensora_models.native.vae.decoding import AUTO, TILE_SIZES, own_vae
 from ..opensora_models.vae.latent_file import load_latent
 from ..opensora_models.vae.video_file import FORMATS
 from .door import OpenSoraNode

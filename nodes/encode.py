@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models.native.decoding import AUTO, TILE_SIZES, encode_images, own_vae
+from ..opensora_models.native.vae.decoding import AUTO, TILE_SIZES, encode_images, own_vae
 from .door import OpenSoraNode
 
 TILE_TOOLTIP = (

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..opensora_models.native.files import Files
-from ..opensora_models.output_names import check_prefix
+from ..opensora_models.storage.output_names import check_prefix
 from .door import OpenSoraNode
 
 PREFIX = "filename_prefix"

@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..opensora_models.native.clips import model_version
-from ..opensora_models.native.guiders import Conditioning, OpenSoraGuider, limited_to, patch_guidance
-from ..opensora_models.native.samplers import sampler
+from ..opensora_models.native.sampling.clips import model_version
+from ..opensora_models.native.sampling.guiders import Conditioning, OpenSoraGuider, limited_to, patch_guidance
+from ..opensora_models.native.sampling.samplers import sampler
 from ..opensora_models.sampling.guidance import DEFAULT_FORCE_STEPS, Guidance
 from .door import OpenSoraNode
 from .sigmas import CATEGORY

@@ -6,16 +6,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.clips import ClipRun, Latent
-from ..opensora_models.native.guiders import Conditioning
-from ..opensora_models.native.long_video import (
+from ..opensora_models.native.sampling.clips import ClipRun, Latent
+from ..opensora_models.native.sampling.guiders import Conditioning
+from ..opensora_models.native.sampling.long_video import (
     SEED_MODES,
     Inputs,
     LongVideo,
     check_long_video,
     sample_long_video,
 )
-from ..opensora_models.native.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
+from ..opensora_models.native.sampling.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
 from .door import OpenSoraNode
 from .references import references_input
 from .sampling import preset_inputs, run_inputs

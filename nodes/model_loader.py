@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..opensora_models.native.files import MODELS
-from ..opensora_models.native.model_loading import WEIGHT_DTYPES, load_model
-from ..opensora_models.variants import Choices
+from ..opensora_models.native.model.loading import WEIGHT_DTYPES, load_model
+from ..opensora_models.stdit3.settings import Choices
 from .door import OpenSoraNode
 from .files import FileInput
 

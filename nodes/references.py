@@ -8,10 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..opensora_models.native.clips import ClipSize, Latent, clip_size
-from ..opensora_models.native.guiders import Conditioning
 from ..opensora_models.native.messages import tell, told
-from ..opensora_models.native.reference_inputs import (
+from ..opensora_models.native.sampling.clips import ClipSize, Latent, clip_size
+from ..opensora_models.native.sampling.guiders import Conditioning
+from ..opensora_models.native.sampling.reference_inputs import (
     AUTOMATIC,
     FRAME_MASK,
     METHODS,

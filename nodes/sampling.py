@@ -7,7 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.clips import (
+from ..opensora_models.native.messages import tell, told
+from ..opensora_models.native.sampling.clips import (
     AUTOMATIC,
     GUIDANCE_PRESETS,
     ClipRun,
@@ -16,9 +17,8 @@ from ..opensora_models.native.clips import (
     latent_for,
     sample_clip,
 )
-from ..opensora_models.native.guiders import Conditioning
-from ..opensora_models.native.messages import tell, told
-from ..opensora_models.native.reference_inputs import ReferenceChain, check_clip, method_for, place_references
+from ..opensora_models.native.sampling.guiders import Conditioning
+from ..opensora_models.native.sampling.reference_inputs import ReferenceChain, check_clip, method_for, place_references
 from .door import OpenSoraNode
 from .references import references_input
 from .sigmas import CATEGORY

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models.native.clips import Latent, clip_shift, clip_sigmas, clip_size
-from ..opensora_models.native.samplers import patch_shift
+from ..opensora_models.native.sampling.clips import Latent, clip_shift, clip_sigmas, clip_size
+from ..opensora_models.native.sampling.samplers import patch_shift
 from .door import OpenSoraNode
 
 PRECISIONS = {"exact": torch.float32, "as released (bfloat16)": torch.bfloat16}

@@ -7,10 +7,12 @@ import logging
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models import cost, frames, sizes
-from ..opensora_models.frames import Version, check_length
 from ..opensora_models.native.memory import check_latents_fit
 from ..opensora_models.native.messages import tell
+from ..opensora_models.releases import groups as frames
+from ..opensora_models.releases import printed_sizes as sizes
+from ..opensora_models.releases import stdit3_cost as cost
+from ..opensora_models.releases.groups import Version, check_length
 from .door import OpenSoraNode
 
 IMAGE = "image"

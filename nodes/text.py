@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.text_encoding import check_prompts, encode_both, null_conditioning
+from ..opensora_models.native.text.encoding import check_prompts, encode_both, null_conditioning
 from .door import OpenSoraNode
 
 CATEGORY = "Open-Sora/text"

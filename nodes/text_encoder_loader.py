@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.clip import DEVICES, PRECISIONS, load_text_encoder
 from ..opensora_models.native.files import TEXT_ENCODERS
+from ..opensora_models.native.text.clip import DEVICES, PRECISIONS, load_text_encoder
 from .door import OpenSoraNode
 from .files import FileInput
 

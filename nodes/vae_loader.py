@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.decoding import VAE_DTYPES
 from ..opensora_models.native.files import VAES
-from ..opensora_models.native.vae import load_vae
+from ..opensora_models.native.vae.decoding import VAE_DTYPES
+from ..opensora_models.native.vae.vae import load_vae
 from .door import OpenSoraNode
 from .files import FileInput
 

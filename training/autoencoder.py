@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..opensora_models.frames import FRAMES_PER_LATENT, GROUP_FRAMES, VERSIONS, Version
+from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES, VERSIONS, Version
 from ..opensora_models.vae.autoencoder import OpenSora12, OpenSora13
 from ..opensora_models.vae.causal import CausalConfig
 from ..opensora_models.vae.distribution import Posterior

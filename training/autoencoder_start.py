@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..opensora_models.frames import FRAMES_PER_LATENT, GROUP_FRAMES
+from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES
 from ..opensora_models.vae.autoencoder import OpenSora12, OpenSora13
 from ..opensora_models.vae.statistics import V12_IMAGE_SCALE, V12_SCALE, V12_SHIFT, V13_MEAN, V13_STD
 from .patch_analysis import start_from_last_frames, start_from_patches

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..opensora_models.frames import GROUP_FRAMES, VERSIONS
+from ..opensora_models.releases.groups import GROUP_FRAMES, VERSIONS
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, averaged_autoencoder, new_autoencoder
 from .captions import simple_caption

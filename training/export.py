@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..opensora_models.frames import VERSIONS, Version
+from ..opensora_models.releases.groups import VERSIONS, Version
 from ..opensora_models.stdit3.keys import to_checkpoint_key
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import averaged_autoencoder

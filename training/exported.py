@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..opensora_models.frames import Version
+from ..opensora_models.releases.groups import Version
 from ..opensora_models.stdit3.keys import from_checkpoint_key
 
 NETWORK_FILE = "diffusion_models/opensora-tiny-v{}.safetensors"

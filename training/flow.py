@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..opensora_models.frames import VERSIONS
+from ..opensora_models.releases.groups import VERSIONS
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .average import MovingAverage

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..opensora_models.frames import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version, latent_frames
+from ..opensora_models.releases.groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version, latent_frames
 from ..opensora_models.sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS, shift_for, shift_time
 from .captions import caption
 from .clip_bank import ClipBank

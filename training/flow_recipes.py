@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..opensora_models.frames import Version
+from ..opensora_models.releases.groups import Version
 from ..opensora_models.stdit3.config import RELEASED_KERNEL_SIZE, STDiT3Config
 from .flow_batches import EVERYWHERE_TURNING, FROM_MIDDLE_TURNING, HALTING, BatchConfig, buckets
 from .scenes import MOTIONS

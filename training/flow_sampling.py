@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..opensora_models.frames import latent_frames
+from ..opensora_models.releases.groups import latent_frames
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS, shift_for, timesteps
 from ..opensora_models.stdit3.conditions import GivenFrames
 from .flow_batches import Bucket

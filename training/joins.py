@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..opensora_models.frames import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP
+from ..opensora_models.releases.groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .captions import simple_caption

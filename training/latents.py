@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..opensora_models.frames import FRAMES_PER_LATENT, GROUP_FRAMES, Version
+from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES, Version
 from ..opensora_models.vae.autoencoder import VideoAutoencoder
 from .rendering import render_frames
 from .scenes import Scene

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..opensora_models.frames import Version
+from ..opensora_models.releases.groups import Version
 from ..opensora_models.stdit3.conditions import GivenFrames
 from ..opensora_models.stdit3.network import STACK_HOOK, STDiT3
 from .flow_batches import LEAST_TEXT_LENGTH, TEXT_LENGTH, Bucket

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..opensora_models.frames import VERSIONS
+from ..opensora_models.releases.groups import VERSIONS
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder

@@ -14,7 +14,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from ..opensora_models.frames import GROUP_FRAMES
+from ..opensora_models.releases.groups import GROUP_FRAMES
 
 # RGB in 0..1. All shape colours are saturated and all backgrounds are not, so that a decoded frame can be read back.
 COLOURS = {

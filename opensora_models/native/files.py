@@ -11,9 +11,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..checkpoint import SHARD_NAME
-from ..file_tree import FileTree, is_inside, stamp
-from ..reading import LONGEST_FILE_NAME, quoted, shown
+from ..checkpoint.opening import SHARD_NAME
+from ..checkpoint.reading import LONGEST_FILE_NAME, quoted, shown
+from ..storage.file_tree import FileTree, is_inside, stamp
 from ..vae.latent_file import ENDING as LATENT_ENDING
 
 CONDITIONING_ENDING = ".conditioning.safetensors"

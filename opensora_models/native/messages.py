@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ..printable import printable
+from ..messages.printable import printable
 
 try:
     from comfy_execution.utils import get_executing_context

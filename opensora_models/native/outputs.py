@@ -11,10 +11,10 @@ from typing import Any
 
 import folder_paths
 
-from ..file_tree import is_inside
-from ..output_names import output_name
-from ..placeholders import Placeholders
-from ..reading import LONGEST_FILE_NAME, quoted
+from ..checkpoint.reading import LONGEST_FILE_NAME, quoted
+from ..storage.file_tree import is_inside
+from ..storage.output_names import output_name
+from ..storage.placeholders import Placeholders
 from .messages import tell
 
 

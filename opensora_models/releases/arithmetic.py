@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from ..cost import RELEASED as STDIT3_SIZES
-from ..cost import operations_per_row as stdit3_operations
-from ..frames import Version
 from ..mmdit.config import TIME_WIDTH, MMDiTConfig
+from .groups import Version
+from .stdit3_cost import RELEASED as STDIT3_SIZES
+from .stdit3_cost import operations_per_row as stdit3_operations
 
 LatentCells = tuple[int, int, int]
 """Latent frames, height and width."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..frames import Version, decoded_frames, latent_frames
+from .groups import Version, decoded_frames, latent_frames
 
 
 class Counting(Protocol):

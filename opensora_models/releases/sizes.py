@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
-from .. import sizes
-from ..sizes import Size
+from . import printed_sizes as sizes
+from .printed_sizes import Size
 
 RATIOS = ("2.39:1", "2:1", "16:9", "1.85:1", "9:16", "5:8", "3:2", "4:3", "1:1")
 """Aspect ratios (width:height) that 2.0 names; their reverses are known, too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..frames import (
+from ..releases.groups import (
     GROUP_FRAMES,
     GROUP_LATENTS,
     GROUP_STEP,

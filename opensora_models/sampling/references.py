@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..frames import GROUP_LATENTS
+from ..releases.groups import GROUP_LATENTS
 from .masks import FREE, KEPT, Span, Strategy, check_reference, format_strategy, overlapping, place, write_spans
 
 ALIGN: dict[str | None, int] = {"1.2": GROUP_LATENTS}

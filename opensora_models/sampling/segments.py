@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..frames import GROUP_FRAMES, GROUP_LATENTS, frames_of_groups
+from ..releases.groups import GROUP_FRAMES, GROUP_LATENTS, frames_of_groups
 from ..storage.identity import fingerprint as fingerprint
 from ..storage.segment_store import SegmentStore
 

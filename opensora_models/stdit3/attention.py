@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arithmetic import NORM_EPS
+from ..transformer.arithmetic import NORM_EPS
 from .conditions import BlockContext, PackedText
 from .config import STDiT3Config
 from .portions import in_portions

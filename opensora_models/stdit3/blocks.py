@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arithmetic import Arithmetic
+from ..transformer.arithmetic import Arithmetic
+from ..transformer.handing import own
 from .attention import CrossAttention, SelfAttention
 from .conditions import BlockContext
 from .config import STDiT3Config
-from .handing import own
 from .portions import in_portions
 
 BRANCH_HOOK = "opensora_branch_hook"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Arithmetic, Attention
+from ..transformer.arithmetic import Arithmetic, Attention
 from .positions import Rotary
 from .windows import Piece
 

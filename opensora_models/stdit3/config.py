@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ..counting import count_blocks
-from ..frames import Version
+from ..checkpoint.counting import count_blocks
+from ..releases.groups import Version
 
 Shape = tuple[int, ...]
 

@@ -32,13 +32,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import Arithmetic, Attention
+from ..transformer.arithmetic import Arithmetic, Attention
+from ..transformer.handing import own
 from .attention import SpatialAttention, TemporalAttention, WindowedAttention, plain_attention
 from .blocks import Block, FinalLayer
 from .conditions import BlockContext, GivenFrames, PackedText, pack, tile_rows
 from .config import STDiT3Config
 from .embedders import CaptionEmbedder, PatchEmbedder, ScalarEmbedder
-from .handing import own
 from .positions import PositionEmbedding2D, Rotary, RotaryEmbedding, rounded_number
 from .windows import Extent, cut
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..printable import printable
+from ..messages.printable import printable
 
 SHOWN_CHARACTERS = 200
 ELSEWHERE = "start ComfyUI with --output-directory and a folder it may write to"

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoint_readers import SafetensorsFile
-from ..reading import LONGEST_FILE_NAME, quoted, reading, shown
-from ..settings import parse_settings, whole_number
+from ..checkpoint.readers import SafetensorsFile
+from ..checkpoint.reading import LONGEST_FILE_NAME, quoted, reading, shown
+from ..checkpoint.settings import parse_settings, whole_number
 from ..storage.tensors import expect_whole, save_file
 from ..storage.writing import Name, write_new, write_whole
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from ..counting import count_blocks
-from ..reading import LONGEST_FILE_NAME
-from ..reading import quoted as in_quotes
+from ..checkpoint.counting import count_blocks
+from ..checkpoint.reading import LONGEST_FILE_NAME
+from ..checkpoint.reading import quoted as in_quotes
 from .tokens import VOCABULARY
 
 Shape = tuple[int, ...]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..frames import FRAMES_PER_LATENT, GROUP_FRAMES, Version, decoded_frames
+from ..releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES, Version, decoded_frames
 from .causal import CausalConfig, CausalDecoder, CausalEncoder
 from .distribution import Draw, Posterior, mode
 from .image import ImageAutoencoder, ImageConfig

@@ -9,14 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .doubling import Doubling, nearest
-from .layers import (
-    CausalConv3d,
-    activated,
-    attention,
-    doubling_convolution,
-    doubling_strip,
-    same_size_strip,
-)
+from .layers import CausalConv3d, activated, attention, doubling_convolution, doubling_strip, same_size_strip
 from .strips import Rows, Strips
 
 

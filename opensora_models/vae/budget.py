@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..frames import FRAMES_PER_LATENT, GROUP_FRAMES, GROUP_LATENTS, SPATIAL_FACTOR
+from ..releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES, GROUP_LATENTS, SPATIAL_FACTOR
 from .autoencoder import OpenSora12, OpenSora13, VideoAutoencoder
 from .strips import MIN_ROWS, Strips
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..frames import LATENT_CHANNELS, VERSIONS, Version, decoded_frames, latent_frames
+from ..releases.groups import LATENT_CHANNELS, VERSIONS, Version, decoded_frames, latent_frames
 
 
 def check_latents(latents: Tensor, version: Version, channels: int) -> None:

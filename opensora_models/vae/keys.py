@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..counting import count_blocks
+from ..checkpoint.counting import count_blocks
 
 PIPELINE_PREFIX = "spatial_vae.module."
 

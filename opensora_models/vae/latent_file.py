@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint_readers import SafetensorsFile
-from ..reading import reading, shown
-from ..settings import parse_settings, whole_number
+from ..checkpoint.readers import SafetensorsFile
+from ..checkpoint.reading import reading, shown
+from ..checkpoint.settings import parse_settings, whole_number
 from ..storage.tensors import CHECKSUM, expect_whole, save_file
 from ..storage.writing import Name, write_new, write_whole
 

@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, expect_shapes, expect_weights
-from ..checkpoint_kinds import SD_VAE, VAE_V12, VAE_V13
-from ..counting import count_blocks
-from ..frames import FRAMES_PER_LATENT, SPATIAL_FACTOR, Version
-from ..reading import reading
-from ..settings import Settings
+from ..checkpoint.counting import count_blocks
+from ..checkpoint.kinds import SD_VAE, VAE_V12, VAE_V13
+from ..checkpoint.opening import Checkpoint, expect_shapes, expect_weights
+from ..checkpoint.reading import reading
+from ..checkpoint.settings import Settings
+from ..releases.groups import FRAMES_PER_LATENT, SPATIAL_FACTOR, Version
 from .autoencoder import OpenSora12, OpenSora13
 from .causal import CausalConfig
 from .file_settings import groups_of, options_of

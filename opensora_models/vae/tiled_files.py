@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..counting import count_blocks
-from ..reading import shown
-from ..settings import Settings, whole_number
+from ..checkpoint.counting import count_blocks
+from ..checkpoint.reading import shown
+from ..checkpoint.settings import Settings, whole_number
 from .dcae import DcAeConfig
 from .file_settings import groups_of
 from .hunyuan import HunyuanConfig

@@ -59,7 +59,7 @@ def test_force_channels_last_is_left_out_with_a_line(
 def test_cores_own_loader_takes_the_switch_as_well(comfy: Path, tiny_models: Path, version: str) -> None:
     import comfy.sd
 
-    from opensora.opensora_models.native import core_detection
+    from opensora.opensora_models.native.core import detection as core_detection
 
     core_detection.register()
     with switched("force_channels_last"), torch.inference_mode():

@@ -31,7 +31,7 @@ LOADERS = {
 @pytest.fixture(autouse=True)
 def core_knows(comfy: Path) -> Iterator[None]:
     """Core's loaders as the pack teaches them, put back afterwards."""
-    from opensora.opensora_models.native import core_detection
+    from opensora.opensora_models.native.core import detection as core_detection
 
     before = core_detection.is_registered()
     core_detection.register()
@@ -61,9 +61,9 @@ def found(kind: str, seed: str, models: Path, version: str = "") -> Path:
 
 def ours(models: Path, seed: str, version: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of our own loaders."""
-    from opensora.opensora_models.native.clip import load_text_encoder
-    from opensora.opensora_models.native.model_loading import load_model
-    from opensora.opensora_models.native.vae import load_vae
+    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.text.clip import load_text_encoder
+    from opensora.opensora_models.native.vae.vae.vae import load_vae
 
     with torch.inference_mode():
         model = load_model(found("diffusion_models", seed, models, version))
@@ -73,7 +73,7 @@ def ours(models: Path, seed: str, version: str) -> tuple[Any, Any, Any]:
 
 def results(model: Any, clip: Any, vae: Any) -> list[Tensor]:
     """A prompt encoded, a clip sampled with it, and pictures."""
-    from opensora.opensora_models.native.model import opensora_config
+    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import opensora_config
 
     text = clip.encode_from_tokens(clip.tokenize("a red ball"))
     latents = sample(model, empty(opensora_config(model).version), [[text, {}]], [[text, {}]], steps=2)
@@ -87,9 +87,9 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize(("version", "seed"), [("1.2", "opensora-tiny"), ("1.3", "opensora-tiny"), ("1.3", "random")])
 def test_a_saved_checkpoint_works_in_core_and_in_ours(version: str, seed: str, tiny_models: Path) -> None:
-    from opensora.opensora_models.native.clip import load_text_encoder
-    from opensora.opensora_models.native.model_loading import load_model
-    from opensora.opensora_models.native.vae import OpenSoraVAE, load_vae
+    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.text.clip import load_text_encoder
+    from opensora.opensora_models.native.vae.vae.vae import OpenSoraVAE, load_vae
 
     model, clip, vae = ours(tiny_models, seed, version)
     expected = results(model, clip, vae)
@@ -204,7 +204,7 @@ def test_other_models_are_left_to_core() -> None:
     """Names of other models, among them those that share most of ours, never reach our code."""
     import comfy.sd
 
-    from opensora.opensora_models.native import core_parts
+    from opensora.opensora_models.native.core import parts as core_parts
 
     causal = {"encoder.conv_in.conv.weight": (8, 3, 3, 3, 3), "encoder.down.0.block.0.norm1.weight": (8,)}
     causal |= {"decoder.up.0.block.0.norm1.weight": (8,), "decoder.up.1.upsample.conv.conv.weight": (8, 8, 3, 3, 3)}
@@ -229,7 +229,8 @@ def test_other_models_are_left_to_core() -> None:
 def test_the_switch_leaves_core_alone(monkeypatch: pytest.MonkeyPatch, tiny_models: Path) -> None:
     import comfy.sd
 
-    from opensora.opensora_models.native import core_detection, startup
+    from opensora.opensora_models.native import startup
+    from opensora.opensora_models.native.core import detection as core_detection
 
     core_detection.register()
     core_detection.unregister()

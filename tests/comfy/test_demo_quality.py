@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from opensora.opensora_models.frames import GROUP_STEP, VERSIONS, Version
+from opensora.opensora_models.releases.groups import GROUP_STEP, VERSIONS, Version
 from opensora.training.captions import simple_caption
 from opensora.training.evaluate import prompts_for, read_rows, shares
 from opensora.training.flow_batches import FROM_MIDDLE

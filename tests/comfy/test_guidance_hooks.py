@@ -22,7 +22,7 @@ class Bench:
     """A tiny 1.3 with two prompts and, where wanted, a given frame."""
 
     def __init__(self, model: Any, given: bool) -> None:
-        from opensora.opensora_models.native import guiders
+        from opensora.opensora_models.native.sampling import guiders
 
         self.model, self.latent = model, empty("1.3", 3)
         self.positive, self.negative = conditioning(9), conditioning(4, seed=2)
@@ -31,7 +31,7 @@ class Bench:
 
     def guided(self, settings: dict[str, Any], model: Any = None) -> Tensor:
         """Through our guider."""
-        from opensora.opensora_models.native.guiders import OpenSoraGuider
+        from opensora.opensora_models.native.sampling.guiders import OpenSoraGuider
         from opensora.opensora_models.sampling.guidance import Guidance
 
         guider = OpenSoraGuider(model or self.model, Guidance(text_scale=4.0, **settings))
@@ -42,7 +42,7 @@ class Bench:
         """Through core's guider and our patch; ``after`` are other nodes behind it."""
         import comfy.samplers
 
-        from opensora.opensora_models.native.guiders import patch_guidance
+        from opensora.opensora_models.native.sampling.guiders import patch_guidance
         from opensora.opensora_models.sampling.guidance import Guidance
 
         patched = patch_guidance(model or self.model, Guidance(text_scale=1.0, **settings))
@@ -169,7 +169,7 @@ def test_the_patch_and_another_node_keep_one_another_whichever_comes_first(bench
 def test_the_settings_of_a_patch_are_told_not_to_count_in_our_guider(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from opensora.opensora_models.native.guiders import patch_guidance
+    from opensora.opensora_models.native.sampling.guiders import patch_guidance
     from opensora.opensora_models.sampling.guidance import Guidance
 
     patched = patch_guidance(bench.model, Guidance(text_scale=1.0, **SETTINGS["all"]))
@@ -180,7 +180,7 @@ def test_the_settings_of_a_patch_are_told_not_to_count_in_our_guider(
 
 
 def test_patching_twice_takes_the_last_settings(bench: Bench) -> None:
-    from opensora.opensora_models.native.guiders import patch_guidance
+    from opensora.opensora_models.native.sampling.guiders import patch_guidance
     from opensora.opensora_models.sampling.guidance import Guidance
 
     first = patch_guidance(bench.model, Guidance(text_scale=1.0, **SETTINGS["flaw fix"]))

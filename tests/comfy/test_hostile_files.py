@@ -28,7 +28,7 @@ BOUND = 90.0  # seconds for all of them
 @pytest.fixture(autouse=True)
 def loaders(comfy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loaders without T5's tokenizer, which reads no file of the person and takes a second to make."""
-    from opensora.opensora_models.native import clip
+    from opensora.opensora_models.native.text import clip
 
     monkeypatch.setattr(clip, "OpenSoraTokenizer", lambda **_: None)
 

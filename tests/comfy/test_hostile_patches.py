@@ -118,7 +118,7 @@ class Run:
     """One clip with everything a conditioning can carry, and all that must stay as it is."""
 
     def __init__(self, model: Any, version: str) -> None:
-        from opensora.opensora_models.native import guiders
+        from opensora.opensora_models.native.sampling import guiders
 
         self.model, self.noise = model, randn(*empty(version).shape, seed=5)
         self.latent = randn(*empty(version).shape, seed=6)
@@ -132,8 +132,8 @@ class Run:
         return sample(model, self.latent, self.positive, self.negative, noise=self.noise, steps=STEPS, mask=self.mask)
 
     def ours(self, model: Any, callback: Any = None) -> Tensor:
-        from opensora.opensora_models.native.guiders import OpenSoraGuider
-        from opensora.opensora_models.native.samplers import sampler
+        from opensora.opensora_models.native.sampling.guiders import OpenSoraGuider
+        from opensora.opensora_models.native.sampling.samplers import sampler
         from opensora.opensora_models.sampling.guidance import Guidance
 
         guider = OpenSoraGuider(model, Guidance(text_scale=4.0, image_scale=2.0, flaw_fix=True, fade_image=True))

@@ -49,8 +49,8 @@ def shape_of(value: Any) -> Any:
 @pytest.fixture(scope="module")
 def stock(executor: Executor, tiny_models: Path) -> dict[str, Any]:
     """One value of every type that is wired."""
-    from opensora.opensora_models.native.clip import load_text_encoder
-    from opensora.opensora_models.native.vae import load_vae
+    from opensora.opensora_models.native.text.clip import load_text_encoder
+    from opensora.opensora_models.native.vae.vae.vae import load_vae
 
     with torch.inference_mode():
         values: dict[str, Any] = {

@@ -100,7 +100,7 @@ def written(kind: str, prefix: str, default: bool = False) -> Tensors:
 @pytest.fixture(autouse=True)
 def _names(comfy: Path) -> Iterator[None]:
     """The wrapper, as start-up registers it, and core as it was afterwards."""
-    from opensora.opensora_models.native import lora_names
+    from opensora.opensora_models.native.core import lora_names
 
     before = lora_names.is_registered()
     lora_names.register()
@@ -143,7 +143,7 @@ def test_every_prefix_gives_what_the_core_name_gives(model: Any, kind: str) -> N
 
 def test_core_alone_does_not_know_them(model: Any) -> None:
     """Else the wrapper is not needed any more."""
-    from opensora.opensora_models.native import lora_names
+    from opensora.opensora_models.native.core import lora_names
 
     lora_names.unregister()
     assert not lora_names.is_registered()
@@ -280,7 +280,9 @@ def test_train_loras_own_output_loads_everywhere(
 
 
 def test_start_up_registers_the_names_unless_switched_off(comfy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from opensora.opensora_models.native import core_detection, lora_names, startup
+    from opensora.opensora_models.native import startup
+    from opensora.opensora_models.native.core import detection as core_detection
+    from opensora.opensora_models.native.core import lora_names
 
     for value, registered in (("0", False), ("1", True)):
         lora_names.unregister()

@@ -32,7 +32,7 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def open_model(path: Path, *args: Any, **kwargs: Any) -> Any:
-    from opensora.opensora_models.native.model_loading import load_model
+    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
 
     with torch.inference_mode():
         return load_model(path, *args, **kwargs)
@@ -49,7 +49,7 @@ def reference(comfy: Path, tiny_models: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "tolerance"), STORAGE)
 def test_weight_dtypes_are_stored_as_asked(file: Path, reference: torch.Tensor, name: str, tolerance: float) -> None:
-    from opensora.opensora_models.native.model_loading import WEIGHT_DTYPES
+    from opensora.opensora_models.native.model.stdit3_model.loading import WEIGHT_DTYPES
 
     model = open_model(file, name)
     network = model.model.diffusion_model
@@ -93,7 +93,7 @@ def test_arithmetic_is_never_float16(file: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_as_upstream_computes_in_bf16_with_its_own_rounding(file: Path) -> None:
-    from opensora.opensora_models.stdit3.arithmetic import UpstreamArithmetic
+    from opensora.opensora_models.transformer.arithmetic import UpstreamArithmetic
 
     model = open_model(file, as_upstream=True)
     assert isinstance(model.model.diffusion_model.arithmetic, UpstreamArithmetic)
@@ -126,8 +126,8 @@ def test_shards_give_the_same_model(weights: dict, reference: torch.Tensor, tmp_
 
 
 def test_settings_and_choices_decide_what_weights_cannot_tell(comfy: Path, tiny_models: Path, tmp_path: Path) -> None:
-    from opensora.opensora_models.native.model import opensora_config
-    from opensora.opensora_models.variants import Choices
+    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import opensora_config
+    from opensora.opensora_models.stdit3.settings import Choices
 
     path = tmp_path / "net.safetensors"
     save_file(load_file(model_file(tiny_models, "1.3")), path)
@@ -213,7 +213,7 @@ def test_the_factory_makes_an_equal_independent_model(file: Path, reference: tor
 @pytest.fixture
 def core_knows(comfy: Path) -> Iterator[None]:
     """Core's detection as the pack registers it, put back afterwards."""
-    from opensora.opensora_models.native import core_detection
+    from opensora.opensora_models.native.core import detection as core_detection
 
     before = core_detection.is_registered()
     core_detection.register()
@@ -270,7 +270,7 @@ def test_detection_leaves_other_models_to_core(core_knows: None) -> None:
 
 
 def test_detection_can_be_switched_off(comfy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from opensora.opensora_models.native import core_detection
+    from opensora.opensora_models.native.core import detection as core_detection
 
     for value, wanted in (("0", False), ("off", False), ("1", True), ("", True)):
         monkeypatch.setenv(core_detection.SWITCH, value)
@@ -344,8 +344,8 @@ def damaged(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
 def test_damaged_files_leave_nothing_behind(
     weights: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, message: str
 ) -> None:
-    from opensora.opensora_models.checkpoint import Checkpoint
-    from opensora.opensora_models.native.model import OpenSoraModel
+    from opensora.opensora_models.checkpoint.opening.opening import Checkpoint
+    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import OpenSoraModel
 
     def models() -> int:
         gc.collect()

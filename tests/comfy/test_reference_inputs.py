@@ -22,8 +22,8 @@ Latent = dict[str, Any]
 @pytest.fixture(scope="module")
 def native(comfy: Path) -> SimpleNamespace:
     """The parts under test, imported once ComfyUI is there."""
-    from opensora.opensora_models.frames import latent_frames
-    from opensora.opensora_models.native import clips, guiders, long_video, reference_inputs
+    from opensora.opensora_models.native.sampling import clips, guiders, long_video, reference_inputs
+    from opensora.opensora_models.releases.groups import latent_frames
     from opensora.opensora_models.sampling import placements, references
 
     return SimpleNamespace(

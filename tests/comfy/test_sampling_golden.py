@@ -28,8 +28,8 @@ def model_of(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """
     import comfy.latent_formats
 
-    from opensora.opensora_models.native.model import LATENT_FORMATS
-    from opensora.opensora_models.native.model_loading import load_model, released_shapes
+    from opensora.opensora_models.native.model.stdit3_model.loading import load_model, released_shapes
+    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import LATENT_FORMATS
 
     class Plain(comfy.latent_formats.LatentFormat):
         latent_channels, latent_dimensions = case.input("z").shape[1], 3
@@ -56,8 +56,8 @@ def text(case: Case, states: str, mask: str) -> list[list[Any]]:
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_equals_the_original(comfy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    from opensora.opensora_models.native.guiders import OpenSoraGuider, with_given_frames
-    from opensora.opensora_models.native.samplers import sampler
+    from opensora.opensora_models.native.sampling.guiders import OpenSoraGuider, with_given_frames
+    from opensora.opensora_models.native.sampling.samplers import sampler
     from opensora.opensora_models.sampling.noise import RecordedNoise
 
     case = load_case(path)

@@ -26,7 +26,8 @@ def native(comfy: Path) -> SimpleNamespace:
     import comfy.sample
     import comfy.samplers
 
-    from opensora.opensora_models.native import clips, guiders, model_loading, samplers
+    from opensora.opensora_models.native.model import loading as model_loading
+    from opensora.opensora_models.native.sampling import clips, guiders, samplers
     from opensora.opensora_models.sampling import guidance
 
     return SimpleNamespace(

@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from opensora.opensora_models.settings import NAME
+from opensora.opensora_models.checkpoint.opening.settings import NAME
 from opensora.opensora_models.stdit3.config import XL_V12, XL_V13, STDiT3Config, config_from_shapes
 from opensora.opensora_models.stdit3.keys import to_checkpoint_key
 from opensora.opensora_models.stdit3.network import STDiT3
+from opensora.opensora_models.stdit3.settings import complete
+from opensora.opensora_models.stdit3.settings import saved_settings as saved_model_settings
 from opensora.opensora_models.text.t5_config import EMBEDDING, T5Config, encoder_shapes, t5_config
 from opensora.opensora_models.vae.autoencoder import OpenSora12, OpenSora13
 from opensora.opensora_models.vae.causal import CausalConfig
@@ -26,8 +28,6 @@ from opensora.opensora_models.vae.file_settings import options_of, saved_setting
 from opensora.opensora_models.vae.image import ImageConfig
 from opensora.opensora_models.vae.recognition import causal_config, image_config, temporal_config
 from opensora.opensora_models.vae.temporal import TemporalConfig
-from opensora.opensora_models.variants import complete
-from opensora.opensora_models.variants import saved_settings as saved_model_settings
 from support.native import empty, randn, sample
 from support.pack import PACK_ROOT
 from support.saving import saved
@@ -151,7 +151,7 @@ def files(comfy: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def core_knows(comfy: Path) -> Iterator[None]:
     """Core's loaders as the pack teaches them, put back afterwards."""
-    from opensora.opensora_models.native import core_detection
+    from opensora.opensora_models.native.core import detection as core_detection
 
     before = core_detection.is_registered()
     core_detection.register()
@@ -166,20 +166,20 @@ TEXTS = ["opensora-tiny-t5", "random-t5"]
 
 
 def vae_of(path: Path, **options: Any) -> Any:
-    from opensora.opensora_models.native.vae import load_vae
+    from opensora.opensora_models.native.vae.vae.vae import load_vae
 
     return load_vae(path, **options)
 
 
 def model_of(path: Path, **options: Any) -> Any:
-    from opensora.opensora_models.native.model_loading import load_model
+    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
 
     with torch.inference_mode():
         return load_model(path, **options)
 
 
 def text_of(path: Path) -> Any:
-    from opensora.opensora_models.native.clip import load_text_encoder
+    from opensora.opensora_models.native.text.clip import load_text_encoder
 
     return load_text_encoder(path)
 
@@ -193,7 +193,7 @@ def pictures(vae: Any) -> tuple[Tensor, Tensor]:
 
 def video(model: Any) -> Tensor:
     """A small clip of this MODEL."""
-    from opensora.opensora_models.native.model import opensora_config
+    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import opensora_config
 
     config = opensora_config(model)
     text = [[randn(1, 5, config.caption_channels, seed=2), {}]]
@@ -256,8 +256,8 @@ def test_model_save(core_knows: None, name: str, files: dict[str, Path]) -> None
 
 
 def test_choices_of_the_loader_are_saved(files: dict[str, Path]) -> None:
-    from opensora.opensora_models.native.model import opensora_config
-    from opensora.opensora_models.variants import Choices
+    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import opensora_config
+    from opensora.opensora_models.stdit3.settings import Choices
 
     choices = Choices(window=2, spatial_rotary=False, input_sq_size=256)
     model = model_of(files["random-v1.3.safetensors"], choices=choices)

@@ -51,7 +51,7 @@ def falls_to_zero(levels: Tensor, steps: int) -> bool:
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_every_sampling_type_gets_falling_levels_from_its_highest(comfy: Path, settings: dict[str, Any]) -> None:
-    from opensora.opensora_models.native.samplers import opensora_scheduler
+    from opensora.opensora_models.native.sampling.samplers import opensora_scheduler
 
     for kind in sampling_classes():
         sampling = kind(Config(settings))
@@ -65,7 +65,7 @@ def test_every_sampling_type_gets_falling_levels_from_its_highest(comfy: Path, s
 def test_a_flow_keeps_open_soras_numbers(comfy: Path, shift: float) -> None:
     import comfy.model_sampling
 
-    from opensora.opensora_models.native.samplers import opensora_scheduler
+    from opensora.opensora_models.native.sampling.samplers import opensora_scheduler
 
     for multiplier in (1, 1000):
         sampling = comfy.model_sampling.ModelSamplingDiscreteFlow()
@@ -97,7 +97,7 @@ def test_a_sampler_runs_with_it_whatever_sampling_is_patched_in(
     import comfy.samplers
     import comfy_extras.nodes_model_advanced as nodes
 
-    from opensora.opensora_models.native.samplers import register_scheduler
+    from opensora.opensora_models.native.sampling.samplers import register_scheduler
 
     register_scheduler()
     patch = getattr(nodes, node)

@@ -23,12 +23,15 @@ if comfyui_root() is None:
 use_comfyui()
 
 from opensora.nodes import NODES  # noqa: E402 (needs ComfyUI in the process)
-from opensora.opensora_models import frames, output_names, settings, sizes  # noqa: E402
+from opensora.opensora_models.checkpoint import settings  # noqa: E402
 from opensora.opensora_models.mmdit import tokens  # noqa: E402
-from opensora.opensora_models.native.reference_inputs import ReferenceChain  # noqa: E402
+from opensora.opensora_models.native.sampling.reference_inputs import ReferenceChain  # noqa: E402
+from opensora.opensora_models.releases import groups as frames  # noqa: E402
 from opensora.opensora_models.releases import known as releases  # noqa: E402
+from opensora.opensora_models.releases import printed_sizes as sizes  # noqa: E402
 from opensora.opensora_models.releases import sizes as release_sizes  # noqa: E402
 from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments  # noqa: E402
+from opensora.opensora_models.storage import output_names  # noqa: E402
 from opensora.opensora_models.text import suffixes, wording  # noqa: E402
 from opensora.opensora_models.vae import file_settings, guards, statistics, tiled, tiled_files  # noqa: E402
 
@@ -180,7 +183,7 @@ def test_overlap_of_segments(version: str) -> None:
 
 @pytest.mark.parametrize("version", frames.VERSIONS)
 def test_segments_of_references(good: GoodInputs, version: str) -> None:
-    from opensora.opensora_models.native.long_video import _check_segments
+    from opensora.opensora_models.native.sampling.long_video import _check_segments
 
     def refuse(segment: int) -> None:
         reference = references.Reference(torch.zeros(4, 1, 2, 2), segment=segment)
@@ -270,16 +273,16 @@ def tiles_are_even(network: Any, tiling: Any) -> None:
 SWEPT = {
     "opensora_models/vae/tiled.py": tiled,
     "opensora_models/vae/tiled_files.py": tiled_files,
-    "opensora_models/settings.py": settings,
+    "opensora_models/checkpoint/settings.py": settings,
     "opensora_models/vae/file_settings.py": file_settings,
     "opensora_models/mmdit/tokens.py": tokens,
     "opensora_models/releases/lengths.py": releases,
     "opensora_models/releases/sizes.py": release_sizes,
     "opensora_models/text/suffixes.py": suffixes,
-    "opensora_models/output_names.py": output_names,
+    "opensora_models/storage/output_names.py": output_names,
     "opensora_models/native/files.py": "test_file_inputs.py opens every file that is suggested",
-    "opensora_models/frames.py": frames,
-    "opensora_models/sizes.py": sizes,
+    "opensora_models/releases/groups.py": frames,
+    "opensora_models/releases/printed_sizes.py": sizes,
     "opensora_models/sampling/placements.py": "test_frames_of_a_reference",
     "opensora_models/sampling/masks.py": masks,
     "opensora_models/sampling/references.py": references,
@@ -287,8 +290,8 @@ SWEPT = {
     "opensora_models/text/wording.py": wording,
     "opensora_models/vae/guards.py": guards,
     "opensora_models/vae/statistics.py": statistics,
-    "opensora_models/native/long_video.py": "test_segments_of_references",
-    "opensora_models/native/clips.py": "test_sampling_objects.py holds denoise; other sentences only tell",
+    "opensora_models/native/sampling/long_video.py": "test_segments_of_references",
+    "opensora_models/native/sampling/clips.py": "test_sampling_objects.py holds denoise; other sentences only tell",
     "nodes/size.py": "test_shapes_of_resolution_classes",
     "nodes/door.py": "test_door.py sweeps all nodes",
 }

@@ -23,7 +23,7 @@ def weights(tiny_models: Path) -> dict[str, Tensor]:
 
 
 def encode(path: Path, **settings: Any) -> Tensor:
-    from opensora.opensora_models.native.clip import load_text_encoder
+    from opensora.opensora_models.native.text.clip import load_text_encoder
 
     clip = load_text_encoder(path, **settings)
     return clip.encode_from_tokens({"t5xxl": [[(token, 1.0) for token in IDS]]})

@@ -63,7 +63,7 @@ def clip(comfy: Path, tiny_models: Path) -> Any:
 
 
 def tiny_clip(comfy: Path, tiny_models: Path, **settings: Any) -> Any:
-    from opensora.opensora_models.native.clip import load_text_encoder
+    from opensora.opensora_models.native.text.clip import load_text_encoder
 
     return load_text_encoder(tiny_models / "text_encoders" / T5_FILE, **settings)
 
@@ -144,7 +144,7 @@ def test_the_same_text_through_both_encode_nodes(executor: Executor) -> None:
     "text", ["(cat:1.3)", "a \\(cat\\)", "[[x]]", "{curly}", "</s> x", "embedding:", "a embedding:cat, embedding: b"]
 )
 def test_uncleaned_text_is_literal(clip: Any, text: str) -> None:
-    from opensora.opensora_models.native.text_encoding import encode_prompt
+    from opensora.opensora_models.native.text.encoding import encode_prompt
 
     ids = clip.tokenizer.clip_t5xxl.tokenizer(text)["input_ids"]
     ((tensor, _),) = encode_prompt(clip, text, clean=False).conditioning
@@ -164,7 +164,7 @@ def test_uncleaned_text_is_literal(clip: Any, text: str) -> None:
 )
 def test_names_of_special_tokens_are_those_tokens(clip: Any, text: str, ids: list[int]) -> None:
     """As the original's tokenizer has them, through Text Encode and through core's CLIP Text Encode."""
-    from opensora.opensora_models.native.text_encoding import encode_prompt
+    from opensora.opensora_models.native.text.encoding import encode_prompt
 
     assert [pair[0] for pair in clip.tokenize(text)["t5xxl"][0]] == ids
     wanted = clip.encode_from_tokens({"t5xxl": [[(token, 1.0) for token in ids]]})
@@ -175,7 +175,7 @@ def test_names_of_special_tokens_are_those_tokens(clip: Any, text: str, ids: lis
 
 
 def test_half_characters_are_read_as_unreadable_ones(clip: Any) -> None:
-    from opensora.opensora_models.native.text_encoding import encode_prompt
+    from opensora.opensora_models.native.text.encoding import encode_prompt
 
     half, unreadable = (encode_prompt(clip, f"a {sign} b", clean=False) for sign in ("\ud800", "\ufffd"))
     assert torch.equal(half.conditioning[0][0], unreadable.conditioning[0][0])
@@ -187,14 +187,14 @@ def test_half_characters_are_read_as_unreadable_ones(clip: Any) -> None:
     "text", ["猫" * 10_000, "😀" * 10_000, "<b>" * 3_400, "a" * 10_000, "https://x.com/ " * 700, "\x00\ud800\uffff"]
 )
 def test_any_text_is_encoded(clip: Any, text: str) -> None:
-    from opensora.opensora_models.native.text_encoding import encode_prompt
+    from opensora.opensora_models.native.text.encoding import encode_prompt
 
     ((tensor, _),) = encode_prompt(clip, text).conditioning
     assert 1 <= tensor.shape[1] <= 300 and bool(tensor.isfinite().all())
 
 
 def test_padding_requested_by_other_nodes_is_left_away(clip: Any) -> None:
-    from opensora.opensora_models.native.text_encoding import encode_prompt
+    from opensora.opensora_models.native.text.encoding import encode_prompt
 
     padded = clip.clone()
     padded.set_tokenizer_option("t5xxl_min_length", 128)
@@ -209,7 +209,7 @@ def test_core_classes_give_the_same(clip: Any, tiny_models: Path) -> None:
     from comfy.text_encoders import pixart_t5
     from safetensors.torch import load_file
 
-    from opensora.opensora_models.native.text_encoding import check_clip, encode_prompt
+    from opensora.opensora_models.native.text.encoding import check_clip, encode_prompt
     from opensora.opensora_models.text.t5_config import t5_config
 
     weights = load_file(tiny_models / "text_encoders" / T5_FILE)
@@ -226,7 +226,7 @@ def test_core_classes_give_the_same(clip: Any, tiny_models: Path) -> None:
 
 
 def test_precision_changes_weights_not_activations(comfy: Path, tiny_models: Path) -> None:
-    from opensora.opensora_models.native.text_encoding import encode_prompt
+    from opensora.opensora_models.native.text.encoding import encode_prompt
 
     clips = {name: tiny_clip(comfy, tiny_models, precision=name) for name in ("default", "fp32", "bf16")}
     out = {name: encode_prompt(clip, "a cat on a mat").conditioning[0][0] for name, clip in clips.items()}
@@ -245,7 +245,7 @@ def test_copies_can_be_made_again(comfy: Path, tiny_models: Path) -> None:
 
 
 def test_another_clip_is_refused_in_one_sentence(executor: Executor) -> None:
-    from opensora.opensora_models.native.text_encoding import check_clip
+    from opensora.opensora_models.native.text.encoding import check_clip
 
     class Other:
         def __init__(self, names: tuple[str, ...]) -> None:
@@ -276,7 +276,7 @@ def test_empty_negative_without_model_is_refused(executor: Executor) -> None:
 
 
 def test_wrong_width_is_refused_before_encoding(clip: Any) -> None:
-    from opensora.opensora_models.native import text_encoding
+    from opensora.opensora_models.native.text import encoding as text_encoding
 
     class Config:
         caption_channels = 4096

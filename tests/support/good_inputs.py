@@ -19,7 +19,7 @@ class GoodInputs:
     """Values by ComfyUI's type, made once of the tiny random models; widgets get their defaults."""
 
     def __init__(self, executor: Executor) -> None:
-        from opensora.opensora_models.native.reference_inputs import ReferenceChain
+        from opensora.opensora_models.native.sampling.reference_inputs import ReferenceChain
 
         model, clip, vae = executor.run(
             {

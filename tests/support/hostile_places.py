@@ -289,7 +289,9 @@ def one_case(rng: random.Random, kind: str, file: bytes, folder: Path, root: Pat
 
 def load(case: Case) -> Any:
     """What the loader of the case's kind makes of it."""
-    from opensora.opensora_models.native import clip, model_loading, vae
+    from opensora.opensora_models.native.model import loading as model_loading
+    from opensora.opensora_models.native.text import clip
+    from opensora.opensora_models.native.vae import vae
     from opensora.opensora_models.text import conditioning_file
     from opensora.opensora_models.vae import latent_file
 

@@ -20,17 +20,10 @@ BIG = "blocks.0.mlp.fc1.weight"
 
 def rooms() -> SimpleNamespace:
     """The parts under test, once ComfyUI is there."""
-    from opensora.opensora_models.native import (
-        clips,
-        decoding,
-        guiders,
-        identity,
-        long_video,
-        model_loading,
-        reference_inputs,
-        samplers,
-        vae,
-    )
+    from opensora.opensora_models.native import identity
+    from opensora.opensora_models.native.model import loading as model_loading
+    from opensora.opensora_models.native.sampling import clips, guiders, long_video, reference_inputs, samplers
+    from opensora.opensora_models.native.vae import decoding, vae
     from opensora.opensora_models.sampling import guidance, references
 
     return SimpleNamespace(

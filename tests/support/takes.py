@@ -334,7 +334,10 @@ class Studio:
 
 def load_take(version: str, weight_dtype: str = "default") -> Take:
     """A trained model with its prompts and an empty clip of 17 frames; needs the ``executor`` fixture."""
-    from opensora.opensora_models.native import clip, clips, model_loading, samplers, text_encoding
+    from opensora.opensora_models.native.model import loading as model_loading
+    from opensora.opensora_models.native.sampling import clips, samplers
+    from opensora.opensora_models.native.text import clip
+    from opensora.opensora_models.native.text import encoding as text_encoding
 
     samplers.register_scheduler()
     with torch.inference_mode():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from opensora.opensora_models import text
-from opensora.opensora_models.printable import is_printable
+from opensora.opensora_models.messages.printable import is_printable
 from opensora.opensora_models.text import segments, wording
 from opensora.opensora_models.text.losses import losses, lost_pieces
 from support.hostile_text import long_texts, short_texts

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from opensora.opensora_models import checkpoint_kinds as kinds
-from opensora.opensora_models.checkpoint import (
+from opensora.opensora_models.checkpoint import kinds as kinds
+from opensora.opensora_models.checkpoint.opening.opening import (
     describe,
     expect_kind,
     expect_shapes,

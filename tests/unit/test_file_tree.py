@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from opensora.opensora_models import file_tree
-from opensora.opensora_models.file_tree import FileTree, is_inside, stamp
+from opensora.opensora_models.storage import file_tree
+from opensora.opensora_models.storage.file_tree import FileTree, is_inside, stamp
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names of bytes")
 

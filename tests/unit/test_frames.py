@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opensora.opensora_models import frames
+from opensora.opensora_models.releases import groups as frames
 
 # Frames → latent frames: the original's pipelines, run on clips of these lengths.
 RECORDED = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from opensora.opensora_models.output_names import MAX_PART_BYTES, check_prefix, output_name
-from opensora.opensora_models.placeholders import Placeholders
+from opensora.opensora_models.storage.output_names import MAX_PART_BYTES, check_prefix, output_name
+from opensora.opensora_models.storage.placeholders import Placeholders
 
 NOW = datetime(2024, 3, 7, 9, 5, 4)
 PROMPT: dict[str, Any] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from opensora.opensora_models import reading, settings
+from opensora.opensora_models.checkpoint import reading, settings
 
 RAW = [
     KeyError("a"), TypeError("b"), IndexError("c"), ZeroDivisionError("d"), RecursionError("e"), OverflowError("f"),

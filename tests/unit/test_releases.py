@@ -6,11 +6,13 @@ import dataclasses
 
 import pytest
 
-from opensora.opensora_models import cost, frames, sizes
-from opensora.opensora_models.releases.effort import operations_per_row, rows_of_run, summary
+from opensora.opensora_models.releases import groups as frames
+from opensora.opensora_models.releases import printed_sizes as sizes
+from opensora.opensora_models.releases import stdit3_cost as cost
 from opensora.opensora_models.releases.known import RELEASES, believed_release, release_named, releases_with
 from opensora.opensora_models.releases.sizes import Computed, check_size
 from opensora.opensora_models.sampling import schedule
+from opensora.opensora_models.sampling.effort import operations_per_row, rows_of_run, summary
 
 V20, COMPRESSED = RELEASES["2.0"], RELEASES["2.0 high compression"]
 EVERY = pytest.mark.parametrize("release", RELEASES.values(), ids=list(RELEASES))

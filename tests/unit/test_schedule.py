@@ -7,13 +7,7 @@ import math
 import pytest
 import torch
 
-from opensora.opensora_models.sampling.schedule import (
-    shift_for,
-    shift_time,
-    sigmas,
-    size_conditioning,
-    timesteps,
-)
+from opensora.opensora_models.sampling.schedule import shift_for, shift_time, sigmas, size_conditioning, timesteps
 
 
 def test_uniform_times_fall_in_equal_steps() -> None:

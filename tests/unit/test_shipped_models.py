@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from opensora.opensora_models.checkpoint import open_checkpoint
-from opensora.opensora_models.frames import VERSIONS, Version
+from opensora.opensora_models.checkpoint.opening.opening import open_checkpoint
+from opensora.opensora_models.releases.groups import VERSIONS, Version
 from opensora.opensora_models.vae.recognition import recognise
 from opensora.training.autoencoder import RECIPES as AUTOENCODERS
 from opensora.training.flow_recipes import RECIPES

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from opensora.opensora_models import cost, sizes
+from opensora.opensora_models.releases import printed_sizes as sizes
+from opensora.opensora_models.releases import stdit3_cost as cost
 
 
 def test_a_wide_picture_is_written_height_first() -> None:

@@ -63,7 +63,7 @@ def test_upstream_files_are_named_in_full_and_exist(path: Path) -> None:
         ("``opensora/schedulers/rf/time_sampler.py`` of\n    releases 1.2 and 1.3",
          ["opensora/schedulers/rf/time_sampler.py of 1.2"]),
         ("opensora/models/vae_v1_3 of release 1.2", ["opensora/models/vae_v1_3 of 1.2"]),
-        ("opensora/models/vae/vae.py of release 1.2; opensora_models/frames.py", []),
+        ("opensora/models/vae/vae.py of release 1.2; opensora_models/releases/groups.py", []),
     ],
 )  # fmt: skip
 def test_the_check_sees_what_it_looks_for(text: str, missing: list[str]) -> None:

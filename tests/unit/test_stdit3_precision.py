@@ -10,8 +10,8 @@ from torch import Tensor
 
 from golden.families.stdit3 import arguments, network_of
 from golden.runner import Case, load_case
-from opensora.opensora_models.stdit3.arithmetic import Arithmetic, UpstreamArithmetic
 from opensora.opensora_models.stdit3.network import STDiT3
+from opensora.opensora_models.transformer.arithmetic import Arithmetic, UpstreamArithmetic
 
 CASES = Path(__file__).parents[1] / "golden" / "cases" / "stdit3"
 

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 from opensora.opensora_models.vae.dcae import DcAeConfig, Enlargement, Reduction
 from opensora.opensora_models.vae.doubling import nearest
 from opensora.opensora_models.vae.edges import CentredConv3d
-from opensora.opensora_models.vae.linear_attention import (
-    GatedLayer,
-    LinearAttention,
-    channel_norm,
-    channel_normed,
-)
+from opensora.opensora_models.vae.linear_attention import GatedLayer, LinearAttention, channel_norm, channel_normed
 from opensora.opensora_models.vae.strips import Rows, Strips
 from opensora.opensora_models.vae.tiled import OpenSora20HighCompression, Tiling
 from opensora.opensora_models.vae.tiled_files import dc_ae_config, is_dc_ae, is_hunyuan

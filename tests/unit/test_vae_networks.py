@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from opensora.opensora_models.frames import latent_frames
+from opensora.opensora_models.releases.groups import latent_frames
 from opensora.opensora_models.vae.autoencoder import OpenSora12, OpenSora13, VideoAutoencoder
 from opensora.opensora_models.vae.blocks import ResidualBlock, Upsample3d
 from opensora.opensora_models.vae.distribution import Posterior, seeded

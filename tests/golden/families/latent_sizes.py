@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from golden.runner import Row, runs_table
-from opensora.opensora_models.frames import Version, latent_size
+from opensora.opensora_models.releases.groups import Version, latent_size
 from opensora.opensora_models.vae.autoencoder import OpenSora12, OpenSora13
 from opensora.opensora_models.vae.causal import CausalConfig
 from opensora.opensora_models.vae.image import ImageConfig

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from golden.runner import Case, runs_cases
 from opensora.opensora_models.mmdit.tokens import image_ids, pack, reference_features, text_ids, token_grid
+from opensora.opensora_models.releases.flow_shift import flow_shift
 from opensora.opensora_models.releases.lengths import Causal, Strided
 from opensora.opensora_models.releases.sizes import Computed
 from opensora.opensora_models.sampling import given_input, pictures
-from opensora.opensora_models.sampling.flow_shift import flow_shift
 from opensora.opensora_models.sampling.schedule import sigmas
 from opensora.opensora_models.text.suffixes import append_suffixes
 

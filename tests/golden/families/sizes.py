@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from golden.runner import Row, runs_table
-from opensora.opensora_models import frames, sizes
+from opensora.opensora_models.releases import groups as frames
+from opensora.opensora_models.releases import printed_sizes as sizes
 
 REFUSED = "refused"
 

@@ -34,7 +34,7 @@ def _clean_caption(table: Any) -> Iterator[Row]:
 def _ids(text: str, limit: int | None = None) -> list[int]:
     """Ids as Text Encode takes them, whatever signs of ComfyUI the text holds."""
     use_comfyui()
-    from opensora.opensora_models.native.t5_tokenizer import token_ids
+    from opensora.opensora_models.native.text.t5_tokenizer import token_ids
 
     ids = token_ids(text)
     kept, _ = limit_tokens([(token, 1.0) for token in ids], limit or len(ids))
@@ -79,7 +79,7 @@ def _shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
 def build(case: Case, dtype: torch.dtype) -> Any:
     """The case's encoder as our CLIP, weights kept in ``dtype``."""
     use_comfyui()
-    from opensora.opensora_models.native.clip import build_clip
+    from opensora.opensora_models.native.text.clip import build_clip
 
     names = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "vocab_size")
     config = T5Config(**{name: case.config[name] for name in names})

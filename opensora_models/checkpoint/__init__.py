@@ -1,0 +1,1 @@
+"""Files of weights and settings: opened safely, recognised, read."""

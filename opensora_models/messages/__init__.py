@@ -1,0 +1,1 @@
+"""What every message of this pack goes through before a log, a terminal or a page shows it."""

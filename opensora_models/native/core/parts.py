@@ -1,0 +1,100 @@
+"""Our VAE and text encoder in core's own loaders: Load VAE, Load CLIP and Load Checkpoint.
+
+Core decides by a long chain of names which VAE or text encoder a state dict is, and ends with a ``KeyError`` or a page
+of mismatched sizes on ours. Each function here looks first whether the state dict is ours: then it is loaded as our own
+loader would do it, or refused in one sentence that names that loader. Anything else is core's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+from torch import Tensor
+
+from ...checkpoint.kinds import T5, VAE_V12, VAE_V13, describe
+from ...checkpoint.opening import VAE_PARTS, Checkpoint, checkpoint_of
+from ...checkpoint.readers import LoadedTensors
+from ...checkpoint.reading import one_line
+from ...text.t5_config import EMBEDDING, GATED, TIED_EMBEDDING
+from ...text.tokens import VOCABULARY
+from ...vae.recognition import Recipe, recognise, temporal_names
+from ..text.clip import clip_of
+from ..vae.vae import OpenSoraVAE
+
+StateDict = Mapping[str, Tensor]
+
+ONLY_V12 = "decoder.block_res_blocks."
+"""In the names of Open-Sora 1.2's temporal half."""
+
+ONLY_V13 = ".upsample.conv3d."
+"""In the names of Open-Sora 1.3's decoder and of no other causal autoencoder that shares the rest of its names."""
+CORES_MARK, CORES_SIZES = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight", ((10240,), (5120,))
+"""By the rows of this matrix core tells the T5 v1.1 it has classes for, XXL and XL."""
+
+WORDS_ROUNDED_UP = 32_256
+"""A T5's vocabulary has 32,100 words, or the next multiples of 128; other vocabularies are far larger or smaller."""
+
+
+@contextmanager
+def _naming(loader: str) -> Iterator[None]:
+    """Sentences of our own checks, with the loader that takes the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{one_line(str(error))} Files of Open-Sora are loaded with {loader}.") from error
+
+
+def vae_recipe(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Recipe | None:
+    """What core's VAE is to be built of where the state dict is an Open-Sora VAE; None for any other.
+
+    Raises ValueError for one of ours that is damaged or only half of one.
+    """
+    if not any(mark in name for name in state_dict for mark in (ONLY_V12, ONLY_V13)):
+        return None
+    checkpoint = _in_memory(state_dict, metadata)
+    if checkpoint.kind not in (VAE_V12, VAE_V13) and not temporal_names(checkpoint.shapes):
+        return None
+    with _naming("Open-Sora Load VAE"):
+        recipe = recognise(checkpoint)
+        recipe.check()
+    return recipe
+
+
+def _in_memory(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Checkpoint:
+    source = LoadedTensors({name: value for name, value in state_dict.items() if isinstance(value, Tensor)})
+    return checkpoint_of(Path("The VAE file"), (source,), dict(metadata or {}), VAE_PARTS)
+
+
+def become_ours(vae: comfy.sd.VAE, recipe: Recipe, **options: Any) -> None:
+    """Turns the object core is just making into our VAE."""
+    vae.__class__ = OpenSoraVAE
+    with _naming("Open-Sora Load VAE"):
+        OpenSoraVAE.__init__(vae, recipe, device=options.get("device"), dtype=options.get("dtype"))
+
+
+def is_our_t5(state_dict: StateDict) -> bool:
+    """Whether this is a T5 v1.1 encoder of a size core has no class for."""
+    shapes = {name: tuple(value.shape) for name, value in state_dict.items() if isinstance(value, Tensor)}
+    words = (shapes.get(EMBEDDING) or shapes.get(TIED_EMBEDDING) or (VOCABULARY,))[0]
+    if describe(shapes) is not T5 or GATED not in shapes or not VOCABULARY <= words <= WORDS_ROUNDED_UP:
+        return False
+    return shapes.get(CORES_MARK, ())[:1] not in CORES_SIZES
+
+
+def text_encoder(
+    state_dicts: Sequence[StateDict], model_options: Mapping[str, Any] | None, disable_dynamic: bool
+) -> comfy.sd.CLIP | None:
+    """The CLIP where core was given our T5; None for any other text encoders.
+
+    Raises ValueError for one of ours that is damaged, or given together with others.
+    """
+    if not any(is_our_t5(each) for each in state_dicts):
+        return None
+    with _naming("Open-Sora Load Text Encoder"):
+        if len(state_dicts) > 1:
+            raise ValueError("One of these text encoders is a T5 of a size that ComfyUI cannot combine with others.")
+        return clip_of(state_dicts[0], "The text encoder", dict(model_options or {}), disable_dynamic)

@@ -1,0 +1,1 @@
+"""ComfyUI's MODEL with an Open-Sora network in it."""

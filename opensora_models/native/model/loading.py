@@ -1,0 +1,201 @@
+"""From a file to ComfyUI's MODEL: nothing heavy is read before the file is known to fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ...checkpoint.kinds import STDIT3_V12, STDIT3_V13
+from ...checkpoint.opening import Checkpoint, expect_kind, expect_shapes, expect_weights, open_checkpoint
+from ...checkpoint.reading import quoted, reading
+from ...stdit3.config import STDiT3Config, config_from_shapes
+from ...stdit3.keys import TABLE, to_checkpoint_key
+from ...stdit3.network import STDiT3
+from ...stdit3.settings import Choices, complete
+from .frame_masks import denoise_mask_function
+from .quantised import is_quantised, quantised_weights
+from .stdit3_model import LATENT_FORMATS, OpenSoraConfig, OpenSoraModel
+
+logger = logging.getLogger("opensora")
+
+EXPECTED = "an Open-Sora 1.2 or 1.3 diffusion model (STDiT3)"
+
+WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
+    "default": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+# In 8 bits a bias, norm or table loses more than it saves: all of them together are below one percent of the file.
+SMALL_TENSORS_DTYPE = torch.bfloat16
+
+
+def load_model(
+    path: str | Path,
+    weight_dtype: str = "default",
+    choices: Choices | None = None,
+    as_upstream: bool = False,
+    custom_operations: Any = None,
+    disable_dynamic: bool = False,
+) -> ModelPatcher:
+    """The MODEL of a checkpoint file or folder.
+
+    Args:
+        path: a weight file, a folder of shards, or one of its shards.
+        weight_dtype: how weights are kept in memory, a key of ``WEIGHT_DTYPES``; "default" lets ComfyUI decide.
+        choices: a person's own settings for what the weights cannot tell.
+        as_upstream: repeat the rounding of the original bfloat16 program instead of computing accurately.
+        custom_operations: layer classes in the style of ``comfy.ops``, for packs that store weights their own way.
+        disable_dynamic: ComfyUI asks for this when it needs a patcher without weight streaming.
+
+    Raises:
+        ValueError: the file is not an Open-Sora 1.2 or 1.3 diffusion model, or is damaged; one sentence says how.
+    """
+    checkpoint = open_checkpoint(path)
+    expect_kind(checkpoint, (STDIT3_V12, STDIT3_V13), EXPECTED)
+    with reading(checkpoint.name):
+        config = _network_config(checkpoint, choices)
+    patcher = _build(checkpoint, config, weight_dtype, as_upstream, custom_operations, disable_dynamic)
+    # ComfyUI makes further copies (several GPUs, training, no streaming) by calling this again.
+    patcher.cached_patcher_init = (load_model, (str(path), weight_dtype, choices, as_upstream, custom_operations))
+    logger.info("%s: Open-Sora %s, %s, %s.", checkpoint.quoted, config.version, config, patcher.model.get_dtype())
+    return patcher
+
+
+def _network_config(checkpoint: Checkpoint, choices: Choices | None) -> STDiT3Config:
+    """Reads the config off the shapes and holds the file against it."""
+    try:
+        config = config_from_shapes(checkpoint.shapes)
+    except ValueError as error:
+        raise ValueError(
+            f"{checkpoint.quoted} looks like {checkpoint.kind.title} but is incomplete: {error}"
+        ) from error
+    channels = LATENT_FORMATS[config.version].latent_channels
+    if config.in_channels != channels:
+        raise ValueError(
+            f"{checkpoint.quoted} looks like {checkpoint.kind.title} for latents of {config.in_channels} channels; "
+            f"expected {channels}, those of the Open-Sora {config.version} autoencoder."
+        )
+    wanted = released_shapes(config)
+    if is_quantised(checkpoint):
+        # Packed formats have shapes of their own; only the names can be checked.
+        expect_shapes(checkpoint, {name: checkpoint.shapes.get(name, shape) for name, shape in wanted.items()})
+    else:
+        unused = expect_shapes(checkpoint, wanted)
+        expect_weights(checkpoint, wanted)
+        if unused:
+            logger.warning(
+                "%s has %d tensors that are not used, for example %s.",
+                checkpoint.quoted,
+                len(unused),
+                quoted(unused[0]),
+            )
+    return complete(config, checkpoint.settings(), choices)
+
+
+def released_shapes(config: STDiT3Config) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a released file of this config; no memory is used."""
+    network = STDiT3(config, operations=nn, device=torch.device("meta"))
+    return {to_checkpoint_key(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _build(
+    checkpoint: Checkpoint,
+    network: STDiT3Config,
+    weight_dtype: str,
+    as_upstream: bool,
+    custom_operations: Any,
+    disable_dynamic: bool,
+) -> ModelPatcher:
+    load_device = comfy.model_management.get_torch_device()
+    config = OpenSoraConfig.of(network, as_upstream=as_upstream)
+    config.custom_operations = custom_operations
+    weights: dict[str, Tensor] | None = None
+    if is_quantised(checkpoint):
+        weights, config.quant_config = quantised_weights(checkpoint)
+    _choose_dtypes(config, checkpoint, weight_dtype, load_device)
+    # Without storage, so that the weights of the file become the weights of the model and exist once. Quantised and
+    # custom layers place their weights on the device they were made on and need a real one.
+    plain = weights is None and custom_operations is None
+    model = config.get_model({}, device=torch.device("meta") if plain else None)
+    patcher_class = ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=load_device, offload_device=comfy.model_management.unet_offload_device())
+    if weights is None:
+        weights = checkpoint.load(_storage_dtypes(model) if plain else None)
+    with reading(checkpoint.name):
+        model.load_model_weights(weights, assign=plain or patcher.is_dynamic())
+    _after_loading(model, patcher, as_upstream)
+    return patcher
+
+
+def _choose_dtypes(config: OpenSoraConfig, checkpoint: Checkpoint, weight_dtype: str, device: torch.device) -> None:
+    """How weights are stored and in what they are computed, as ComfyUI's own loader decides it."""
+    stored = WEIGHT_DTYPES[_known_dtype(weight_dtype)]
+    supported = config.supported_inference_dtypes
+    if config.quant_config is not None:
+        if stored is not None:
+            raise ValueError(f"{checkpoint.quoted} is quantised already; leave the weight dtype on default.")
+        dtype = comfy.model_management.unet_dtype(model_params=_parameters(checkpoint), supported_dtypes=supported)
+        config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(None, device, supported), device)
+        return
+    if stored is None:
+        stored = comfy.model_management.unet_dtype(
+            model_params=_parameters(checkpoint), supported_dtypes=supported, weight_dtype=_main_dtype(checkpoint)
+        )
+    config.set_inference_dtype(stored, comfy.model_management.unet_manual_cast(stored, device, supported), device)
+
+
+def _known_dtype(weight_dtype: str) -> str:
+    if weight_dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"The weight dtype is {weight_dtype!r}; expected one of {', '.join(WEIGHT_DTYPES)}.")
+    return weight_dtype
+
+
+def _parameters(checkpoint: Checkpoint) -> int:
+    return sum(info.elements for info in checkpoint.tensors.values())
+
+
+def _main_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype most of the weights have."""
+    counts: dict[torch.dtype, int] = {}
+    for info in checkpoint.tensors.values():
+        counts[info.dtype] = counts.get(info.dtype, 0) + info.elements
+    return max(counts, key=counts.__getitem__)
+
+
+def _storage_dtypes(model: OpenSoraModel) -> Callable[[str, Tensor], Tensor]:
+    """Brings each tensor to the dtype its place in the model was made with, as it is read."""
+    own: Mapping[str, Tensor] = model.diffusion_model.state_dict()
+    wanted = {to_checkpoint_key(name): tensor.dtype for name, tensor in own.items()}
+
+    def convert(name: str, tensor: Tensor) -> Tensor:
+        dtype = wanted.get(name, tensor.dtype)
+        if dtype.itemsize == 1 and _is_small(name, tensor):
+            dtype = SMALL_TENSORS_DTYPE
+        return tensor.to(dtype)
+
+    return convert
+
+
+def _is_small(name: str, tensor: Tensor) -> bool:
+    return tensor.ndim < 2 or name.endswith((TABLE, "y_embedding"))
+
+
+def _after_loading(model: OpenSoraModel, patcher: ModelPatcher, as_upstream: bool) -> None:
+    model.diffusion_model.requires_grad_(False)
+    if not patcher.is_dynamic():
+        # ComfyUI noted the dtypes of the empty model; small tensors of 8-bit models have another one.
+        getattr(comfy.model_management, "archive_model_dtypes", lambda module: None)(model.diffusion_model)
+    patcher.set_model_denoise_mask_function(denoise_mask_function)
+    if as_upstream:
+        patcher.set_model_compute_dtype(torch.bfloat16)

@@ -1,0 +1,68 @@
+"""Says which patches of a MODEL the network has no place for, so that nothing is left out without a word.
+
+Most patches of core were made for the U-Nets of Stable Diffusion. A MODEL carries them whatever it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ...stdit3.blocks import ATTENTION_OUTPUT, CROSS_OUTPUT
+
+logger = logging.getLogger("opensora")
+
+PLACED = ("double_block", ATTENTION_OUTPUT, CROSS_OUTPUT)
+"""The entries of ``transformer_options["patches"]`` that the network calls."""
+
+PAIRS = {ATTENTION_OUTPUT: "attn1_patch", CROSS_OUTPUT: "attn2_patch"}
+"""Patches on what an attention gives, and the patch on what goes in that others set together with it."""
+
+
+def without_halves(options: dict[str, Any]) -> dict[str, Any]:
+    """``transformer_options`` without patches on an attention's output whose other half, on its input, has no place.
+
+    Token merging is such a pair: what was never merged cannot be taken apart.
+    """
+    patches = options.get("patches", {})
+    halves = {output for output, entry in PAIRS.items() if patches.get(entry)}
+    if not halves:
+        return options
+    return {**options, "patches": {name: patch for name, patch in patches.items() if name not in halves}}
+
+
+def unplaced(options: Mapping[str, Any], blocks: int, control: Any = None) -> list[str]:
+    """Names of patches in ``transformer_options`` that will not be called by a network of ``blocks`` blocks.
+
+    Raises ValueError for a replaced attention of a U-Net block: nodes that set one read what it notes, or compute
+    another prediction with it.
+    """
+    called = without_halves(dict(options)).get("patches", {})
+    names = [
+        name for name, patches in options.get("patches", {}).items()
+        if patches and (name not in PLACED or name not in called)
+    ]  # fmt: skip
+    for kind, replacements in options.get("patches_replace", {}).items():
+        for place in replacements:
+            if kind in ("attn1", "attn2"):
+                raise ValueError(
+                    f"The MODEL carries a replacement of '{kind}' at {place}, as Perturbed-Attention Guidance and "
+                    "Self-Attention Guidance make it for U-Nets; Open-Sora has no such place, so take that node out."
+                )
+            if kind != "dit" or place[0] != "double_block" or not 0 <= place[1] < blocks:
+                names.append(f"{kind} {' '.join(map(str, place))}")
+    return names if control is None else [*names, "ControlNet"]
+
+
+def warn_once(names: list[str], said: set[str], blocks: int) -> None:
+    """One log line for the names that were not said before."""
+    fresh = [name for name in names if name not in said]
+    said.update(fresh)
+    if fresh:
+        logger.warning(
+            "Patches on the MODEL without effect, because Open-Sora's network has no place for them: %s. Its blocks "
+            "are double_block 0 to %d.",
+            ", ".join(fresh),
+            blocks - 1,
+        )

@@ -1,0 +1,1 @@
+"""Guiders, samplers and whole runs on ComfyUI's sampling."""

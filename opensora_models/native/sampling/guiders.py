@@ -1,0 +1,262 @@
+"""Open-Sora guidance for ComfyUI: a GUIDER, and the same rules as a patch on a MODEL.
+
+The GUIDER works with every core sampler through SamplerCustomAdvanced; the patch works wherever a MODEL goes,
+KSampler included, where the sampler's own ``cfg`` stays the text scale. Both ask only for rows that count.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from node_helpers import conditioning_set_values
+from torch import Tensor
+
+from ...sampling.guidance import (
+    NO_GUIDANCE,
+    Branch,
+    Guidance,
+    guided,
+    prompt_and_base,
+    rescale_to_prompt,
+    step_of,
+    step_scales,
+)
+from ...transformer.handing import own
+from ..model.conds import PerFrame
+
+GIVEN_LATENT = "opensora_given_latent"
+GIVEN_FRAMES = "opensora_given_frames"
+GIVEN_DROP = "opensora_given_drop"
+GIVEN_KEYS = (GIVEN_LATENT, GIVEN_FRAMES)
+PROCESSED_LATENT = "given_latents"
+"""Name under which the MODEL carries the given latents of a processed conditioning."""
+
+Conditioning = list[list[Any]]
+Rows = Callable[[dict[str, Any]], list[Tensor]]
+"""ComfyUI's ``sampler_calc_cond_batch_function``."""
+
+logger = logging.getLogger("opensora")
+
+
+def with_given_frames(conditioning: Conditioning, latent: Tensor, frames: Sequence[int]) -> Conditioning:
+    """``conditioning`` with given frames: autoencoder latents ``[B, C, T, h, w]`` and their numbers."""
+    return conditioning_set_values(conditioning, {GIVEN_LATENT: latent, GIVEN_FRAMES: [int(frame) for frame in frames]})
+
+
+def given_values(conditioning: Conditioning) -> dict[str, Any]:
+    """The given-frame entries of the first conditioning that has some."""
+    for _, values in conditioning:
+        if values.get(GIVEN_LATENT) is not None and values.get(GIVEN_FRAMES):
+            return {key: values[key] for key in GIVEN_KEYS}
+    return {}
+
+
+def limited_to(guidance: Guidance, model: ModelPatcher, start_percent: float, end_percent: float) -> Guidance:
+    """``guidance`` inside a part of the run, counted like ComfyUI's start and end percent."""
+    if not 0.0 <= start_percent < end_percent <= 1.0:
+        raise ValueError(
+            f"Guidance from {start_percent:g} to {end_percent:g} of the run covers nothing; start must lie below end, "
+            "the whole run is 0 to 1."
+        )
+    sampling = model.get_model_object("model_sampling")
+    start, end = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
+    return replace(guidance, sigma_start=min(start, 1.0), sigma_end=end)
+
+
+class OpenSoraGuider(comfy.samplers.CFGGuider):
+    """Text and image guidance of Open-Sora, two or three branches, as many as a step needs."""
+
+    def __init__(self, model: ModelPatcher, guidance: Guidance, schedule: Tensor | None = None) -> None:
+        """``schedule`` are the noise levels of the whole run when the sampler gets only a part of them."""
+        super().__init__(model)
+        self.guidance = guidance
+        self.schedule = None if schedule is None else schedule.tolist()
+        self.has_given = False
+        self.set_cfg(guidance.text_scale)
+        if isinstance(model.model_options.get(ROWS), PatchedRows):
+            logger.warning("The settings of Open-Sora Guidance on the MODEL are not used: this sampler has its own.")
+
+    def set_conds(self, positive: Conditioning, negative: Conditioning) -> None:
+        """Given frames of the positive conditioning are put into the other rows as well."""
+        given = given_values(positive)
+        self.has_given = bool(given)
+        rows = {Branch.PROMPT.value: positive, Branch.NOTHING.value: negative}
+        if given:
+            image = conditioning_set_values(negative, {**given, "prompt_type": "negative"})
+            rows[Branch.IMAGE.value] = image
+            rows[Branch.NOTHING.value] = conditioning_set_values(image, {GIVEN_DROP: True})
+        self.inner_set_conds(rows)
+
+    def predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
+    ) -> Tensor:
+        """The guided denoised latents; ``timestep`` is the noise level ``[B]``."""
+        options = model_options or {}
+        scales = scales_at(self.guidance, x, timestep, options, self.schedule)
+        if any(_hooks(options).values()):
+            return self._by_cores_formula(x, timestep, scales.text, options, seed)
+        return guided(
+            lambda branches: comfy.samplers.calc_cond_batch(
+                self.inner_model, [self.conds[branch.value] for branch in branches], *own((x, timestep)), options
+            ),
+            x,
+            timestep,
+            scales,
+            has_given=self.has_given,
+            flaw_fix=self.guidance.flaw_fix,
+        )
+
+    def _by_cores_formula(
+        self, x: Tensor, sigma: Tensor, scale: float, options: dict[str, Any], seed: int | None
+    ) -> Tensor:
+        """The same guidance where other nodes hung something into ComfyUI's formula, which then runs with it."""
+        guidance, hooks = self.guidance, _hooks(options)
+        if self.has_given and guidance.image_scale is None:
+            guidance = replace(guidance, image_scale=guidance.text_scale)
+        if guidance.flaw_fix:
+            hooks[AFTER] = [fix_flaw, *hooks[AFTER]]
+        rows = PatchedRows(guidance, self.schedule, hooks[ROWS], scale)
+        base = self.conds.get(Branch.IMAGE.value, self.conds[Branch.NOTHING.value])
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, sigma, base, self.conds[Branch.PROMPT.value], scale,
+            {**options, ROWS: rows, AFTER: hooks[AFTER], "disable_cfg1_optimization": self.has_given}, seed,
+        )  # fmt: skip
+
+
+ROWS, BEFORE, FORMULA, AFTER = (
+    f"sampler_{name}_function" for name in ("calc_cond_batch", "pre_cfg", "cfg", "post_cfg")
+)
+"""Where other nodes hang functions into ComfyUI's guidance: keys of ``model_options``."""
+
+
+def _hooks(options: dict[str, Any]) -> dict[str, Any]:
+    """What other nodes hung in; Open-Sora's own patch is left out, since a guider brings its own settings."""
+    rows = options.get(ROWS)
+    return {
+        ROWS: rows.previous if isinstance(rows, PatchedRows) else rows,
+        BEFORE: options.get(BEFORE, []),
+        FORMULA: options.get(FORMULA),
+        AFTER: [function for function in options.get(AFTER, []) if function is not fix_flaw],
+    }
+
+
+def scales_at(
+    guidance: Guidance, x: Tensor, sigma: Tensor, options: dict[str, Any], schedule: Sequence[float] | None = None
+) -> Any:
+    """The scales of the step a model call belongs to, found by its noise level in the run's schedule."""
+    if schedule is None:
+        levels = options.get("transformer_options", {}).get("sample_sigmas")
+        schedule = [float(sigma[0]), 0.0] if levels is None else levels.tolist()
+    step = step_of(float(sigma[0]), schedule)
+    return step_scales(guidance, step, len(schedule) - 1, float(sigma[0]), x.shape[2])
+
+
+def patch_guidance(model: ModelPatcher, guidance: Guidance, schedule: Tensor | None = None) -> ModelPatcher:
+    """A copy of ``model`` that guides like Open-Sora in any sampler; the sampler's ``cfg`` is the text scale.
+
+    ``image_scale`` None leaves plain two-row guidance even where frames are given.
+    """
+    patched = model.clone()
+    hooks = _hooks(model.model_options)
+    rows = PatchedRows(guidance, None if schedule is None else schedule.tolist(), hooks[ROWS])
+    patched.set_model_sampler_calc_cond_batch_function(rows)
+    patched.model_options[AFTER] = [*hooks[AFTER], *[fix_flaw] * guidance.flaw_fix]
+    if guidance.image_scale is not None:
+        # At cfg 1 ComfyUI would withhold the negative prompt, which the image rows need.
+        patched.model_options["disable_cfg1_optimization"] = True
+    return patched
+
+
+class PatchedRows:
+    """Computes the pair (first, base) that ComfyUI's own CFG formula turns into Open-Sora guidance."""
+
+    def __init__(
+        self, guidance: Guidance, schedule: Sequence[float] | None, previous: Rows | None = None,
+        text_scale: float | None = None,
+    ) -> None:  # fmt: skip
+        """``previous`` is another node's function of this kind, which then computes prompt and base row.
+
+        ``text_scale`` is the text scale of this step where it is known, which may save a row.
+        """
+        self.guidance = guidance
+        self.schedule = schedule
+        self.previous = previous
+        self.text_scale = text_scale
+
+    def __call__(self, call: dict[str, Any]) -> list[Tensor]:
+        """ComfyUI's ``sampler_calc_cond_batch_function``: conditionings [positive, negative] -> two predictions."""
+        positive, negative = call["conds"]
+        # The text scale belongs to the sampler: 0 stands for "guided", 1 for a step without guidance.
+        marked = replace(self.guidance, text_scale=0.0)
+        scales = scales_at(marked, call["input"], call["sigma"], call["model_options"], self.schedule)
+        text_off = scales.text == NO_GUIDANCE
+        if negative is None or (text_off and all(value == NO_GUIDANCE for value in scales.image)):
+            prompt = self._compute(call, positive)[0]
+            return [prompt, prompt]
+        if self.guidance.image_scale is None or not _has_given(positive):
+            if text_off:
+                prompt = self._compute(call, positive)[0]
+                return [prompt, prompt]
+            return self._compute(call, positive, negative)
+        return self._with_image(call, scales.image, text_off)
+
+    def _with_image(self, call: dict[str, Any], image: tuple[float, ...], text_off: bool) -> list[Tensor]:
+        positive, negative = call["conds"]
+        rows = {Branch.PROMPT: positive, Branch.IMAGE: _with_given_of(positive, negative)}
+        if image == (self.text_scale,):
+            return self._compute(call, positive, _without_given(rows[Branch.IMAGE]))
+        if any(value != NO_GUIDANCE for value in image):
+            rows[Branch.NOTHING] = _without_given(rows[Branch.IMAGE])
+        predicted = dict(zip(rows, self._compute(call, *rows.values()), strict=True))
+        first, base = prompt_and_base(predicted, image)
+        return [first, first] if text_off else [first, base]
+
+    def _compute(self, call: dict[str, Any], *conds: Any) -> list[Tensor]:
+        call = {**call, "input": call["input"].clone(), "sigma": call["sigma"].clone()}
+        if self.previous is None:
+            return _core_rows({**call, "conds": conds})
+        pair, rest = [*conds[:2], None][:2], conds[2:]
+        done = self.previous({**call, "conds": pair})[: len(conds)]
+        return [*done, *(_core_rows({**call, "conds": rest}) if rest else ())]
+
+
+def _core_rows(call: dict[str, Any]) -> list[Tensor]:
+    return comfy.samplers.calc_cond_batch(
+        call["model"], list(call["conds"]), call["input"], call["sigma"], call["model_options"]
+    )
+
+
+def fix_flaw(call: dict[str, Any]) -> Tensor:
+    """ComfyUI's ``sampler_post_cfg_function``: the flaw fix, which is left out where frames are given."""
+    if _has_given(call["cond"]):
+        return call["denoised"]
+    return rescale_to_prompt(call["input"], call["sigma"], call["denoised"], call["cond_denoised"])
+
+
+def _has_given(conds: list[dict[str, Any]] | None) -> bool:
+    return any(PROCESSED_LATENT in entry["model_conds"] for entry in conds or ())
+
+
+def _with_given_of(positive: list[dict[str, Any]], negative: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Processed negative conditioning with the given frames of the positive one."""
+    if _has_given(negative):
+        return negative
+    given = next(entry["model_conds"] for entry in positive if PROCESSED_LATENT in entry["model_conds"])
+    extra = {name: value for name, value in given.items() if name.startswith("given_")}
+    return [{**entry, "model_conds": {**entry["model_conds"], **extra}} for entry in negative]
+
+
+def _without_given(conds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Processed conditioning whose given latents are zeros; which frames are given stays known."""
+
+    def emptied(model_conds: dict[str, Any]) -> dict[str, Any]:
+        latents = model_conds[PROCESSED_LATENT]
+        return {**model_conds, PROCESSED_LATENT: PerFrame(torch.zeros_like(latents.cond))}
+
+    return [{**entry, "model_conds": emptied(entry["model_conds"])} for entry in conds]

@@ -1,0 +1,1 @@
+"""ComfyUI's CLIP with an Open-Sora text encoder in it."""

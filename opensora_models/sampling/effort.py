@@ -1,0 +1,38 @@
+"""What a clip costs with a release: network rows of a run, tokens and arithmetic, in numbers and in one sentence."""
+
+from __future__ import annotations
+
+from ..releases.printed_sizes import FRAME_RATE, Size
+from ..releases.release import Release, Use
+from .schedule import sigmas
+from .three_rows import rows_of, run_scales
+
+PETA, TERA = 1e15, 1e12
+
+
+def rows_of_run(release: Release, use: Use, latent_frames: int, steps: int | None = None) -> int:
+    """Rows the network computes in a released run, per sample; rows that count for nothing are not computed."""
+    rules = release.guidance
+    levels = sigmas(steps or release.times.steps).tolist()
+    scales = run_scales(rules.presets[use], levels, latent_frames, reaches_end=rules.fade_reaches_end)
+    return rows_of(scales, use != "text" and release.given.kind == "input")
+
+
+def operations_per_row(release: Release, frames: int, height: int, width: int) -> int:
+    """Operations of one sample going once through the released network, text of full length."""
+    return release.operations(release.latents.cells(frames, height, width), release.text.limit)
+
+
+def summary(release: Release, frames: int, height: int, width: int, published: Size, use: Use = "text") -> str:
+    """One plain sentence: what the clip is, the latent's shape, and the arithmetic of a released run."""
+    shape = release.latent_shape(frames, height, width)
+    row = operations_per_row(release, frames, height, width)
+    run = row * rows_of_run(release, use, shape[1])
+    clip = "1 image" if frames == 1 else f"{frames} frames ({frames / FRAME_RATE:.1f} s at {FRAME_RATE:.0f} fps)"
+    cut = "" if published == (height, width) else f" (published {published[0]}×{published[1]}, cut to whole cells)"
+    tokens = shape[1] * release.latents.tokens_per_frame(height, width)
+    return (
+        f"{clip} of height {height} × width {width} pixels{cut}: latent {'×'.join(map(str, shape))}, "
+        f"{tokens:,} tokens, {row / TERA:.1f} TFLOP per network row, "
+        f"{run / PETA:.2f} PFLOP for {release.times.steps} steps with the released {release.parameters} model."
+    )

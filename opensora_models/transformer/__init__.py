@@ -1,0 +1,1 @@
+"""What the networks of all releases share: attention, arithmetic, rotary positions."""
