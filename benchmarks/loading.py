@@ -61,7 +61,7 @@ def measure(path: Path, dtype: str, core: bool) -> dict[str, float]:
     import comfy.sd
 
     from opensora.opensora_models.native.core import detection as core_detection
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.model.loading import load_model
 
     core_detection.register()
     before, started = resident_bytes(), time.perf_counter()

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..opensora_models.native.sampling.clips import model_version
 from ..opensora_models.native.sampling.guiders import Conditioning, OpenSoraGuider, limited_to, patch_guidance
 from ..opensora_models.native.sampling.samplers import sampler
-from ..opensora_models.sampling.guidance import DEFAULT_FORCE_STEPS, Guidance
+from ..opensora_models.releases.guidance import DEFAULT_FORCE_STEPS, Guidance
 from .door import OpenSoraNode
 from .sigmas import CATEGORY
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..opensora_models.releases.groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version, latent_frames
-from ..opensora_models.sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS, shift_for, shift_time
+from ..opensora_models.releases.time_shift import shift_for
+from ..opensora_models.sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS, shift_time
 from .captions import caption
 from .clip_bank import ClipBank
 from .scenes import BACKGROUNDS, MOTIONS, SHAPES, Scene, SceneConfig, draw_scene, draw_words, is_trained

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..opensora_models.releases.groups import latent_frames
-from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS, shift_for, timesteps
+from ..opensora_models.releases.time_shift import shift_for
+from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS, timesteps
 from ..opensora_models.stdit3.conditions import GivenFrames
 from .flow_batches import Bucket
 from .pair import Pair, padded

@@ -14,8 +14,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ..stdit3.blocks import GELU_PIECE, gelu_tanh
 from ..transformer.arithmetic import NORM_EPS, Arithmetic, Attention
+from ..transformer.gelu import GELU_PIECE, gelu_tanh
 from .config import MMDiTConfig
 from .modulation import Modulation
 from .portions import rotated_spans

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..stdit3.positions import sinusoid
+from ..transformer.positions import sinusoid
 from .config import TIME_WIDTH
 
 TIME_FACTOR = 1000.0

@@ -30,10 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..stdit3.attention import plain_attention
-from ..stdit3.conditions import tile_rows
-from ..stdit3.network import ARITHMETIC
-from ..transformer.arithmetic import Arithmetic, Attention
+from ..transformer.arithmetic import ARITHMETIC, Arithmetic, Attention
+from ..transformer.attention import plain_attention
+from ..transformer.rows import tile_rows
 from .blocks import BlockContext, DoubleBlock, FinalLayer, SingleBlock
 from .config import TIME_WIDTH, MMDiTConfig
 from .modulation import Modulations, VectorEmbedder, embedded_time

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..stdit3.positions import Rotary
+from ..transformer.positions import Rotary
 from .config import MMDiTConfig
 
 

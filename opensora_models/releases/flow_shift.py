@@ -1,6 +1,6 @@
 """How far Open-Sora 2.0 moves its times towards noise: more for larger frames and for longer clips.
 
-Moved times are those of :func:`.schedule.sigmas` with this shift. It is not Flux's own (which is the exponential of a
+Moved times are those of ``sampling/schedule.py`` with this shift. It is not Flux's own (which is the exponential of a
 line), not even for the original's Flux stage. Source: upstream ``opensora/utils/sampling.py`` (``get_schedule``) of
 release 2.0.
 """

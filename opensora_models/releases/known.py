@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ..mmdit.config import RELEASED, RELEASED_HIGH_COMPRESSION, MMDiTConfig
-from ..sampling.guidance import PRESETS, Guidance
-from ..sampling.schedule import shift_for
 from ..text.padding import T5_LENGTH
 from ..text.tokens import MAX_TOKENS
 from .arithmetic import mmdit_operations, released_stdit3_operations
 from .flow_shift import flow_shift
 from .groups import GROUP_FRAMES, GROUP_STEP, LATENT_CHANNELS, SPATIAL_FACTOR, Version
+from .guidance import PRESETS, Guidance
 from .lengths import Causal, Grouped, Lengths, Strided
 from .release import GivenRules, GuidanceRules, Latents, Release, TextRules, Times
 from .sizes import Computed, Printed
+from .time_shift import shift_for
 
 STEPS_V1, STEPS_V2 = 30, 50
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..sampling.guidance import Guidance
 from .arithmetic import Operations
+from .guidance import Guidance
 from .lengths import Lengths
 from .sizes import Sizes
 
@@ -56,8 +56,8 @@ class Times:
 class GuidanceRules:
     """Released guidance for every use.
 
-    ``fade_reaches_end``: see :func:`..sampling.three_rows.run_scales`. ``embedded``: the network is told its scale and
-    needs no second row (Flux).
+    ``fade_reaches_end``: see ``run_scales`` of ``sampling/three_rows.py``. ``embedded``: the network is told its
+    scale and needs no second row (Flux).
     """
 
     presets: Mapping[Use, Guidance]

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..releases.guidance import Guidance
 from .flow import Step, rectified_flow
-from .guidance import Branch, Guidance, Scales, branch_weights, guided, step_scales
+from .guidance import Branch, Scales, branch_weights, guided, step_scales
 from .noise import RecordedNoise
 
 PredictRows = Callable[[Tensor, Tensor, Sequence[Branch]], Sequence[Tensor]]

@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..transformer.arithmetic import NORM_EPS
+from ..transformer.positions import Rotary
 from .conditions import BlockContext, PackedText
 from .config import STDiT3Config
 from .portions import in_portions
-from .positions import Rotary
 from .windows import gather, join
 
 MOST_COPIED = 2**16
@@ -25,28 +24,6 @@ MOST_COPIED = 2**16
 
 V13_FLASH_LENGTH = 128
 """Sequences up to this length get no flash kernel in version 1.3's original (``STDiT3Block``'s attention)."""
-
-
-def plain_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    *,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **_: Any,
-) -> Tensor:
-    """PyTorch's attention, called like ComfyUI's ``optimized_attention``.
-
-    q, k, v are [N, heads, L, d] with ``skip_reshape``, else [N, L, heads·d]; the result is [N, heads, L, d] with
-    ``skip_output_reshape``, else [N, L, heads·d].
-    """
-    if not skip_reshape:
-        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):

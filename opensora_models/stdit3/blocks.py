@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..transformer.arithmetic import Arithmetic
+from ..transformer.gelu import gelu_tanh
 from ..transformer.handing import own
 from .attention import CrossAttention, SelfAttention
 from .conditions import BlockContext
@@ -21,9 +21,6 @@ BRANCH_HOOK = "opensora_branch_hook"
 
 ATTENTION_OUTPUT, CROSS_OUTPUT = "attn1_output_patch", "attn2_output_patch"
 """ComfyUI's names in ``patches`` for functions on what self attention and cross attention give."""
-
-GELU_PIECE = 2**17
-"""Elements at a time: two float32 tensors of half a mebibyte each, which the second-level cache of a core holds."""
 
 
 class Mlp(nn.Module):
@@ -40,27 +37,6 @@ class Mlp(nn.Module):
         """[..., C] -> [..., C]."""
         tokens = x.flatten(0, -2)
         return in_portions(lambda part: self.fc2(gelu_tanh(self.fc1(part))), tokens, self.hidden).view(x.shape)
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415), equal to ``F.gelu(x, approximate="tanh")``.
-
-    PyTorch's CPU kernel spends most of its time in tanh. ½(1 + tanh(u)) is sigmoid(2u), which is several times faster
-    there. It is computed in float32 and rounded once, in pieces that stay in the cache, and written over ``x``; so
-    only where no gradient is needed.
-    """
-    plain = x.device.type != "cpu" or x.dtype == torch.float64
-    if plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return F.gelu(x, approximate="tanh")
-    slope = 2 * (2 / torch.pi) ** 0.5
-    flat = x.reshape(-1)
-    for piece in flat.split(GELU_PIECE):
-        wide = piece.float()
-        gate = wide.square().mul_(0.044715 * slope).add_(slope).mul_(wide).sigmoid_()
-        torch.mul(wide, gate, out=wide)
-        if wide is not piece:
-            piece.copy_(wide)
-    return flat.view(x.shape)
 
 
 class Block(nn.Module):

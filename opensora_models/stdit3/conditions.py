@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..transformer.arithmetic import Arithmetic, Attention
-from .positions import Rotary
+from ..transformer.positions import Rotary
+from ..transformer.rows import tile_rows
 from .windows import Piece
 
 
@@ -78,13 +79,3 @@ def kept_tokens(text: Tensor, mask: Tensor | None) -> list[Tensor]:
     if mask is None:
         return list(text)
     return [row[keep] for row, keep in zip(text, tile_rows(mask, text.shape[0]).bool(), strict=True)]
-
-
-def tile_rows(values: Tensor, rows: int) -> Tensor:
-    """Repeat ``values`` [m, ...] as a block to ``rows`` rows (0, 1, 0, 1 for two rows and four), as the original does.
-
-    Raises ValueError if ``rows`` is not a multiple of m.
-    """
-    if rows % values.shape[0]:
-        raise ValueError(f"{values.shape[0]} row(s) cannot be tiled to {rows}; give 1, {rows} or a divisor of {rows}.")
-    return values if values.shape[0] == rows else values.repeat(rows // values.shape[0], *(1,) * (values.ndim - 1))

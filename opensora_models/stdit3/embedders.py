@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..transformer.positions import sinusoid
 from .config import STDiT3Config
-from .positions import sinusoid
 
 SINUSOID_WIDTH = 256
 """Width of the sinusoid of a timestep or frame rate (DiT)."""

@@ -20,7 +20,7 @@ numbered 0 … 2·depth - 1 in the order they run: even numbers are spatial, odd
   [B, tokens, C].
 * ``opensora_branch_hook``: a function ``(kind, transformer_options, run)`` around each residual branch of each block;
   ``kind`` is "attn", "cross" or "mlp", ``run()`` gives the gated branch [B, T, S, C] that is added to the tokens.
-* ``opensora_arithmetic``: an :class:`~.arithmetic.Arithmetic` for this call alone, e.g. ``UpstreamArithmetic()``.
+* ``opensora_arithmetic``: an ``Arithmetic`` for this call alone, e.g. ``UpstreamArithmetic()``.
 """
 
 from __future__ import annotations
@@ -32,18 +32,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..transformer.arithmetic import Arithmetic, Attention
+from ..transformer.arithmetic import ARITHMETIC, Arithmetic, Attention
+from ..transformer.attention import plain_attention
 from ..transformer.handing import own
-from .attention import SpatialAttention, TemporalAttention, WindowedAttention, plain_attention
+from ..transformer.positions import Rotary
+from ..transformer.rows import tile_rows
+from .attention import SpatialAttention, TemporalAttention, WindowedAttention
 from .blocks import Block, FinalLayer
-from .conditions import BlockContext, GivenFrames, PackedText, pack, tile_rows
+from .conditions import BlockContext, GivenFrames, PackedText, pack
 from .config import STDiT3Config
 from .embedders import CaptionEmbedder, PatchEmbedder, ScalarEmbedder
-from .positions import PositionEmbedding2D, Rotary, RotaryEmbedding, rounded_number
+from .positions import PositionEmbedding2D, RotaryEmbedding, rounded_number
 from .windows import Extent, cut
 
 STACK_HOOK = "opensora_stack_hook"
-ARITHMETIC = "opensora_arithmetic"
 
 
 class STDiT3(nn.Module):

@@ -9,7 +9,7 @@ This is the one place that decides how numbers are rounded.
   the weight of the q and k norms is applied before it.) In float32 both classes give the same numbers.
 
 Choose with ``STDiT3(..., arithmetic=UpstreamArithmetic())`` or per call with
-``transformer_options["opensora_arithmetic"]``. A subclass may replace any step by a fused kernel.
+``transformer_options[ARITHMETIC]``. A subclass may replace any step by a fused kernel.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..stdit3.positions import Rotary
+from .positions import Rotary
 
 Attention = Callable[..., Tensor]
 """ComfyUI's ``optimized_attention`` or anything called like it: see :func:`.attention.plain_attention`."""
 
+ARITHMETIC = "opensora_arithmetic"
+"""Key in transformer_options of the object to use in one call."""
+
 NORM_EPS = 1e-6
-"""Epsilon of every layer norm and RMS norm of STDiT3."""
+"""Epsilon of every layer norm and RMS norm."""
 
 
 class Arithmetic:

@@ -1,7 +1,8 @@
 """Reads a 2.0 autoencoder's settings from the names and shapes of a file, whichever names it uses.
 
 The Hunyuan VAE comes under three sets of names for one model: the original's, which diffusers shares, an older one of
-diffusers, and ComfyUI's. The DC-AE has its own alone. Errors are what :func:`..reading.reading` puts a file's name to.
+diffusers, and ComfyUI's. The DC-AE has its own alone. Errors are what
+:func:`..checkpoint.reading.reading` puts a file's name to.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def test_our_sampler_follows_it_as_cores_does(loaded: Callable[..., Take], name:
 
 @pytest.mark.parametrize("version", ["1.3", "1.2"])
 def test_a_cached_run_shows_the_same_pictures(loaded: Callable[..., Take], version: str) -> None:
-    from opensora.opensora_models.native.vae.vae.vae import load_vae
+    from opensora.opensora_models.native.vae.vae import load_vae
 
     studio = Studio(loaded(version))
     with torch.inference_mode():

@@ -61,9 +61,9 @@ def found(kind: str, seed: str, models: Path, version: str = "") -> Path:
 
 def ours(models: Path, seed: str, version: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of our own loaders."""
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.model.loading import load_model
     from opensora.opensora_models.native.text.clip import load_text_encoder
-    from opensora.opensora_models.native.vae.vae.vae import load_vae
+    from opensora.opensora_models.native.vae.vae import load_vae
 
     with torch.inference_mode():
         model = load_model(found("diffusion_models", seed, models, version))
@@ -73,7 +73,7 @@ def ours(models: Path, seed: str, version: str) -> tuple[Any, Any, Any]:
 
 def results(model: Any, clip: Any, vae: Any) -> list[Tensor]:
     """A prompt encoded, a clip sampled with it, and pictures."""
-    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import opensora_config
+    from opensora.opensora_models.native.model.stdit3_model import opensora_config
 
     text = clip.encode_from_tokens(clip.tokenize("a red ball"))
     latents = sample(model, empty(opensora_config(model).version), [[text, {}]], [[text, {}]], steps=2)
@@ -87,9 +87,9 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize(("version", "seed"), [("1.2", "opensora-tiny"), ("1.3", "opensora-tiny"), ("1.3", "random")])
 def test_a_saved_checkpoint_works_in_core_and_in_ours(version: str, seed: str, tiny_models: Path) -> None:
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.model.loading import load_model
     from opensora.opensora_models.native.text.clip import load_text_encoder
-    from opensora.opensora_models.native.vae.vae.vae import OpenSoraVAE, load_vae
+    from opensora.opensora_models.native.vae.vae import OpenSoraVAE, load_vae
 
     model, clip, vae = ours(tiny_models, seed, version)
     expected = results(model, clip, vae)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from opensora.opensora_models.stdit3.config import STDiT3Config
 from opensora.opensora_models.stdit3.network import STDiT3
-from opensora.opensora_models.stdit3.positions import Rotary, RotaryEmbedding
+from opensora.opensora_models.stdit3.positions import RotaryEmbedding
 from opensora.opensora_models.transformer.arithmetic import NORM_EPS, Arithmetic, UpstreamArithmetic
+from opensora.opensora_models.transformer.positions import Rotary
 from support.native import load, randn, relative
 
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
@@ -65,7 +66,7 @@ def calls(kitchen: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def forced(kitchen: Any) -> Arithmetic:
     """The arithmetic that also takes kernels made of PyTorch's own steps."""
-    from opensora.opensora_models.native.model.stdit3_model.fused import FusedArithmetic
+    from opensora.opensora_models.native.model.fused import FusedArithmetic
 
     return FusedArithmetic({"eager"})
 
@@ -186,7 +187,7 @@ def test_network(forced: Arithmetic, calls: list[str], version: str, masked: boo
 
 @VERSIONS
 def test_ordinary_arithmetic_takes_no_slow_kernel(tiny_models: Path, calls: list[str], version: str) -> None:
-    from opensora.opensora_models.native.model.stdit3_model.fused import FusedArithmetic
+    from opensora.opensora_models.native.model.fused import FusedArithmetic
 
     model = load(tiny_models, version)
     ordinary = model.model.diffusion_model.arithmetic
@@ -215,7 +216,7 @@ def test_where_gradients_are_wanted_they_come(forced: Arithmetic, calls: list[st
 def test_without_the_kernels_everything_works(comfy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import comfy.quant_ops
 
-    from opensora.opensora_models.native.model.stdit3_model.fused import FusedArithmetic
+    from opensora.opensora_models.native.model.fused import FusedArithmetic
 
     monkeypatch.delattr(comfy.quant_ops, "ck", raising=False)
     network, inputs = network_of("1.3", torch.float32), arguments("1.3", torch.float32, masked=True)

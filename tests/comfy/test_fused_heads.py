@@ -58,7 +58,7 @@ def arguments(dtype: torch.dtype, **more: Any) -> dict[str, Any]:
 
 def forced(backends: set[str] | None = None) -> Any:
     """The arithmetic that also takes kernels made of PyTorch's own steps."""
-    from opensora.opensora_models.native.model.stdit3_model.fused_heads import FusedHeads
+    from opensora.opensora_models.native.model.fused_heads import FusedHeads
 
     return FusedHeads({"eager"} if backends is None else backends)
 
@@ -68,7 +68,7 @@ def calls(comfy: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernels in the order they are called."""
     import comfy.quant_ops
 
-    from opensora.opensora_models.native.model.stdit3_model.fused_heads import IN_PLACE
+    from opensora.opensora_models.native.model.fused_heads import IN_PLACE
 
     kitchen = getattr(comfy.quant_ops, "ck", None)
     names: list[str] = []

@@ -32,7 +32,7 @@ class Bench:
     def guided(self, settings: dict[str, Any], model: Any = None) -> Tensor:
         """Through our guider."""
         from opensora.opensora_models.native.sampling.guiders import OpenSoraGuider
-        from opensora.opensora_models.sampling.guidance import Guidance
+        from opensora.opensora_models.releases.guidance import Guidance
 
         guider = OpenSoraGuider(model or self.model, Guidance(text_scale=4.0, **settings))
         guider.set_conds(self.positive, self.negative)
@@ -43,7 +43,7 @@ class Bench:
         import comfy.samplers
 
         from opensora.opensora_models.native.sampling.guiders import patch_guidance
-        from opensora.opensora_models.sampling.guidance import Guidance
+        from opensora.opensora_models.releases.guidance import Guidance
 
         patched = patch_guidance(model or self.model, Guidance(text_scale=1.0, **settings))
         for change in after:
@@ -170,7 +170,7 @@ def test_the_settings_of_a_patch_are_told_not_to_count_in_our_guider(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     from opensora.opensora_models.native.sampling.guiders import patch_guidance
-    from opensora.opensora_models.sampling.guidance import Guidance
+    from opensora.opensora_models.releases.guidance import Guidance
 
     patched = patch_guidance(bench.model, Guidance(text_scale=1.0, **SETTINGS["all"]))
     with caplog.at_level(logging.WARNING, logger="opensora"):
@@ -181,7 +181,7 @@ def test_the_settings_of_a_patch_are_told_not_to_count_in_our_guider(
 
 def test_patching_twice_takes_the_last_settings(bench: Bench) -> None:
     from opensora.opensora_models.native.sampling.guiders import patch_guidance
-    from opensora.opensora_models.sampling.guidance import Guidance
+    from opensora.opensora_models.releases.guidance import Guidance
 
     first = patch_guidance(bench.model, Guidance(text_scale=1.0, **SETTINGS["flaw fix"]))
     assert torch.equal(bench.patched({}, model=first), bench.patched({}))

@@ -134,7 +134,7 @@ class Run:
     def ours(self, model: Any, callback: Any = None) -> Tensor:
         from opensora.opensora_models.native.sampling.guiders import OpenSoraGuider
         from opensora.opensora_models.native.sampling.samplers import sampler
-        from opensora.opensora_models.sampling.guidance import Guidance
+        from opensora.opensora_models.releases.guidance import Guidance
 
         guider = OpenSoraGuider(model, Guidance(text_scale=4.0, image_scale=2.0, flaw_fix=True, fade_image=True))
         guider.set_conds(self.positive, self.negative)

@@ -50,7 +50,7 @@ def shape_of(value: Any) -> Any:
 def stock(executor: Executor, tiny_models: Path) -> dict[str, Any]:
     """One value of every type that is wired."""
     from opensora.opensora_models.native.text.clip import load_text_encoder
-    from opensora.opensora_models.native.vae.vae.vae import load_vae
+    from opensora.opensora_models.native.vae.vae import load_vae
 
     with torch.inference_mode():
         values: dict[str, Any] = {

@@ -20,7 +20,7 @@ KEPT = re.compile(r"go on from '(.+?\.latent \[output\])' with Open-Sora Load La
 
 @pytest.fixture(scope="module")
 def vae(comfy: Path, tiny_models: Path) -> Any:
-    from opensora.opensora_models.native.vae.vae.vae import load_vae
+    from opensora.opensora_models.native.vae.vae import load_vae
 
     return load_vae(tiny_models / "vae" / "random-vae-v1.2.safetensors")
 

@@ -28,7 +28,7 @@ def model(comfy: Path, tiny_models: Path, version: str) -> Any:
 
 def plain_network(tiny_models: Path, version: str) -> Any:
     """The same weights in PyTorch's own layers, without ComfyUI."""
-    from opensora.opensora_models.checkpoint.opening.opening import open_checkpoint
+    from opensora.opensora_models.checkpoint.opening import open_checkpoint
     from opensora.opensora_models.stdit3.config import config_from_shapes
     from opensora.opensora_models.stdit3.keys import from_checkpoint_key
     from opensora.opensora_models.stdit3.network import STDiT3
@@ -348,8 +348,8 @@ def test_hooks_of_core_are_honoured(model: Any, version: str) -> None:
 
 
 def test_helpers_for_other_parts(model: Any, version: str, tiny_models: Path) -> None:
-    from opensora.opensora_models.checkpoint.opening.opening import open_checkpoint
-    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import null_text, opensora_config
+    from opensora.opensora_models.checkpoint.opening import open_checkpoint
+    from opensora.opensora_models.native.model.stdit3_model import null_text, opensora_config
 
     config = opensora_config(model)
     assert config is not None and config.version == version
@@ -374,7 +374,7 @@ def test_normalisation_is_undone_and_previews_are_pictures(model: Any, version: 
 
 
 def test_a_contact_sheet_shows_frames_in_reading_order(comfy: Path) -> None:
-    from opensora.opensora_models.native.model.stdit3_model.latent_formats import contact_sheet
+    from opensora.opensora_models.native.model.latent_formats import contact_sheet
 
     clip = torch.arange(17.0).reshape(1, 1, 17, 1, 1)
     assert contact_sheet(clip)[0, 0].tolist() == [[0, 2, 4], [6, 8, 10], [12, 14, 16]]

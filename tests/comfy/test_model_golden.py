@@ -27,7 +27,7 @@ def recorded(name: str) -> Case:
 
 def model_of(case: Case, folder: Path) -> Any:
     """The case's random weights as a file in the released layout, opened by our loader."""
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model, released_shapes
+    from opensora.opensora_models.native.model.loading import load_model, released_shapes
     from opensora.opensora_models.stdit3.config import STDiT3Config
 
     names = STDiT3Config.__dataclass_fields__

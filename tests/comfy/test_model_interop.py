@@ -142,7 +142,7 @@ def test_a_lora_changes_the_output_as_its_algebra_says(
 ) -> None:
     import comfy.sd
 
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.model.loading import load_model
 
     lora = load_file(lora_file(tmp_path, version))
     if bypass and not hasattr(comfy.sd, "load_bypass_lora_for_models"):
@@ -205,7 +205,7 @@ def test_a_compiled_model_gives_the_same(model: Any, version: str, backend: str)
 def test_merging_is_the_mean_of_the_weights_tables_included(
     executor: Executor, sources: dict, tiny_models: Path, tmp_path: Path, version: str
 ) -> None:
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.model.loading import load_model
 
     first = load_file(model_file(tiny_models, version))
     second = {name: tensor + 0.05 * randn(*tensor.shape, seed=3) for name, tensor in first.items()}
@@ -238,8 +238,8 @@ def test_saving_and_loading_again_is_bit_equal(
 ) -> None:
     import folder_paths
 
-    from opensora.opensora_models.checkpoint.opening.opening import open_checkpoint
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.checkpoint.opening import open_checkpoint
+    from opensora.opensora_models.native.model.loading import load_model
 
     executor.run({"1": loader(version), "2": node("ModelSave", model=["1", 0], filename_prefix=f"saved/{version}/net")})
     (saved,) = (Path(folder_paths.get_output_directory()) / "saved" / version).glob("net*.safetensors")
@@ -354,7 +354,7 @@ def test_training_reaches_every_layer(model: Any, version: str) -> None:
     """Gradients flow to inputs and weights, so LoRA trainers work; nothing is modified in place."""
     network = model.model.diffusion_model
     with torch.inference_mode(False), torch.enable_grad():
-        from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+        from opensora.opensora_models.native.model.loading import load_model
 
         network = load_model(*model.cached_patcher_init[1]).model.diffusion_model.requires_grad_(True)
         x = randn(1, CHANNELS[version], 2, 6, 6).requires_grad_()

@@ -32,7 +32,7 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def open_model(path: Path, *args: Any, **kwargs: Any) -> Any:
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.model.loading import load_model
 
     with torch.inference_mode():
         return load_model(path, *args, **kwargs)
@@ -49,7 +49,7 @@ def reference(comfy: Path, tiny_models: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "tolerance"), STORAGE)
 def test_weight_dtypes_are_stored_as_asked(file: Path, reference: torch.Tensor, name: str, tolerance: float) -> None:
-    from opensora.opensora_models.native.model.stdit3_model.loading import WEIGHT_DTYPES
+    from opensora.opensora_models.native.model.loading import WEIGHT_DTYPES
 
     model = open_model(file, name)
     network = model.model.diffusion_model
@@ -126,7 +126,7 @@ def test_shards_give_the_same_model(weights: dict, reference: torch.Tensor, tmp_
 
 
 def test_settings_and_choices_decide_what_weights_cannot_tell(comfy: Path, tiny_models: Path, tmp_path: Path) -> None:
-    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import opensora_config
+    from opensora.opensora_models.native.model.stdit3_model import opensora_config
     from opensora.opensora_models.stdit3.settings import Choices
 
     path = tmp_path / "net.safetensors"
@@ -344,8 +344,8 @@ def damaged(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
 def test_damaged_files_leave_nothing_behind(
     weights: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, message: str
 ) -> None:
-    from opensora.opensora_models.checkpoint.opening.opening import Checkpoint
-    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import OpenSoraModel
+    from opensora.opensora_models.checkpoint.opening import Checkpoint
+    from opensora.opensora_models.native.model.stdit3_model import OpenSoraModel
 
     def models() -> int:
         gc.collect()

@@ -28,8 +28,8 @@ def model_of(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """
     import comfy.latent_formats
 
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model, released_shapes
-    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import LATENT_FORMATS
+    from opensora.opensora_models.native.model.loading import load_model, released_shapes
+    from opensora.opensora_models.native.model.stdit3_model import LATENT_FORMATS
 
     class Plain(comfy.latent_formats.LatentFormat):
         latent_channels, latent_dimensions = case.input("z").shape[1], 3

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from opensora.opensora_models.releases.guidance import PRESETS, Guidance
+
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 
 STEPS = 8
@@ -138,7 +140,7 @@ def counting(native: SimpleNamespace, model: Any) -> tuple[Any, list[int]]:
 @pytest.mark.parametrize("mask", [None, mask_of(0, 0.5, 1, 1, 0.3), mask_of(1, 1, 1, 1, 1)])
 def test_our_sampler_equals_cores_euler_masks_included(bench: Any, version: str, mask: Tensor | None) -> None:
     here = bench(version)
-    settings = here.native.guidance.Guidance(text_scale=4.0)
+    settings = Guidance(text_scale=4.0)
     close(here.run(here.ours(settings), mask=mask), here.run(here.core(4.0), "euler", mask=mask))
 
 
@@ -154,7 +156,7 @@ def test_kept_frames_come_out_right_with_every_core_sampler(bench: Any, sampler:
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])
 def test_our_guider_works_with_core_samplers(bench: Any, sampler: str) -> None:
     here = bench("1.2")
-    settings = here.native.guidance.Guidance(text_scale=4.0)
+    settings = Guidance(text_scale=4.0)
     close(here.run(here.ours(settings), sampler), here.run(here.core(4.0), sampler))
 
 
@@ -163,7 +165,7 @@ def test_our_guider_works_with_core_samplers(bench: Any, sampler: str) -> None:
 @pytest.mark.parametrize("oscillate_image", [False, True])
 def test_the_patch_guides_like_the_guider(bench: Any, given: bool, cfg: float, oscillate_image: bool) -> None:
     here = bench("1.3", given=given)
-    settings = here.native.guidance.Guidance(
+    settings = Guidance(
         text_scale=cfg,
         image_scale=3.0,
         oscillate_text=True,
@@ -178,7 +180,7 @@ def test_the_patch_guides_like_the_guider(bench: Any, given: bool, cfg: float, o
 
 def test_without_image_guidance_the_patch_leaves_given_frames_to_cfg(bench: Any) -> None:
     here = bench("1.3", given=True)
-    settings = here.native.guidance.Guidance(flaw_fix=False)
+    settings = Guidance(flaw_fix=False)
     patched = here.native.guiders.patch_guidance(here.model, settings)
     here.negative = here.native.guiders.with_given_frames(here.negative, here.latent, [0])
     assert torch.equal(here.run(here.core(3.0, patched), "euler"), here.run(here.core(3.0), "euler"))
@@ -196,7 +198,7 @@ def test_released_settings_compute_only_the_rows_that_count(
     bench: Any, preset: str, given: bool, needed: int, full: int, patch: bool
 ) -> None:
     here = bench("1.3", given=given)
-    settings = here.native.guidance.PRESETS[preset]
+    settings = PRESETS[preset]
     model, rows = counting(here.native, here.model)
     if patch:
         guider = here.core(settings.text_scale, here.native.guiders.patch_guidance(model, settings))
@@ -232,7 +234,7 @@ def _every_row(here: Bench, settings: Any, sigmas: Tensor, given: bool) -> Tenso
 
 def test_given_frames_of_the_positive_reach_every_row_and_are_dropped_in_the_last(bench: Any) -> None:
     here = bench("1.3", given=True)
-    guider = here.ours(here.native.guidance.PRESETS["1.3 given frames"])
+    guider = here.ours(PRESETS["1.3 given frames"])
     rows = guider.original_conds
     assert set(rows) == {"positive", "image", "negative"}
     assert [rows[name][0].get("opensora_given_drop", False) for name in ("positive", "image", "negative")] == [
@@ -245,7 +247,7 @@ def test_given_frames_of_the_positive_reach_every_row_and_are_dropped_in_the_las
 
 def test_renoising_changes_given_frames_only_through_fresh_noise(bench: Any) -> None:
     here = bench("1.3", given=True)
-    settings = here.native.guidance.PRESETS["1.3 given frames"]
+    settings = PRESETS["1.3 given frames"]
     on, again, off = (here.run(here.ours(settings), renoise_given=flag) for flag in (True, True, False))
     assert torch.equal(on, again)
     assert not torch.allclose(on, off, atol=1e-3)
@@ -254,7 +256,7 @@ def test_renoising_changes_given_frames_only_through_fresh_noise(bench: Any) -> 
 @pytest.mark.parametrize("given", [False, True])
 def test_a_sample_of_a_batch_equals_the_sample_alone(bench: Any, given: bool) -> None:
     both, version = bench("1.3", batch=2, given=given), "1.3"
-    settings = both.native.guidance.PRESETS["1.3 given frames" if given else "1.3 text to video"]
+    settings = PRESETS["1.3 given frames" if given else "1.3 text to video"]
     noise = randn(7, 2, *both.latent.shape[1:])
     together = both.run(both.ours(settings), noise=noise, renoise_given=given)
     for index in range(2):
@@ -273,7 +275,7 @@ def test_a_sample_of_a_batch_equals_the_sample_alone(bench: Any, given: bool) ->
 
 def test_split_sigmas_with_a_mask_and_the_full_schedule_equal_one_run(bench: Any) -> None:
     here = bench("1.2")
-    settings = here.native.guidance.Guidance(text_scale=4.0, oscillate_text=True, force_steps=2)
+    settings = Guidance(text_scale=4.0, oscillate_text=True, force_steps=2)
     mask = mask_of(0, 0.6, 1, 1, 0)
     whole = here.run(here.ours(settings), mask=mask)
     cut = 5
@@ -290,7 +292,7 @@ def test_split_sigmas_with_a_mask_and_the_full_schedule_equal_one_run(bench: Any
 
 def test_without_the_full_schedule_the_second_part_counts_its_steps_from_zero(bench: Any) -> None:
     here = bench("1.2")
-    settings = here.native.guidance.Guidance(text_scale=4.0, oscillate_text=True, force_steps=2)
+    settings = Guidance(text_scale=4.0, oscillate_text=True, force_steps=2)
     parts = [
         here.run(here.ours(settings, schedule=schedule), sigmas=here.sigmas[5:]) for schedule in (None, here.sigmas)
     ]
@@ -338,7 +340,7 @@ def test_core_samplers_follow_the_shift_on_the_model(bench: Any) -> None:
     patched = native.samplers.patch_shift(here.model, native.clips.clip_shift(size))
     sampler = native.core.KSampler(patched, 4, "cpu", "euler", "opensora", 1.0, model_options=patched.model_options)
     done = sampler.sample(native.noise(here.latent, 5), here.positive, here.negative, 4.0, here.latent, seed=5)
-    settings = native.guidance.Guidance(text_scale=4.0)
+    settings = Guidance(text_scale=4.0)
     close(done, here.run(here.ours(settings), sigmas=native.clips.clip_sigmas(size, 4)))
 
 
@@ -352,7 +354,7 @@ def test_every_step_reports_progress_and_can_be_interrupted(bench: Any) -> None:
         if step == 3:
             raise KeyboardInterrupt
 
-    settings = here.native.guidance.Guidance(text_scale=4.0)
+    settings = Guidance(text_scale=4.0)
     with pytest.raises(KeyboardInterrupt):
         here.run(here.ours(settings), callback=stop)
     assert seen == [0, 1, 2, 3]
@@ -364,7 +366,7 @@ def test_a_bf16_model_is_sampled_with_float32_latents(native: SimpleNamespace, t
     model.set_model_compute_dtype(torch.bfloat16)
     here = Bench(native, model, "1.2")
     kinds: list[torch.dtype] = []
-    settings = native.guidance.Guidance(text_scale=4.0)
+    settings = Guidance(text_scale=4.0)
     done = here.run(here.ours(settings), callback=lambda step, denoised, x, total: kinds.append(x.dtype))
     assert set(kinds) == {torch.float32}
     assert bool(done.isfinite().all())
@@ -373,7 +375,7 @@ def test_a_bf16_model_is_sampled_with_float32_latents(native: SimpleNamespace, t
 def test_the_models_own_options_are_untouched_by_patches(bench: Any) -> None:
     here = bench("1.3")
     before = here.run(here.core(4.0), "euler")
-    settings = here.native.guidance.PRESETS["1.3 text to video"]
+    settings = PRESETS["1.3 text to video"]
     here.native.guiders.patch_guidance(here.native.samplers.patch_shift(here.model, 5.0), settings)
     assert torch.equal(here.run(here.core(4.0), "euler"), before)
 
@@ -381,13 +383,13 @@ def test_the_models_own_options_are_untouched_by_patches(bench: Any) -> None:
 def test_guidance_over_an_empty_part_of_the_run_is_refused(bench: Any) -> None:
     here = bench("1.2")
     with pytest.raises(ValueError, match="the whole run is 0 to 1"):
-        here.native.guiders.limited_to(here.native.guidance.Guidance(), here.model, 0.6, 0.6)
+        here.native.guiders.limited_to(Guidance(), here.model, 0.6, 0.6)
 
 
 def test_guidance_interval_counts_like_core(bench: Any) -> None:
     here = bench("1.2")
     native, model = here.native, here.model
-    limited = native.guiders.limited_to(native.guidance.Guidance(text_scale=4.0), model, 0.25, 0.75)
+    limited = native.guiders.limited_to(Guidance(text_scale=4.0), model, 0.25, 0.75)
     assert (limited.sigma_start, limited.sigma_end) == (0.75, 0.25)
     counted, rows = counting(native, model)
     here.run(here.ours(limited, counted), "euler", sigmas=native.clips.schedule.sigmas(8))
@@ -445,7 +447,7 @@ def test_an_interrupted_run_lets_go_of_its_latents(bench: Any) -> None:
 
     def interrupted() -> None:
         with contextlib.suppress(KeyboardInterrupt):
-            here.run(here.ours(here.native.guidance.Guidance()), callback=stop, mask=mask_of(0, 0.5, 1, 1, 1))
+            here.run(here.ours(Guidance()), callback=stop, mask=mask_of(0, 0.5, 1, 1, 1))
 
     interrupted()
     gc.collect()

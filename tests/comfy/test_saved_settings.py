@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from opensora.opensora_models.checkpoint.opening.settings import NAME
+from opensora.opensora_models.checkpoint.settings import NAME
 from opensora.opensora_models.stdit3.config import XL_V12, XL_V13, STDiT3Config, config_from_shapes
 from opensora.opensora_models.stdit3.keys import to_checkpoint_key
 from opensora.opensora_models.stdit3.network import STDiT3
@@ -166,13 +166,13 @@ TEXTS = ["opensora-tiny-t5", "random-t5"]
 
 
 def vae_of(path: Path, **options: Any) -> Any:
-    from opensora.opensora_models.native.vae.vae.vae import load_vae
+    from opensora.opensora_models.native.vae.vae import load_vae
 
     return load_vae(path, **options)
 
 
 def model_of(path: Path, **options: Any) -> Any:
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.model.loading import load_model
 
     with torch.inference_mode():
         return load_model(path, **options)
@@ -193,7 +193,7 @@ def pictures(vae: Any) -> tuple[Tensor, Tensor]:
 
 def video(model: Any) -> Tensor:
     """A small clip of this MODEL."""
-    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import opensora_config
+    from opensora.opensora_models.native.model.stdit3_model import opensora_config
 
     config = opensora_config(model)
     text = [[randn(1, 5, config.caption_channels, seed=2), {}]]
@@ -256,7 +256,7 @@ def test_model_save(core_knows: None, name: str, files: dict[str, Path]) -> None
 
 
 def test_choices_of_the_loader_are_saved(files: dict[str, Path]) -> None:
-    from opensora.opensora_models.native.model.stdit3_model.stdit3_model import opensora_config
+    from opensora.opensora_models.native.model.stdit3_model import opensora_config
     from opensora.opensora_models.stdit3.settings import Choices
 
     choices = Choices(window=2, spatial_rotary=False, input_sq_size=256)

@@ -185,7 +185,7 @@ def test_a_step_and_decoded_frames_beyond_the_machine_are_refused(
 
     from opensora.nodes.decode import Decode
     from opensora.nodes.sampling import Sampler
-    from opensora.opensora_models.native.vae.vae.vae import load_vae
+    from opensora.opensora_models.native.vae.vae import load_vae
 
     vae = load_vae(tiny_models / "vae" / "random-vae-v1.2.safetensors")
     latent = {"samples": torch.zeros(1, 4, 5, 8, 8)}

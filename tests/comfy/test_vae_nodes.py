@@ -156,7 +156,7 @@ def test_report_of_a_reconstruction(executor: Executor) -> None:
 
 @pytest.fixture
 def vae(comfy: Path, tiny_models: Path) -> Any:
-    from opensora.opensora_models.native.vae.vae.vae import load_vae
+    from opensora.opensora_models.native.vae.vae import load_vae
 
     return load_vae(tiny_models / "vae" / "random-vae-v1.2.safetensors", dtype=torch.float32)
 
@@ -183,7 +183,7 @@ def test_running_out_of_memory_falls_back_exactly(vae: Any, monkeypatch: pytest.
 def test_an_interrupt_stops_between_groups(vae: Any) -> None:
     import comfy.model_management as management
 
-    from opensora.opensora_models.native.vae.vae.decoding import decoded_groups
+    from opensora.opensora_models.native.vae.decoding import decoded_groups
 
     groups = decoded_groups(vae, torch.zeros(1, 4, 15, 2, 2), None, None)
     assert next(groups).shape == (1, 17, 16, 16, 3)
@@ -197,7 +197,7 @@ def test_an_interrupt_stops_between_groups(vae: Any) -> None:
 
 @torch.inference_mode()
 def test_nan_latents_and_foreign_vaes_are_refused(vae: Any) -> None:
-    from opensora.opensora_models.native.vae.vae.decoding import decode_images, encode_images, own_vae
+    from opensora.opensora_models.native.vae.decoding import decode_images, encode_images, own_vae
 
     with pytest.raises(ValueError, match="not numbers"):
         decode_images(vae, torch.full((1, 4, 1, 2, 2), float("nan")), None, "auto")
@@ -209,7 +209,7 @@ def test_nan_latents_and_foreign_vaes_are_refused(vae: Any) -> None:
 
 @torch.inference_mode()
 def test_what_core_asks_of_a_vae(vae: Any, tiny_models: Path) -> None:
-    from opensora.opensora_models.native.vae.vae.vae import load_vae_patcher
+    from opensora.opensora_models.native.vae.vae import load_vae_patcher
 
     assert [vae.downscale_ratio[0](f) for f in (1, 17, 18, 34, 51)] == [1, 5, 6, 10, 15]
     assert [vae.upscale_ratio[0](z) for z in (1, 5, 6, 10, 15)] == [1, 17, 18, 34, 51]
@@ -225,7 +225,7 @@ def test_what_core_asks_of_a_vae(vae: Any, tiny_models: Path) -> None:
 
 @torch.inference_mode()
 def test_seeded_encoding(vae: Any) -> None:
-    from opensora.opensora_models.native.vae.vae.decoding import encode_images
+    from opensora.opensora_models.native.vae.decoding import encode_images
 
     images = torch.rand(17, 16, 16, 3, generator=torch.Generator().manual_seed(0))
     once, again, other = (encode_images(vae, images, "auto", seed) for seed in (1, 1, 2))

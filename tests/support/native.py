@@ -21,7 +21,7 @@ def model_file(models: Path, version: str) -> Path:
 
 def load(models: Path, version: str = "1.2", **options: Any) -> Any:
     """A fresh MODEL of the tiny file."""
-    from opensora.opensora_models.native.model.stdit3_model.loading import load_model
+    from opensora.opensora_models.native.model.loading import load_model
 
     with torch.inference_mode():
         return load_model(model_file(models, version), **options)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from opensora.opensora_models.checkpoint import kinds as kinds
-from opensora.opensora_models.checkpoint.opening.opening import (
+from opensora.opensora_models.checkpoint.opening import (
     describe,
     expect_kind,
     expect_shapes,

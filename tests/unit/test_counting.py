@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from opensora.opensora_models.checkpoint.opening.counting import MOST_BLOCKS, count_blocks
+from opensora.opensora_models.checkpoint.counting import MOST_BLOCKS, count_blocks
 
 
 def test_blocks_are_counted_by_their_names() -> None:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from opensora.opensora_models.releases.guidance import PRESETS, Guidance
 from opensora.opensora_models.sampling import guidance as g
-from opensora.opensora_models.sampling.guidance import Branch, Guidance, Scales
+from opensora.opensora_models.sampling.guidance import Branch, Scales
 from opensora.opensora_models.sampling.schedule import sigmas
 
 SHAPE = (2, 4, 5, 3, 3)
-T2V = g.PRESETS["1.3 text to video"]
-I2V = g.PRESETS["1.3 given frames"]
+T2V = PRESETS["1.3 text to video"]
+I2V = PRESETS["1.3 given frames"]
 
 
 def predictions() -> dict[Branch, Tensor]:

@@ -13,7 +13,7 @@ from opensora.opensora_models.mmdit.config import MMDiTConfig
 from opensora.opensora_models.mmdit.network import MMDiT
 from opensora.opensora_models.mmdit.positions import interleaving
 from opensora.opensora_models.mmdit.tokens import image_ids, pack, reference_features, token_grid, unpack
-from opensora.opensora_models.stdit3.attention import plain_attention
+from opensora.opensora_models.transformer.attention import plain_attention
 
 SPLIT = MMDiTConfig(
     in_channels=16,

@@ -14,9 +14,10 @@ from opensora.opensora_models.mmdit.config import MMDiTConfig
 from opensora.opensora_models.mmdit.network import MMDiT
 from opensora.opensora_models.mmdit.tokens import reference_features
 from opensora.opensora_models.releases.flow_shift import flow_shift
+from opensora.opensora_models.releases.guidance import Guidance
 from opensora.opensora_models.releases.known import CLIP_V2, PICTURE_V2
 from opensora.opensora_models.sampling import given_input
-from opensora.opensora_models.sampling.guidance import Branch, Guidance, Scales
+from opensora.opensora_models.sampling.guidance import Branch, Scales
 from opensora.opensora_models.sampling.schedule import sigmas
 from opensora.opensora_models.sampling.three_rows import UNGUIDED, rows_of, run_scales, walk
 

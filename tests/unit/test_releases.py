@@ -11,7 +11,7 @@ from opensora.opensora_models.releases import printed_sizes as sizes
 from opensora.opensora_models.releases import stdit3_cost as cost
 from opensora.opensora_models.releases.known import RELEASES, believed_release, release_named, releases_with
 from opensora.opensora_models.releases.sizes import Computed, check_size
-from opensora.opensora_models.sampling import schedule
+from opensora.opensora_models.releases.time_shift import shift_for
 from opensora.opensora_models.sampling.effort import operations_per_row, rows_of_run, summary
 
 V20, COMPRESSED = RELEASES["2.0"], RELEASES["2.0 high compression"]
@@ -30,7 +30,7 @@ def test_old_versions_are_described_as_their_own_modules_say(version: frames.Ver
         assert lengths.nearest(count) == frames.nearest_good_length(version, count)
     for height, width in ((144, 256), (360, 640), (237, 426), (717, 1281)):
         assert latents.cells(17, height, width) == frames.latent_size(version, 17, height, width)
-        assert release.times.shift(51, height, width) == schedule.shift_for(version, height, width, 51)
+        assert release.times.shift(51, height, width) == shift_for(version, height, width, 51)
         assert release.sizes.multiple == sizes.SIZE_MULTIPLE[version]
     assert release.sizes.size("360p", "9:16") == sizes.image_size("360p", "9:16")
 

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from opensora.opensora_models.sampling.schedule import shift_for, shift_time, sigmas, size_conditioning, timesteps
+from opensora.opensora_models.releases.time_shift import shift_for
+from opensora.opensora_models.sampling.schedule import shift_time, sigmas, size_conditioning, timesteps
 
 
 def test_uniform_times_fall_in_equal_steps() -> None:

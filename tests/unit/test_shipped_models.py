@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from opensora.opensora_models.checkpoint.opening.opening import open_checkpoint
+from opensora.opensora_models.checkpoint.opening import open_checkpoint
 from opensora.opensora_models.releases.groups import VERSIONS, Version
 from opensora.opensora_models.vae.recognition import recognise
 from opensora.training.autoencoder import RECIPES as AUTOENCODERS

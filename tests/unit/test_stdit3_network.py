@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from opensora.opensora_models.stdit3.attention import plain_attention
-from opensora.opensora_models.stdit3.blocks import Mlp, gelu_tanh
-from opensora.opensora_models.stdit3.conditions import kept_tokens, tile_rows
+from opensora.opensora_models.stdit3.blocks import Mlp
+from opensora.opensora_models.stdit3.conditions import kept_tokens
 from opensora.opensora_models.stdit3.config import STDiT3Config
 from opensora.opensora_models.stdit3.network import GivenFrames, STDiT3
+from opensora.opensora_models.transformer.attention import plain_attention
+from opensora.opensora_models.transformer.gelu import gelu_tanh
+from opensora.opensora_models.transformer.rows import tile_rows
 
 TINY = {"depth": 2, "hidden_size": 48, "caption_channels": 32, "model_max_length": 20}
 V12 = STDiT3Config(num_heads=4, **TINY)
@@ -145,7 +147,7 @@ def test_mlp_never_holds_more_than_its_share(monkeypatch: pytest.MonkeyPatch) ->
 
 @torch.no_grad()
 def test_sigmoid_form_of_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opensora.opensora_models.stdit3.blocks.GELU_PIECE", 1000)
+    monkeypatch.setattr("opensora.opensora_models.transformer.gelu.GELU_PIECE", 1000)
     x = torch.linspace(-30, 30, 20002).view(2, 73, 137)
     for numbers in (x, x.transpose(0, 2)):
         want = F.gelu(numbers, approximate="tanh")

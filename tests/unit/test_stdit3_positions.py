@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from opensora.opensora_models.stdit3.positions import PositionEmbedding2D, Rotary, RotaryEmbedding, rounded_number
+from opensora.opensora_models.stdit3.positions import PositionEmbedding2D, RotaryEmbedding, rounded_number
 from opensora.opensora_models.stdit3.windows import cut, gather, join
+from opensora.opensora_models.transformer.positions import Rotary
 
 
 def test_rounding_a_number_is_rounding_to_bfloat16() -> None:

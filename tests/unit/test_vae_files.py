@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from opensora.opensora_models.checkpoint.opening.opening import open_checkpoint
+from opensora.opensora_models.checkpoint.opening import open_checkpoint
 from opensora.opensora_models.vae.guards import check_latents, check_num_frames, check_pixels
 from opensora.opensora_models.vae.keys import PIPELINE_PREFIX
 from opensora.opensora_models.vae.latent_file import load_latent, save_latent

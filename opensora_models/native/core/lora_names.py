@@ -3,7 +3,7 @@
 Core knows ``diffusion_model.spatial_blocks.0.attn.qkv`` and ``lora_unet_spatial_blocks_0_attn_qkv``. Further names are
 written down in ``comfy.lora`` one model class after another, and there is no registry. So one function is wrapped:
 where the layers asked for are Open-Sora's, names are first brought to core's form; for any other model it is the
-original. The switch is that of :mod:`.core_detection`.
+original. The switch is that of :mod:`.detection`.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ import comfy.quant_ops
 import torch
 from torch import Tensor, nn
 
-from ...stdit3.positions import Rotary
 from ...transformer.arithmetic import NORM_EPS, Arithmetic
+from ...transformer.positions import Rotary
 
 FUSED = frozenset({"cuda", "hip", "triton"})
 """The backends that do a step in one pass."""

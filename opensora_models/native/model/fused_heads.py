@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ...mmdit.blocks import norm_rotary_over
 from ...mmdit.positions import AnyRotary, HalfSplitRotary
-from ...stdit3.positions import Rotary
 from ...transformer.arithmetic import NORM_EPS, Arithmetic
+from ...transformer.positions import Rotary
 from .fused import FusedArithmetic
 
 IN_PLACE = {True: "rms_rope_split_half_", False: "rms_rope_"}

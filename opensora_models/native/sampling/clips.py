@@ -22,8 +22,9 @@ from ...releases.groups import (
     is_good_length,
     nearest_good_length,
 )
+from ...releases.guidance import PRESETS, Guidance
+from ...releases.time_shift import shift_for
 from ...sampling import schedule
-from ...sampling.guidance import PRESETS, Guidance
 from ..messages import tell
 from ..model.stdit3_model import opensora_config
 from .guiders import Conditioning, OpenSoraGuider, given_values
@@ -138,8 +139,8 @@ def _version_of(samples: Tensor) -> Version | None:
 
 
 def clip_shift(clip: ClipSize, **options: Any) -> float:
-    """The shift of the schedule for a clip; options as in ``schedule.shift_for``."""
-    return schedule.shift_for(clip.opensora_version, clip.height, clip.width, clip.frames, **options)
+    """The shift of the schedule for a clip; options as in :func:`...releases.time_shift.shift_for`."""
+    return shift_for(clip.opensora_version, clip.height, clip.width, clip.frames, **options)
 
 
 def clip_sigmas(clip: ClipSize, steps: int, *, denoise: float = 1.0, discrete: bool = False, **options: Any) -> Tensor:

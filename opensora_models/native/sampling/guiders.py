@@ -17,16 +17,8 @@ from comfy.model_patcher import ModelPatcher
 from node_helpers import conditioning_set_values
 from torch import Tensor
 
-from ...sampling.guidance import (
-    NO_GUIDANCE,
-    Branch,
-    Guidance,
-    guided,
-    prompt_and_base,
-    rescale_to_prompt,
-    step_of,
-    step_scales,
-)
+from ...releases.guidance import Guidance
+from ...sampling.guidance import NO_GUIDANCE, Branch, guided, prompt_and_base, rescale_to_prompt, step_of, step_scales
 from ...transformer.handing import own
 from ..model.conds import PerFrame
 

@@ -13,7 +13,7 @@ from opensora.opensora_models.mmdit.keys import to_checkpoint_key
 from opensora.opensora_models.mmdit.modulation import scaled_time
 from opensora.opensora_models.mmdit.network import MMDiT
 from opensora.opensora_models.mmdit.positions import rotary
-from opensora.opensora_models.stdit3.positions import sinusoid
+from opensora.opensora_models.transformer.positions import sinusoid
 
 FAMILY = "v2-mmdit"
 

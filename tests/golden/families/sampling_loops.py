@@ -10,6 +10,8 @@ from torch import Tensor
 
 from golden.families.stdit3 import FAMILIES, config_of, network_of
 from golden.runner import Case, runs_cases
+from opensora.opensora_models.releases.guidance import DEFAULT_FORCE_STEPS, Guidance
+from opensora.opensora_models.releases.time_shift import shift_for
 from opensora.opensora_models.sampling import flow, guidance, masks, noise, references, schedule
 from opensora.opensora_models.stdit3.conditions import GivenFrames, kept_tokens
 
@@ -76,18 +78,18 @@ def sample_arguments(case: Case) -> dict[str, Any]:
     return {key: value for key, value in (case.info.get("sample_args") or {}).items() if value is not None}
 
 
-def guidance_of(case: Case) -> guidance.Guidance:
+def guidance_of(case: Case) -> Guidance:
     """The case's settings; the image part inherits what it does not set, but not the call's own text scale."""
     settings, extra = case.info["scheduler"], sample_arguments(case)
     inherited = bool(settings.get("use_oscillation_guidance"))
     scale = settings.get("cfg_scale", CFG_SCALE)
     override = case.info.get("guidance_scale")
-    return guidance.Guidance(
+    return Guidance(
         text_scale=scale if override is None else override,
         image_scale=extra.get("image_cfg_scale", scale),
         oscillate_text=extra.get("use_oscillation_guidance_for_text", inherited),
         oscillate_image=extra.get("use_oscillation_guidance_for_image", inherited),
-        force_steps=settings.get("force_num", guidance.DEFAULT_FORCE_STEPS),
+        force_steps=settings.get("force_num", DEFAULT_FORCE_STEPS),
         fade_image=bool(settings.get("scale_image_weight")),
         initial_image_scale=settings.get("initial_image_scale", 1.0),
         flaw_fix=bool(settings.get("use_flaw_fix")),
@@ -105,7 +107,7 @@ def sigmas_of(case: Case, version: str) -> Tensor:
         raise ValueError(f"whole times of {train_timesteps(case)} are not implemented, only of 1000")
     shift, dtype = 1.0, sizes[0].dtype
     if settings.get("use_timestep_transform"):
-        shift = schedule.shift_for(
+        shift = shift_for(
             version,
             *(float(size[0]) for size in sizes),
             transform_scale=settings.get("transform_scale", 1.0),

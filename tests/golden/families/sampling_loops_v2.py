@@ -12,8 +12,9 @@ from golden.families.mmdit import network_of
 from golden.families.sampling_v2 import FAMILY, counting, expected_shape, same, times_of
 from golden.runner import Case, runs_cases
 from opensora.opensora_models.mmdit.tokens import pack, reference_features
+from opensora.opensora_models.releases.guidance import Guidance
 from opensora.opensora_models.sampling import given_input, three_rows
-from opensora.opensora_models.sampling.guidance import Branch, Guidance, Scales
+from opensora.opensora_models.sampling.guidance import Branch, Scales
 
 ROWS = (Branch.PROMPT, Branch.IMAGE, Branch.NOTHING)
 """The order in which the original computes its rows."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from golden.runner import Row, runs_table
+from opensora.opensora_models.releases.time_shift import shift_for
 from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments
 
 REFUSED = "refused"
@@ -109,7 +110,7 @@ for version in VERSIONS:
             dtype = getattr(torch, row.get("args_dtype") or "float32")
             settings = {name: row[name] for name in ("transform_scale", "scale_temporal") if row.get(name) is not None}
             size = (row["height"], row["width"], row["num_frames"])
-            shift = schedule.shift_for(version[1:], *size, **settings, dtype=dtype)
+            shift = shift_for(version[1:], *size, **settings, dtype=dtype)
             got = schedule.timesteps(row["steps"], shift, discrete=bool(row.get("discrete")), dtype=dtype).tolist()
             label = f"{size} in {dtype}"
             if any(time is None or math.isnan(time) for time in row["timesteps"]):

@@ -12,21 +12,15 @@ import torch
 from torch import Tensor
 
 from golden.runner import Case, fill_by_rule, runs_cases
-from opensora.opensora_models.stdit3.attention import plain_attention
 from opensora.opensora_models.stdit3.blocks import Block
-from opensora.opensora_models.stdit3.conditions import (
-    BlockContext,
-    GivenFrames,
-    PackedText,
-    kept_tokens,
-    pack,
-    tile_rows,
-)
+from opensora.opensora_models.stdit3.conditions import BlockContext, GivenFrames, PackedText, kept_tokens, pack
 from opensora.opensora_models.stdit3.config import STDiT3Config
 from opensora.opensora_models.stdit3.keys import to_checkpoint_key
 from opensora.opensora_models.stdit3.network import STDiT3
-from opensora.opensora_models.stdit3.positions import sinusoid
 from opensora.opensora_models.transformer.arithmetic import Arithmetic, UpstreamArithmetic
+from opensora.opensora_models.transformer.attention import plain_attention
+from opensora.opensora_models.transformer.positions import sinusoid
+from opensora.opensora_models.transformer.rows import tile_rows
 
 FAMILIES = ("stdit3-v1.2", "stdit3-v1.3")
 TRACE = "trace."
