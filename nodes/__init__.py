@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..opensora_models.native import startup
+from ..opensora_models.native.core import startup
 from ..opensora_models.native.sampling.samplers import register_scheduler
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .decode import Decode, DecodeToVideo, LoadLatent

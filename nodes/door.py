@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 from comfy_api.latest import io
 
 from ..opensora_models.messages.printable import is_printable, printable
+from ..opensora_models.native.core.wires import quoted, wrong_on_wire
 from ..opensora_models.native.messages import hushed, speaking
-from ..opensora_models.native.wires import quoted, wrong_on_wire
 
 GUARDED = "opensora_guarded"
 """Mark of a method that stands behind the door; ComfyUI copies classes with their methods at every run."""

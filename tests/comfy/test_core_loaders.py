@@ -229,8 +229,8 @@ def test_other_models_are_left_to_core() -> None:
 def test_the_switch_leaves_core_alone(monkeypatch: pytest.MonkeyPatch, tiny_models: Path) -> None:
     import comfy.sd
 
-    from opensora.opensora_models.native import startup
     from opensora.opensora_models.native.core import detection as core_detection
+    from opensora.opensora_models.native.core import startup
 
     core_detection.register()
     core_detection.unregister()

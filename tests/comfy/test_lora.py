@@ -280,9 +280,8 @@ def test_train_loras_own_output_loads_everywhere(
 
 
 def test_start_up_registers_the_names_unless_switched_off(comfy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from opensora.opensora_models.native import startup
     from opensora.opensora_models.native.core import detection as core_detection
-    from opensora.opensora_models.native.core import lora_names
+    from opensora.opensora_models.native.core import lora_names, startup
 
     for value, registered in (("0", False), ("1", True)):
         lora_names.unregister()

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,26 @@ def test_only_native_imports_comfyui(path: Path) -> None:
 @pytest.mark.parametrize("path", PURE, ids=named)
 def test_the_rest_never_imports_native(path: Path) -> None:
     assert not [name for name in relative_to_pack(path) if name.startswith("opensora_models.native")]
+
+
+def room(module: str) -> str | None:
+    """The room of a module of the machine; None for what is in none, and for `native/`, which sees them all."""
+    parts = module.split(".")
+    is_inside = parts[0] == "opensora_models" and len(parts) > 1 and (PACK_ROOT / parts[0] / parts[1]).is_dir()
+    return parts[1] if is_inside and parts[1] != "native" else None
+
+
+def test_the_rooms_form_no_circle() -> None:
+    """Whatever a room uses, directly or through others, does not use that room."""
+    uses: dict[str, set[str]] = {}
+    for path in PURE:
+        here = room(".".join(path.relative_to(PACK_ROOT).parent.parts))
+        assert here or path.parent.name == "opensora_models" and path.name == "__init__.py", "no file outside a room"
+        if here:
+            uses.setdefault(here, set()).update(filter(None, map(room, relative_to_pack(path))))
+    graph = {name: used - {name} for name, used in uses.items()}
+    assert len(graph) > 8 and any(graph.values())
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", sources("nodes"), ids=named)

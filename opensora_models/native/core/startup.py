@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from ..messages.printable import PrintableRecords
-from . import folders
-from .core import detection as core_detection
-from .core import lora_names
+from ...messages.printable import PrintableRecords
+from .. import folders
+from . import detection as core_detection
+from . import lora_names
 
 
 def start() -> None:

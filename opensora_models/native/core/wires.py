@@ -12,8 +12,8 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..messages.printable import printable
-from .sampling.reference_inputs import ReferenceChain
+from ...messages.printable import printable
+from ..sampling.reference_inputs import ReferenceChain
 
 Check = Callable[[Any], str | None]
 
