@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..opensora_models.checkpoint.settings import Choices
 from ..opensora_models.native.files import MODELS
 from ..opensora_models.native.model.loading import WEIGHT_DTYPES, load_model
-from ..opensora_models.stdit3.settings import Choices
 from .door import OpenSoraNode
 from .files import FileInput
 
 AUTOMATIC = "automatic"
 ROTARY = {AUTOMATIC: None, "on": True, "off": False}
+ROTATION = {AUTOMATIC: None, "half-split": "half-split", "interleaved": "interleaved"}
 ACCURATE, AS_UPSTREAM = "accurate", "as upstream bf16"
 
 
 class ModelLoader(OpenSoraNode):
-    """``OSoraModelLoader``: an Open-Sora 1.2 or 1.3 file in, ComfyUI's MODEL out."""
+    """``OSoraModelLoader``: an Open-Sora 1.2, 1.3 or 2.0 file in, ComfyUI's MODEL out."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,8 +25,8 @@ class ModelLoader(OpenSoraNode):
             node_id="OSoraModelLoader",
             display_name="Open-Sora Load Model",
             category="Open-Sora/loaders",
-            description="Loads an Open-Sora 1.2 or 1.3 diffusion model; the version is read off the file.",
-            search_aliases=["open-sora loader", "stdit3", "load diffusion model"],
+            description="Loads an Open-Sora 1.2, 1.3 or 2.0 diffusion model; the release is read off the file.",
+            search_aliases=["open-sora loader", "stdit3", "mmdit", "load diffusion model"],
             inputs=[
                 FileInput(
                     "model_name",
@@ -64,6 +65,16 @@ class ModelLoader(OpenSoraNode):
                     tooltip="Open-Sora 1.3 only: rotary positions inside a frame. automatic: from the settings beside "
                     "the file, else on as released.",
                 ),
+                io.Combo.Input(
+                    "rotation",
+                    options=list(ROTATION),
+                    default=AUTOMATIC,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Open-Sora 2.0 only: which numbers of a head are rotated together. automatic: from the "
+                    "settings beside the file, else half-split for separate and interleaved for fused projections, as "
+                    "released. The wrong one gives noise.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -79,9 +90,15 @@ class ModelLoader(OpenSoraNode):
 
     @classmethod
     def execute(
-        cls, model_name: str, weight_dtype: str, rounding: str, window: int, spatial_rotary: str
+        cls,
+        model_name: str,
+        weight_dtype: str,
+        rounding: str,
+        window: int,
+        spatial_rotary: str,
+        rotation: str = AUTOMATIC,
     ) -> io.NodeOutput:
-        choices = Choices(window=window or None, spatial_rotary=ROTARY[spatial_rotary])
+        choices = Choices(window or None, ROTARY[spatial_rotary], rotation=ROTATION[rotation])
         return io.NodeOutput(
             load_model(MODELS.path(model_name), weight_dtype, choices, as_upstream=rounding == AS_UPSTREAM)
         )

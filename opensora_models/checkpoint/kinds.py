@@ -34,6 +34,8 @@ MMDIT_V20 = FileKind("mmdit-v2.0", "an Open-Sora 2.0 diffusion model (MMDiT)", "
 MMDIT_V20_DCAE = FileKind(
     "mmdit-v2.0-dcae", "an Open-Sora 2.0 high-compression diffusion model (MMDiT)", "diffusion_models"
 )
+OPEN_SORA = (STDIT3_V12, STDIT3_V13, STDIT_V10, STDIT2_V11, MMDIT_V20, MMDIT_V20_DCAE)
+"""Diffusion models of this family."""
 VAE_V12 = FileKind("vae-v1.2", "an Open-Sora 1.2 video VAE", "vae")
 VAE_V13 = FileKind("vae-v1.3", "an Open-Sora 1.3 video VAE", "vae")
 HUNYUAN_VAE = FileKind("hunyuan-vae", "an Open-Sora 2.0 (HunyuanVideo) video VAE", "vae")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .kinds import EMPTY, FULL_CHECKPOINT, FileKind, Shape, describe
+from .kinds import EMPTY, FULL_CHECKPOINT, OPEN_SORA, FileKind, Shape, describe
 from .readers import PICKLE_ENDINGS, SAFETENSORS_ENDINGS, LoadedTensors, PickleFile, SafetensorsFile, TensorInfo
 from .reading import LONGEST_FILE_NAME, expect_plain_file, is_file, is_folder, quoted, read_json, reading
 from .settings import NAME as SETTINGS
@@ -132,7 +132,7 @@ def checkpoint_of(
     tensors, prefix = strip_prefix(raw, parts)
     tensors.pop(SETTINGS, None)
     kind = describe({name: info.shape for name, info in tensors.items()})
-    if prefix in MODEL_PARTS and not kind.id.startswith("stdit"):
+    if prefix in MODEL_PARTS and kind not in OPEN_SORA:
         whole = describe({name: info.shape for name, info in raw.items()})
         kind = whole if whole is FULL_CHECKPOINT else kind
     return Checkpoint(path, kind, tensors, prefix, metadata, sources)

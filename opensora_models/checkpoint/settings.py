@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -22,6 +23,28 @@ LARGEST = 65_536
 """Bytes of such a tensor; ours have about a hundred."""
 
 Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A person's own settings of a diffusion model; None leaves a value to the file.
+
+    ``window`` is the side of the temporal blocks' square window in tokens, ``spatial_rotary`` whether positions inside
+    a frame are rotated (both Open-Sora 1.3 only), ``input_sq_size`` the reference size of positions (1.2 and 1.3).
+    ``rotation``: which numbers of a head make a pair, "half-split" or "interleaved" (2.0 only).
+    """
+
+    window: int | None = None
+    spatial_rotary: bool | None = None
+    input_sq_size: int | None = None
+    rotation: str | None = None
+
+    def expect_only(self, *names: str, network: str) -> None:
+        """Raises ValueError where anything but ``names`` is chosen for a ``network`` that has nothing else."""
+        chosen = [each.name for each in fields(self) if getattr(self, each.name) is not None]
+        foreign = ", ".join(name for name in chosen if name not in names)
+        if foreign:
+            raise ValueError(f"{network} has no {foreign} to choose; leave it on automatic (a window on 0).")
 
 
 def parse_settings(text: str | bytes, where: str) -> dict[str, Any]:

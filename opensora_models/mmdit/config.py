@@ -7,12 +7,12 @@ network is Flux.1-dev.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
 from typing import Literal, get_args
 
+from ..checkpoint.counting import count_blocks
 from .keys import to_checkpoint_key
 
 Shape = tuple[int, ...]
@@ -26,8 +26,6 @@ PATCH_WITHOUT_REFERENCE = 2
 
 TIME_WIDTH = 256
 """Width of the sinusoid of a flow time or a guidance scale (DiT)."""
-
-_BLOCK_NUMBER = re.compile(r"(double|single)_blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class MMDiTConfig:
     round_time: bool = True
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads:
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
         if len(self.axes_dim) != 3 or min(self.axes_dim) < 0 or any(width % 2 for width in self.axes_dim):
             raise ValueError(f"axes_dim is {self.axes_dim}; it needs three even widths for frame, row and column.")
@@ -82,7 +80,8 @@ class MMDiTConfig:
 
     @property
     def mlp_hidden(self) -> int:
-        return int(self.hidden_size * self.mlp_ratio)
+        # A ratio that was read off two widths may fall a rounding error short of the width it came from.
+        return int(self.hidden_size * self.mlp_ratio + 1e-6)
 
     @property
     def channels(self) -> int:
@@ -118,10 +117,7 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> MMDiTConfig:
     """
     shapes = {to_checkpoint_key(key): shape for key, shape in shapes.items()}
     hidden_size, in_channels = _shape(shapes, "img_in.weight", 2)
-    depths = {"double": 0, "single": 0}
-    for key in shapes:
-        if match := _BLOCK_NUMBER.match(key):
-            depths[match[1]] = max(depths[match[1]], int(match[2]) + 1)
+    depths = {kind: count_blocks(shapes, f"{kind}_blocks.") for kind in ("double", "single")}
     block = "double_blocks.0.img_attn" if depths["double"] else "single_blocks.0"
     head_dim = _shape(shapes, f"{block}.norm.query_norm.scale", 1)[0]
     fused = f"{block}.qkv.weight" in shapes or f"{block}.linear1.weight" in shapes
@@ -165,7 +161,7 @@ def _patch(shapes: Mapping[str, Shape], in_channels: int) -> int:
 
 def _shape(shapes: Mapping[str, Shape], key: str, dimensions: int) -> Shape:
     shape = shapes.get(key)
-    if shape is None or len(shape) != dimensions:
+    if shape is None or len(shape) != dimensions or 0 in shape:
         found = "missing" if shape is None else f"of shape {tuple(shape)}"
-        raise ValueError(f"Not an MMDiT checkpoint: {key} is {found}, expected {dimensions} dimension(s).")
+        raise ValueError(f"Not an MMDiT checkpoint: {key} is {found}, expected {dimensions} size(s) of at least 1.")
     return tuple(shape)

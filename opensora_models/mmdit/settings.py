@@ -1,7 +1,8 @@
 """What an MMDiT's weights cannot tell: how heads are rotated and by which axes, the patch where nothing shows it.
 
-The order is: the person's own choice, then the settings beside the file (``config.json`` of the release, or metadata),
-then the released rule that :func:`~.config.config_from_shapes` applied.
+Beside upstream's names, ``round_time`` says whether the network sees its time in bfloat16 (see
+:class:`~.config.MMDiTConfig`). The order is: the person's own choice, then the settings beside the file
+(``config.json`` of the release, or metadata), then the released rule that :func:`~.config.config_from_shapes` applied.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .config import MMDiTConfig, Rotation
+from ..checkpoint.reading import shown
+from ..checkpoint.settings import Choices, whole_number, yes_or_no
+from .config import ROTATIONS, MMDiTConfig, default_axes
 
 logger = logging.getLogger("opensora")
 
@@ -22,35 +25,60 @@ SHARED_NUMBERS = (
 """Settings the weights show as well: they tell whether the settings speak of this file at all."""
 
 
-def complete(config: MMDiTConfig, settings: Mapping[str, Any], rotation: Rotation | None = None) -> MMDiTConfig:
-    """The config read off the weights, completed from upstream's ``settings`` and the person's ``rotation``.
+LARGEST_PATCH = 64
+LARGEST_THETA = 10**9
+
+
+def complete(config: MMDiTConfig, settings: Mapping[str, Any], choices: Choices | None = None) -> MMDiTConfig:
+    """The config read off the weights, completed from upstream's ``settings`` and the person's ``choices``.
 
     Settings that contradict the weights belong to another model and are left out with a log line. Raises ValueError for
     a value that no network can have.
     """
+    choices = choices or Choices()
+    choices.expect_only("rotation", network="Open-Sora 2.0")
     if contradictions := _contradictions(config, settings):
         logger.warning("The settings beside the file are for another model (%s) and are not used.", contradictions)
         settings = {}
     changes: dict[str, Any] = {}
     if "axes_dim" in settings:
-        changes["axes_dim"] = tuple(_number(width, "axes_dim") for width in settings["axes_dim"])
+        changes["axes_dim"] = _axes(settings["axes_dim"], config.head_dim)
     if "theta" in settings:
-        changes["theta"] = _number(settings["theta"], "theta")
+        changes["theta"] = _theta(settings["theta"])
     if "patch_size" in settings and not config.cond_embed:
-        changes["patch_size"] = _number(settings["patch_size"], "patch_size")
+        changes["patch_size"] = whole_number(settings["patch_size"], "patch_size", 1, LARGEST_PATCH)
     if "use_liger_rope" in settings:
-        changes["rotation"] = "half-split" if settings["use_liger_rope"] else "interleaved"
-    if rotation is not None:
-        changes["rotation"] = rotation
+        changes["rotation"] = "half-split" if yes_or_no(settings["use_liger_rope"], "use_liger_rope") else "interleaved"
+    if "round_time" in settings:
+        changes["round_time"] = yes_or_no(settings["round_time"], "round_time")
+    if choices.rotation is not None:
+        changes["rotation"] = choices.rotation
     return replace(config, **changes)
+
+
+def saved_settings(config: MMDiTConfig) -> dict[str, Any]:
+    """What must travel with the weights so that :func:`complete` gives this config again."""
+    settings = {
+        "axes_dim": list(config.axes_dim),
+        "theta": config.theta,
+        "use_liger_rope": config.rotation == ROTATIONS[0],
+        "round_time": config.round_time,
+    }
+    return settings if config.cond_embed else {**settings, "patch_size": config.patch_size}
 
 
 def _contradictions(config: MMDiTConfig, settings: Mapping[str, Any]) -> str:
     wrong = [name for name in SHARED_NUMBERS if name in settings and settings[name] != getattr(config, name)]
-    return ", ".join(f"{name} {settings[name]} instead of {getattr(config, name)}" for name in wrong)
+    return ", ".join(f"{name} {shown(settings[name])} instead of {getattr(config, name)}" for name in wrong)
 
 
-def _number(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1.")
-    return int(value)
+def _axes(value: Any, head_dim: int) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise ValueError(f"axes_dim is {shown(value)}; expected three widths such as {default_axes(head_dim)}.")
+    return tuple(whole_number(width, "A width of axes_dim", 0, head_dim) for width in value)
+
+
+def _theta(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= LARGEST_THETA:
+        raise ValueError(f"theta is {shown(value)}; expected a number from 1 to {LARGEST_THETA} such as 10000.")
+    return value

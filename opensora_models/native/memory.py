@@ -66,10 +66,12 @@ def check_latents_fit(shape: Sequence[int], clips: int = 1) -> None:
     check_room(needed, f"Sampling latents of {size}", "a smaller size, fewer frames or a smaller batch")
 
 
-def check_forward_fits(config: STDiT3Config, x: Tensor) -> None:
-    """Refuse latents [B, C, T, h, w] whose forward the system's memory cannot hold; a card says so by itself."""
+def check_forward_fits(needed: float, x: Tensor) -> None:
+    """Refuse latents [B, C, T, h, w] whose forward of ``needed`` bytes the system's memory cannot hold.
+
+    A card says so by itself.
+    """
     if x.device.type in SHARED_WITH_SYSTEM:
-        needed = activation_bytes(config, x.shape, x.element_size(), x.device.type)
         size = "×".join(str(side) for side in x.shape)
         check_room(needed, f"One step on latents of {size}", "a smaller size, fewer frames or a smaller batch")
 

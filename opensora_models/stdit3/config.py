@@ -63,6 +63,11 @@ class STDiT3Config:
         return self.hidden_size // self.num_heads
 
     @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return self.in_channels
+
+    @property
     def out_channels(self) -> int:
         """Velocity channels, followed by as many unused ones when ``pred_sigma`` is on."""
         return self.in_channels * 2 if self.pred_sigma else self.in_channels

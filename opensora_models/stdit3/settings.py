@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..checkpoint.reading import shown
-from ..checkpoint.settings import whole_number, yes_or_no
+from ..checkpoint.settings import Choices, whole_number, yes_or_no
 from .config import RELEASED_KERNEL_SIZE, STDiT3Config
+
+__all__ = ["Choices", "complete", "saved_settings"]
 
 logger = logging.getLogger("opensora")
 
@@ -23,18 +25,6 @@ SHARED_NUMBERS = ("depth", "hidden_size", "num_heads", "in_channels", "caption_c
 # Far beyond any clip, so that only nonsense is refused.
 LARGEST_WINDOW = 4096
 LARGEST_SQUARE_SIZE = 65_536
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A person's own settings; None leaves a value to the file.
-
-    ``window`` is the side of the temporal blocks' square window in tokens (1.3 only).
-    """
-
-    window: int | None = None
-    spatial_rotary: bool | None = None
-    input_sq_size: int | None = None
 
 
 def complete(config: STDiT3Config, settings: Mapping[str, Any], choices: Choices | None = None) -> STDiT3Config:
@@ -69,6 +59,7 @@ def _with_settings(config: STDiT3Config, settings: Mapping[str, Any]) -> STDiT3C
 
 
 def _with_choices(config: STDiT3Config, choices: Choices) -> STDiT3Config:
+    choices.expect_only("window", "spatial_rotary", "input_sq_size", network=f"Open-Sora {config.version}")
     windowed = config.kernel_size is not None
     if not windowed and (choices.window is not None or choices.spatial_rotary):
         raise ValueError(

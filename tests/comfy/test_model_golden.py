@@ -27,7 +27,8 @@ def recorded(name: str) -> Case:
 
 def model_of(case: Case, folder: Path) -> Any:
     """The case's random weights as a file in the released layout, opened by our loader."""
-    from opensora.opensora_models.native.model.loading import load_model, released_shapes
+    from opensora.opensora_models.native.model.loading import load_model
+    from opensora.opensora_models.native.model.stdit3_model import OpenSoraConfig
     from opensora.opensora_models.stdit3.config import STDiT3Config
 
     names = STDiT3Config.__dataclass_fields__
@@ -36,7 +37,9 @@ def model_of(case: Case, folder: Path) -> Any:
     if settings.get("kernel_size"):
         settings["kernel_size"] = tuple(settings["kernel_size"])
     config = STDiT3Config(version=version, **settings | {"patch_size": (1, 2, 2)})
-    weights = weights_by_rule({name: torch.zeros(shape) for name, shape in released_shapes(config).items()}, case)
+    weights = weights_by_rule(
+        {name: torch.zeros(shape) for name, shape in OpenSoraConfig.released_shapes(config).items()}, case
+    )
     metadata = {"opensora.config": json.dumps({key: case.config[key] for key in SETTINGS if key in case.config})}
     save_file(weights, folder / "case.safetensors", metadata=metadata)
     return load_model(folder / "case.safetensors")

@@ -118,4 +118,4 @@ def test_a_wrong_file_is_told_in_one_sentence(server: TestServer, tiny_models: A
     finally:
         target.unlink()
     assert "'a-t5.safetensors' looks like a T5 text encoder" in message
-    assert "expected an Open-Sora 1.2 or 1.3 diffusion model" in message
+    assert "expected an Open-Sora 1.2, 1.3 or 2.0 diffusion model" in message

@@ -28,15 +28,18 @@ def model_of(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """
     import comfy.latent_formats
 
-    from opensora.opensora_models.native.model.loading import load_model, released_shapes
-    from opensora.opensora_models.native.model.stdit3_model import LATENT_FORMATS
+    from opensora.opensora_models.native.model.latent_formats import LATENT_FORMATS
+    from opensora.opensora_models.native.model.loading import load_model
+    from opensora.opensora_models.native.model.stdit3_model import OpenSoraConfig
 
     class Plain(comfy.latent_formats.LatentFormat):
         latent_channels, latent_dimensions = case.input("z").shape[1], 3
 
     config = config_of(case)
     monkeypatch.setitem(LATENT_FORMATS, config.version, Plain)
-    weights = weights_by_rule({name: torch.zeros(shape) for name, shape in released_shapes(config).items()}, case)
+    weights = weights_by_rule(
+        {name: torch.zeros(shape) for name, shape in OpenSoraConfig.released_shapes(config).items()}, case
+    )
     metadata = {"opensora.config": json.dumps({key: case.config[key] for key in CONFIG_KEYS if key in case.config})}
     save_file(weights, folder / "case.safetensors", metadata=metadata)
     return load_model(folder / "case.safetensors")

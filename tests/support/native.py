@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHANNELS = {"1.2": 4, "1.3": 16}
+CHANNELS = {"1.2": 4, "1.3": 16, "2.0": 16, "2.0 high compression": 128}
+FILES = {"2.0 high compression": "random-v2.0-hc"}
 CAPTION_CHANNELS = 64
+POOLED = 16
 
 
 def model_file(models: Path, version: str) -> Path:
-    """The tiny diffusion model of a version."""
-    return models / "diffusion_models" / f"random-v{version}.safetensors"
+    """The tiny diffusion model of a release."""
+    name = FILES.get(version, f"random-v{version}")
+    return models / "diffusion_models" / f"{name}.safetensors"
 
 
 def load(models: Path, version: str = "1.2", **options: Any) -> Any:
@@ -33,8 +36,9 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def conditioning(tokens: int = 7, seed: int = 1, rows: int = 1, **extra: Any) -> list[list[Any]]:
-    """CONDITIONING of random text states [rows, tokens, 64]."""
-    return [[randn(rows, tokens, CAPTION_CHANNELS, seed=seed), {"pooled_output": None, **extra}]]
+    """CONDITIONING of random text states [rows, tokens, 64], with the pooled state that 2.0 reads."""
+    pooled = randn(rows, POOLED, seed=seed + 1000)
+    return [[randn(rows, tokens, CAPTION_CHANNELS, seed=seed), {"pooled_output": pooled, **extra}]]
 
 
 def empty(version: str = "1.2", frames: int = 5, height: int = 8, width: int = 10, batch: int = 1) -> Tensor:
@@ -78,21 +82,27 @@ def sample(
 
 @contextmanager
 def spy() -> Iterator[list[dict[str, Any]]]:
-    """Collects the arguments of every call of the network proper, under their names."""
+    """Collects the arguments of every call of the network proper, of either kind, under their names."""
+    from opensora.opensora_models.mmdit.network import MMDiT
     from opensora.opensora_models.stdit3.network import STDiT3
 
     calls: list[dict[str, Any]] = []
-    original = STDiT3.forward
+    originals = {STDiT3: STDiT3.forward, MMDiT: MMDiT.forward}
 
-    def watched(self: Any, x: Tensor, timestep: Tensor, text: Any, **kwargs: Any) -> Tensor:
-        calls.append({"x": x, "timestep": timestep, "text": text, **kwargs})
-        return original(self, x, timestep, text, **kwargs)
+    def watch(network: type, original: Callable[..., Tensor]) -> None:
+        def watched(self: Any, x: Tensor, timestep: Tensor, text: Any, *more: Any, **kwargs: Any) -> Tensor:
+            calls.append({"x": x, "timestep": timestep, "text": text, "pooled": more[0] if more else None, **kwargs})
+            return original(self, x, timestep, text, *more, **kwargs)
 
-    STDiT3.forward = watched
+        network.forward = watched  # type: ignore[attr-defined]
+
+    for network, original in originals.items():
+        watch(network, original)
     try:
         yield calls
     finally:
-        STDiT3.forward = original
+        for network, original in originals.items():
+            network.forward = original  # type: ignore[method-assign]
 
 
 def relative(got: Tensor, want: Tensor) -> float:

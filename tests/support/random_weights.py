@@ -23,7 +23,18 @@ TEXT_LENGTH = 300  # tokens of the null text, as in the released models
 
 TINY_NETWORK = {"hidden_size": 96, "num_heads": 4, "depth": 2, "mlp_ratio": 4}
 
-NORM_WEIGHT = re.compile(r"norm(\d|_out)?\.weight$")
+TINY_MMDIT = {
+    "hidden_size": 64,
+    "num_heads": 2,
+    "double": 2,
+    "single": 2,
+    "caption_channels": CAPTION_CHANNELS,
+    "pooled": 16,
+}
+MMDIT_LATENTS = {"2.0": (16, 2), "2.0 high compression": (128, 1)}
+"""Channels of a latent, and the side of a patch."""
+
+NORM_WEIGHT = re.compile(r"norm(\d|_out)?\.(weight|scale)$")
 
 Shape = tuple[int, ...]
 Tensors = dict[str, torch.Tensor]
@@ -90,6 +101,48 @@ def stdit3_shapes(
     return shapes
 
 
+def mmdit_shapes(
+    release: str,
+    *,
+    hidden_size: int,
+    num_heads: int,
+    double: int,
+    single: int,
+    mlp_ratio: int = 4,
+    caption_channels: int = 4096,
+    pooled: int = 768,
+) -> dict[str, Shape]:
+    """Names and shapes of a saved MMDiT of Open-Sora 2.0 or its high-compression sibling, split projections, any size.
+
+    The released models are ``hidden_size=3072, num_heads=24, double=19, single=38``.
+    """
+    channels, patch = MMDIT_LATENTS[release]
+    features, head, hidden = channels * patch**2, hidden_size // num_heads, hidden_size
+    shapes = linear("img_in", features, hidden) | linear("cond_in", features + patch**2, hidden)
+    shapes |= linear("txt_in", caption_channels, hidden)
+    for name, width in (("time_in", 256), ("vector_in", pooled)):
+        shapes |= linear(f"{name}.in_layer", width, hidden) | linear(f"{name}.out_layer", hidden, hidden)
+    norms = {f"norm.{part}_norm.scale": (head,) for part in ("query", "key")}
+    for number in range(double):
+        for stream in ("img", "txt"):
+            name = f"double_blocks.{number}.{stream}"
+            shapes |= linear(f"{name}_mod.lin", hidden, 6 * hidden)
+            for part in ("q_proj", "k_proj", "v_proj", "proj"):
+                shapes |= linear(f"{name}_attn.{part}", hidden, hidden)
+            shapes |= {f"{name}_attn.{norm}": shape for norm, shape in norms.items()}
+            shapes |= linear(f"{name}_mlp.0", hidden, mlp_ratio * hidden)
+            shapes |= linear(f"{name}_mlp.2", mlp_ratio * hidden, hidden)
+    for number in range(single):
+        name = f"single_blocks.{number}"
+        shapes |= linear(f"{name}.q_proj", hidden, hidden) | linear(f"{name}.k_proj", hidden, hidden)
+        shapes |= linear(f"{name}.v_mlp", hidden, (1 + mlp_ratio) * hidden)
+        shapes |= linear(f"{name}.linear2", (1 + mlp_ratio) * hidden, hidden)
+        shapes |= {f"{name}.{norm}": shape for norm, shape in norms.items()}
+        shapes |= linear(f"{name}.modulation.lin", hidden, 3 * hidden)
+    shapes |= linear("final_layer.linear", hidden, features)
+    return shapes | linear("final_layer.adaLN_modulation.1", hidden, 2 * hidden)
+
+
 def seeded(name: str, shape: Shape) -> torch.Tensor:
     """Random float32 tensor depending on its name only; matrices keep the size of their input, norms are near 1."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{SEED}.{name}".encode()))
@@ -117,6 +170,12 @@ def stdit3(version: str) -> tuple[Tensors, dict[str, str]]:
     if version == "1.3":
         metadata["opensora.config"] = json.dumps({"kernel_size": [8, 8, -1], "use_spatial_rope": True})
     return weights, metadata
+
+
+def mmdit(release: str) -> tuple[Tensors, dict[str, str]]:
+    """The tiny diffusion model of ``release`` and its file metadata."""
+    metadata = {"opensora.version": release, "opensora.note": "tiny random weights for tests"}
+    return fill(mmdit_shapes(release, **TINY_MMDIT)), metadata
 
 
 def t5_shapes(d_model: int, d_ff: int, d_kv: int, heads: int, layers: int, vocabulary: int) -> dict[str, Shape]:
@@ -273,6 +332,8 @@ def _halved(weights: Tensors) -> Tensors:
 FILES: dict[str, Callable[[], tuple[Tensors, dict[str, str]]]] = {
     "diffusion_models/random-v1.2.safetensors": lambda: stdit3("1.2"),
     "diffusion_models/random-v1.3.safetensors": lambda: stdit3("1.3"),
+    "diffusion_models/random-v2.0.safetensors": lambda: mmdit("2.0"),
+    "diffusion_models/random-v2.0-hc.safetensors": lambda: mmdit("2.0 high compression"),
     "vae/random-vae-v1.2.safetensors": lambda: vae("1.2"),
     "vae/random-vae-v1.3.safetensors": lambda: vae("1.3"),
     "text_encoders/random-t5.safetensors": text_encoder,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from opensora.opensora_models.checkpoint.settings import Choices
 from opensora.opensora_models.mmdit.config import (
     RELEASED,
     RELEASED_HIGH_COMPRESSION,
@@ -143,7 +144,7 @@ def test_settings_beside_the_file_say_what_weights_cannot() -> None:
     settings = {"axes_dim": [8, 8, 8], "theta": 500, "use_liger_rope": False, "hidden_size": 48, "patch_size": 2}
     told = complete(TINY, settings)
     assert told == replace(TINY, axes_dim=(8, 8, 8), theta=500, rotation="interleaved")
-    assert complete(TINY, settings, "half-split").rotation == "half-split"
+    assert complete(TINY, settings, Choices(rotation="half-split")).rotation == "half-split"
     assert complete(FLUX, {"patch_size": 1}).patch_size == 1
     assert complete(TINY, {"patch_size": 1}) == TINY  # its reference input shows the patch
 

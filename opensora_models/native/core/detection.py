@@ -1,9 +1,9 @@
 """Lets ComfyUI's own loaders (of diffusion models, checkpoints, VAEs and text encoders) recognise Open-Sora files.
 
-Without this, core takes an STDiT3 file for PixArt and stops with a size-mismatch text, and a VAE for that of another
-model. Core has no registry for kinds of files, so three of its functions are wrapped: they answer for our names and
-call the original for everything else. Set the environment variable ``OPENSORA_CORE_DETECTION=0`` before starting
-ComfyUI to leave core alone.
+Without this, core takes an STDiT3 file for PixArt and stops with a size-mismatch text, makes noise of an MMDiT file,
+which it takes for Flux, and reads a VAE as that of another model. Core has no registry for kinds of files, so three of
+its functions are wrapped: they answer for our names and call the original for everything else. Set the environment
+variable ``OPENSORA_CORE_DETECTION=0`` before starting ComfyUI to leave core alone.
 
 A model loaded this way follows whole-frame masks; partial edit strengths also need core's Differential Diffusion node,
 or our own loader, which brings the rule along.
@@ -22,13 +22,11 @@ import comfy.model_detection
 import comfy.sd
 import comfy.supported_models
 
-from ...checkpoint.kinds import STDIT3_V12, STDIT3_V13, describe
+from ...checkpoint.kinds import describe
 from ...checkpoint.reading import one_line
 from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import from_tensor, parse_settings
-from ...stdit3.config import config_from_shapes
-from ...stdit3.settings import complete
-from ..model.stdit3_model import OpenSoraConfig
+from ..model.families import CONFIG_CLASSES, FAMILIES
 from . import parts as core_parts
 from .replacement import Function, Replacement
 
@@ -100,16 +98,17 @@ def register() -> None:
     """Teaches core our files; calling it again changes nothing."""
     for replacement in REPLACEMENTS:
         replacement.put()
-    if OpenSoraConfig not in comfy.supported_models.models:
-        comfy.supported_models.models.append(OpenSoraConfig)
+    known = comfy.supported_models.models
+    known.extend(each for each in CONFIG_CLASSES if each not in known)
 
 
 def unregister() -> None:
     """Puts core back as it was, but for functions that another pack has wrapped since."""
     for replacement in REPLACEMENTS:
         replacement.take_back()
-    if OpenSoraConfig in comfy.supported_models.models:
-        comfy.supported_models.models.remove(OpenSoraConfig)
+    for each in CONFIG_CLASSES:
+        if each in comfy.supported_models.models:
+            comfy.supported_models.models.remove(each)
 
 
 def detect(
@@ -118,13 +117,14 @@ def detect(
     """ComfyUI's ``unet_config`` for the Open-Sora weights under ``key_prefix``; None if there are none."""
     found = {name[len(key_prefix) :]: value for name, value in state_dict.items() if name.startswith(key_prefix)}
     shapes = {name: tuple(value.shape) for name, value in found.items() if name != SETTINGS}
-    if describe(shapes) not in (STDIT3_V12, STDIT3_V13):
+    family = FAMILIES.get(describe(shapes))
+    if family is None:
         return None
     try:
-        config = complete(config_from_shapes(shapes), _settings(found, metadata))
+        config = family.complete(family.network_config(shapes), _settings(found, metadata))
     except ValueError as error:
         raise ValueError(f"{one_line(str(error))} Files of Open-Sora are loaded with Open-Sora Load Model.") from error
-    return OpenSoraConfig.of(config).unet_config
+    return family.model_config(config).unet_config
 
 
 def _settings(found: Mapping[str, Any], metadata: Mapping[str, str] | None) -> dict[str, Any]:

@@ -7,11 +7,13 @@ A LATENT carries the autoencoder's own latents [B, C, T, h, w]; ComfyUI calls ``
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import comfy.latent_formats
 import torch
 from torch import Tensor
 
+from ...vae.hunyuan import HunyuanConfig
 from ...vae.statistics import V12_STATISTICS, V13_STATISTICS
 
 # A preview shows at most this many latent frames, evenly spaced; more would be too small to see.
@@ -91,3 +93,40 @@ class OpenSora13(comfy.latent_formats.LatentFormat):
     def process_out(self, latent: Tensor) -> Tensor:
         """What the diffusion model made [B, 16, T, h, w] -> autoencoder latents."""
         return V13_NORMALISATION.denormalise(latent)
+
+
+class OpenSora20(comfy.latent_formats.LatentFormat):
+    """Sixteen channels, a latent frame for the first frame and for every four after it, eight pixels per latent."""
+
+    latent_channels = 16
+    latent_dimensions = 3
+    temporal_downscale_ratio = 4
+    scale_factor = HunyuanConfig().scale
+    # The released autoencoder is HunyuanVideo's, for which ComfyUI has a fitted map.
+    latent_rgb_factors = comfy.latent_formats.HunyuanVideo.latent_rgb_factors
+    latent_rgb_factors_bias = comfy.latent_formats.HunyuanVideo.latent_rgb_factors_bias
+    latent_rgb_factors_reshape = staticmethod(contact_sheet)
+
+
+class OpenSora20HighCompression(comfy.latent_formats.LatentFormat):
+    """128 channels, a latent frame for four frames, 32 pixels per latent.
+
+    Not scaled: the factor of released latents is a setting of the autoencoder's file.
+    """
+
+    latent_channels = 128
+    latent_dimensions = 3
+    temporal_downscale_ratio = 4
+    spacial_downscale_ratio = 32
+    # Provisional false colours, of more channels; no trained autoencoder to fit a map to.
+    latent_rgb_factors = _false_colours(128, 0.1)
+    latent_rgb_factors_reshape = staticmethod(contact_sheet)
+
+
+LATENT_FORMATS: dict[str, type[Any]] = {
+    "1.2": OpenSora12,
+    "1.3": OpenSora13,
+    "2.0": OpenSora20,
+    "2.0 high compression": OpenSora20HighCompression,
+}
+"""By the id of the release."""

@@ -11,22 +11,18 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...checkpoint.kinds import STDIT3_V12, STDIT3_V13
 from ...checkpoint.opening import Checkpoint, expect_kind, expect_shapes, expect_weights, open_checkpoint
 from ...checkpoint.reading import quoted, reading
-from ...stdit3.config import STDiT3Config, config_from_shapes
-from ...stdit3.keys import TABLE, to_checkpoint_key
-from ...stdit3.network import STDiT3
-from ...stdit3.settings import Choices, complete
-from .frame_masks import denoise_mask_function
+from ...checkpoint.settings import Choices
+from ...stdit3.keys import TABLE
+from .base_model import OpenSoraBase, OpenSoraConfigBase
+from .families import EXPECTED, FAMILIES, Family
+from .latent_formats import LATENT_FORMATS
 from .quantised import is_quantised, quantised_weights
-from .stdit3_model import LATENT_FORMATS, OpenSoraConfig, OpenSoraModel
 
 logger = logging.getLogger("opensora")
-
-EXPECTED = "an Open-Sora 1.2 or 1.3 diffusion model (STDiT3)"
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -59,34 +55,35 @@ def load_model(
         disable_dynamic: ComfyUI asks for this when it needs a patcher without weight streaming.
 
     Raises:
-        ValueError: the file is not an Open-Sora 1.2 or 1.3 diffusion model, or is damaged; one sentence says how.
+        ValueError: the file is no diffusion model of Open-Sora 1.2, 1.3 or 2.0, or is damaged; one sentence says how.
     """
     checkpoint = open_checkpoint(path)
-    expect_kind(checkpoint, (STDIT3_V12, STDIT3_V13), EXPECTED)
+    family = FAMILIES[expect_kind(checkpoint, FAMILIES, EXPECTED)]
     with reading(checkpoint.name):
-        config = _network_config(checkpoint, choices)
-    patcher = _build(checkpoint, config, weight_dtype, as_upstream, custom_operations, disable_dynamic)
+        network = _network_config(checkpoint, family, choices)
+        config = family.model_config(network, as_upstream)
+    patcher = _build(checkpoint, config, weight_dtype, custom_operations, disable_dynamic)
     # ComfyUI makes further copies (several GPUs, training, no streaming) by calling this again.
     patcher.cached_patcher_init = (load_model, (str(path), weight_dtype, choices, as_upstream, custom_operations))
-    logger.info("%s: Open-Sora %s, %s, %s.", checkpoint.quoted, config.version, config, patcher.model.get_dtype())
+    logger.info("%s: %s, %s, %s.", checkpoint.quoted, config.release.title, network, patcher.model.get_dtype())
     return patcher
 
 
-def _network_config(checkpoint: Checkpoint, choices: Choices | None) -> STDiT3Config:
+def _network_config(checkpoint: Checkpoint, family: Family, choices: Choices | None) -> Any:
     """Reads the config off the shapes and holds the file against it."""
     try:
-        config = config_from_shapes(checkpoint.shapes)
+        config = family.network_config(checkpoint.shapes)
     except ValueError as error:
         raise ValueError(
             f"{checkpoint.quoted} looks like {checkpoint.kind.title} but is incomplete: {error}"
         ) from error
-    channels = LATENT_FORMATS[config.version].latent_channels
-    if config.in_channels != channels:
+    wanted_channels = LATENT_FORMATS[family.release].latent_channels
+    if config.channels != wanted_channels:
         raise ValueError(
-            f"{checkpoint.quoted} looks like {checkpoint.kind.title} for latents of {config.in_channels} channels; "
-            f"expected {channels}, those of the Open-Sora {config.version} autoencoder."
+            f"{checkpoint.quoted} looks like {checkpoint.kind.title} for latents of {config.channels} channels; "
+            f"expected {wanted_channels}, those of the Open-Sora {family.release} autoencoder."
         )
-    wanted = released_shapes(config)
+    wanted = family.config_class.released_shapes(config)
     if is_quantised(checkpoint):
         # Packed formats have shapes of their own; only the names can be checked.
         expect_shapes(checkpoint, {name: checkpoint.shapes.get(name, shape) for name, shape in wanted.items()})
@@ -100,25 +97,17 @@ def _network_config(checkpoint: Checkpoint, choices: Choices | None) -> STDiT3Co
                 len(unused),
                 quoted(unused[0]),
             )
-    return complete(config, checkpoint.settings(), choices)
-
-
-def released_shapes(config: STDiT3Config) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a released file of this config; no memory is used."""
-    network = STDiT3(config, operations=nn, device=torch.device("meta"))
-    return {to_checkpoint_key(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return family.complete(config, checkpoint.settings(), choices)
 
 
 def _build(
     checkpoint: Checkpoint,
-    network: STDiT3Config,
+    config: OpenSoraConfigBase,
     weight_dtype: str,
-    as_upstream: bool,
     custom_operations: Any,
     disable_dynamic: bool,
 ) -> ModelPatcher:
     load_device = comfy.model_management.get_torch_device()
-    config = OpenSoraConfig.of(network, as_upstream=as_upstream)
     config.custom_operations = custom_operations
     weights: dict[str, Tensor] | None = None
     if is_quantised(checkpoint):
@@ -134,11 +123,11 @@ def _build(
         weights = checkpoint.load(_storage_dtypes(model) if plain else None)
     with reading(checkpoint.name):
         model.load_model_weights(weights, assign=plain or patcher.is_dynamic())
-    _after_loading(model, patcher, as_upstream)
+    _after_loading(model, patcher)
     return patcher
 
 
-def _choose_dtypes(config: OpenSoraConfig, checkpoint: Checkpoint, weight_dtype: str, device: torch.device) -> None:
+def _choose_dtypes(config: OpenSoraConfigBase, checkpoint: Checkpoint, weight_dtype: str, device: torch.device) -> None:
     """How weights are stored and in what they are computed, as ComfyUI's own loader decides it."""
     stored = WEIGHT_DTYPES[_known_dtype(weight_dtype)]
     supported = config.supported_inference_dtypes
@@ -173,10 +162,10 @@ def _main_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return max(counts, key=counts.__getitem__)
 
 
-def _storage_dtypes(model: OpenSoraModel) -> Callable[[str, Tensor], Tensor]:
+def _storage_dtypes(model: OpenSoraBase) -> Callable[[str, Tensor], Tensor]:
     """Brings each tensor to the dtype its place in the model was made with, as it is read."""
     own: Mapping[str, Tensor] = model.diffusion_model.state_dict()
-    wanted = {to_checkpoint_key(name): tensor.dtype for name, tensor in own.items()}
+    wanted = {model.model_config.to_checkpoint_key(name): tensor.dtype for name, tensor in own.items()}
 
     def convert(name: str, tensor: Tensor) -> Tensor:
         dtype = wanted.get(name, tensor.dtype)
@@ -191,11 +180,13 @@ def _is_small(name: str, tensor: Tensor) -> bool:
     return tensor.ndim < 2 or name.endswith((TABLE, "y_embedding"))
 
 
-def _after_loading(model: OpenSoraModel, patcher: ModelPatcher, as_upstream: bool) -> None:
+def _after_loading(model: OpenSoraBase, patcher: ModelPatcher) -> None:
     model.diffusion_model.requires_grad_(False)
     if not patcher.is_dynamic():
         # ComfyUI noted the dtypes of the empty model; small tensors of 8-bit models have another one.
         getattr(comfy.model_management, "archive_model_dtypes", lambda module: None)(model.diffusion_model)
-    patcher.set_model_denoise_mask_function(denoise_mask_function)
-    if as_upstream:
+    config = model.model_config
+    if config.denoise_mask_function is not None:
+        patcher.set_model_denoise_mask_function(config.denoise_mask_function)
+    if config.unet_config["as_upstream"]:
         patcher.set_model_compute_dtype(torch.bfloat16)

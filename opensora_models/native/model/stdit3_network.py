@@ -17,7 +17,7 @@ from ...stdit3.config import STDiT3Config
 from ...stdit3.network import GivenFrames, STDiT3
 from ...transformer.arithmetic import UpstreamArithmetic
 from ...transformer.handing import own
-from ..memory import check_forward_fits
+from ..memory import activation_bytes, check_forward_fits
 from .conds import from_fixed
 from .frame_masks import active_at
 from .fused import FusedArithmetic
@@ -76,10 +76,10 @@ class NativeSTDiT3(STDiT3):
         are handed is theirs. Patches without a place are named in the log.
         """
         options = own(transformer_options or {})
-        blocks = len(self.blocks())
+        places = {"double_block": len(self.blocks())}
         if not torch.compiler.is_compiling():
-            warn_once(unplaced(options, blocks, control), self._said, blocks)
-            check_forward_fits(self.config, x)
+            warn_once(unplaced(options, places, control), self._said, places)
+            check_forward_fits(activation_bytes(self.config, x.shape, x.element_size(), x.device.type), x)
         options = without_halves(options)
         wrappers = separated(get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options))
         run = WrapperExecutor.new_class_executor(self.predict, self, wrappers)

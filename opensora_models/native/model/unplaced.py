@@ -6,15 +6,18 @@ Most patches of core were made for the U-Nets of Stable Diffusion. A MODEL carri
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...stdit3.blocks import ATTENTION_OUTPUT, CROSS_OUTPUT
 
 logger = logging.getLogger("opensora")
 
-PLACED = ("double_block", ATTENTION_OUTPUT, CROSS_OUTPUT)
-"""The entries of ``transformer_options["patches"]`` that the network calls."""
+Places = Mapping[str, int]
+"""How many blocks of each kind a network has, by the name under which patches call them."""
+
+PLACED = (ATTENTION_OUTPUT, CROSS_OUTPUT)
+"""Entries of ``transformer_options["patches"]`` that STDiT3 calls beside those named like its blocks."""
 
 PAIRS = {ATTENTION_OUTPUT: "attn1_patch", CROSS_OUTPUT: "attn2_patch"}
 """Patches on what an attention gives, and the patch on what goes in that others set together with it."""
@@ -32,8 +35,12 @@ def without_halves(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "patches": {name: patch for name, patch in patches.items() if name not in halves}}
 
 
-def unplaced(options: Mapping[str, Any], blocks: int, control: Any = None) -> list[str]:
-    """Names of patches in ``transformer_options`` that will not be called by a network of ``blocks`` blocks.
+def unplaced(
+    options: Mapping[str, Any], places: Places, control: Any = None, placed: Collection[str] = PLACED
+) -> list[str]:
+    """Names of patches in ``transformer_options`` that will not be called by a network of these blocks.
+
+    ``placed``: the patches it calls beside those after a block.
 
     Raises ValueError for a replaced attention of a U-Net block: nodes that set one read what it notes, or compute
     another prediction with it.
@@ -41,7 +48,7 @@ def unplaced(options: Mapping[str, Any], blocks: int, control: Any = None) -> li
     called = without_halves(dict(options)).get("patches", {})
     names = [
         name for name, patches in options.get("patches", {}).items()
-        if patches and (name not in PLACED or name not in called)
+        if patches and name not in places and (name not in placed or name not in called)
     ]  # fmt: skip
     for kind, replacements in options.get("patches_replace", {}).items():
         for place in replacements:
@@ -50,19 +57,19 @@ def unplaced(options: Mapping[str, Any], blocks: int, control: Any = None) -> li
                     f"The MODEL carries a replacement of '{kind}' at {place}, as Perturbed-Attention Guidance and "
                     "Self-Attention Guidance make it for U-Nets; Open-Sora has no such place, so take that node out."
                 )
-            if kind != "dit" or place[0] != "double_block" or not 0 <= place[1] < blocks:
+            if kind != "dit" or not 0 <= place[1] < places.get(place[0], 0):
                 names.append(f"{kind} {' '.join(map(str, place))}")
     return names if control is None else [*names, "ControlNet"]
 
 
-def warn_once(names: list[str], said: set[str], blocks: int) -> None:
+def warn_once(names: list[str], said: set[str], places: Places) -> None:
     """One log line for the names that were not said before."""
     fresh = [name for name in names if name not in said]
     said.update(fresh)
     if fresh:
         logger.warning(
             "Patches on the MODEL without effect, because Open-Sora's network has no place for them: %s. Its blocks "
-            "are double_block 0 to %d.",
+            "are %s.",
             ", ".join(fresh),
-            blocks - 1,
+            " and ".join(f"{kind} 0 to {count - 1}" for kind, count in places.items() if count),
         )

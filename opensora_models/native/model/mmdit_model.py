@@ -1,0 +1,125 @@
+"""ComfyUI's MODEL for Open-Sora 2.0: the wrapper its samplers talk to, and the config its loaders fill in.
+
+2.0 has one time per sample. So a noise mask on the latent is core's ordinary inpainting, which shows kept frames as
+noisy as the others; given frames go into the network's own reference input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.conds
+import torch
+from torch import Tensor, nn
+
+from ...mmdit.config import MMDiTConfig, config_from_shapes
+from ...mmdit.keys import from_checkpoint_key, to_checkpoint_key
+from ...mmdit.memory import activation_bytes
+from ...mmdit.network import MMDiT
+from ...mmdit.settings import complete, saved_settings
+from ...mmdit.tokens import reference_features
+from ..messages import tell
+from .base_model import OpenSoraBase, OpenSoraConfigBase
+from .conds import PerFrame
+from .mmdit_network import NativeMMDiT
+
+ENCODE = "encode the prompt with Open-Sora Load Text Encoder, a T5-XXL and a CLIP-L file chosen"
+
+
+class MMDiTModel(OpenSoraBase):
+    """What ``patcher.model`` is. Documented conditioning keys are listed at :meth:`extra_conds`."""
+
+    def __init__(self, model_config: MMDiTModelConfig, device: torch.device | None = None) -> None:
+        super().__init__(model_config, NativeMMDiT, device)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, comfy.conds.CONDRegular]:
+        """The network's arguments from one conditioning entry.
+
+        Read from the conditioning: ``cross_attn`` (T5's states [B, L, C], padding included), ``pooled_output``
+        (CLIP-L's state [B, P]), ``opensora_given_latent`` [B, C, T, h, w] in the autoencoder's own scale,
+        ``opensora_given_frames`` (latent frame numbers) and ``opensora_given_drop``.
+        """
+        noise, device = kwargs["noise"], kwargs["device"]
+        self.check_latents(noise)
+        text = self._text(kwargs.get("cross_attn"), kwargs.get("attention_mask"))
+        conds = {
+            "text": comfy.conds.CONDRegular(text.to(device)),
+            "pooled": comfy.conds.CONDRegular(self._pooled(kwargs.get("pooled_output")).to(device)),
+        }
+        if kwargs.get("opensora_given_latent") is not None or kwargs.get("opensora_given_frames") is not None:
+            conds["reference"] = PerFrame(self._reference(kwargs, noise).to(device))
+        return conds
+
+    def extra_conds_shapes(self, **kwargs: Any) -> dict[str, list[int]]:
+        """Shapes of entries that cost memory, for ComfyUI's estimate before anything is on a device."""
+        text = kwargs.get("cross_attn")
+        return {} if text is None else {"text": [1, *text.shape[1:]]}
+
+    def bytes_of_forward(
+        self, shape: list[int], dtype_size: int, device_type: str, cond_shapes: Mapping[str, list[Any]]
+    ) -> float:
+        """See :meth:`OpenSoraBase.bytes_of_forward`; the longest of the texts counts for all rows."""
+        lengths = [each[1] for each in cond_shapes.get("text", ()) if len(each) == 3]
+        return activation_bytes(self.opensora, shape, max(lengths, default=self.release.text.limit), dtype_size)
+
+    def _text(self, text: Tensor | None, mask: Tensor | None) -> Tensor:
+        """States [B, L, C] as they are. Another number of tokens than in training, or masked padding, is told."""
+        wanted, title = self.opensora.context_in_dim, self.release.title
+        if text is None or text.ndim != 3 or text.shape[2] != wanted:
+            found = "no text" if text is None else f"text of shape {list(text.shape)}"
+            raise ValueError(
+                f"The conditioning holds {found}, but this {title} model reads text [batch, tokens, {wanted}] from a "
+                f"T5 encoder; {ENCODE}."
+            )
+        limit = self.release.text.limit
+        if text.shape[1] != limit:
+            tell(
+                f"The text has {text.shape[1]} tokens where {title} was trained with {limit}, padding included; "
+                "Open-Sora Text Encode pads to that length."
+            )
+        if mask is not None and not bool(mask.bool().all()):
+            tell(
+                f"The text was encoded with its padding masked, which {title} was not trained with; Open-Sora Text "
+                "Encode leaves the padding in for an encoder loaded for 2.0."
+            )
+        return text
+
+    def _pooled(self, pooled: Tensor | None) -> Tensor:
+        wanted = self.opensora.vec_in_dim
+        if pooled is None or pooled.ndim != 2 or pooled.shape[1] != wanted:
+            found = "no pooled text state" if pooled is None else f"a pooled text state of shape {list(pooled.shape)}"
+            raise ValueError(
+                f"The conditioning holds {found}, but this {self.release.title} model also reads the pooled state "
+                f"[batch, {wanted}] of a CLIP-L encoder; {ENCODE}."
+            )
+        return pooled
+
+    def _reference(self, kwargs: dict[str, Any], noise: Tensor) -> Tensor:
+        """Mask and given latents [1 or B, 1 + C, T, h, w]; all zeros where nothing is given or the row drops it."""
+        numbers = self.given_numbers(kwargs, noise.shape[2])
+        given = kwargs.get("opensora_given_latent")
+        if given is None or not numbers:
+            return noise.new_zeros(1, 1 + noise.shape[1], *noise.shape[2:])
+        latents = self.given_latents(given, noise)
+        features = reference_features(latents, self.given_flags(numbers, noise.shape[2]).flatten())
+        if not kwargs.get("opensora_given_drop", False):
+            return features
+        return torch.cat([features[:, :1] * self.release.given.empty_row_sees_mask, features[:, 1:] * 0], dim=1)
+
+
+class MMDiTModelConfig(OpenSoraConfigBase):
+    """ComfyUI's description of the model while it is being built."""
+
+    unet_config = {"image_model": "opensora_mmdit"}
+    model_class = MMDiTModel
+    config_from_shapes = staticmethod(config_from_shapes)
+    complete = staticmethod(complete)
+    saved_settings = staticmethod(saved_settings)
+    to_checkpoint_key = staticmethod(to_checkpoint_key)
+    from_checkpoint_key = staticmethod(from_checkpoint_key)
+
+    @staticmethod
+    def empty_network(config: MMDiTConfig) -> nn.Module:
+        """The network without memory, of plain layers."""
+        return MMDiT(config, operations=nn, device=torch.device("meta"))
