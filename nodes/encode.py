@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..opensora_models.native.sampling.clips import marked, vae_release
 from ..opensora_models.native.vae.decoding import AUTO, TILE_SIZES, encode_images, own_vae
 from .door import OpenSoraNode
 
@@ -51,4 +52,4 @@ class Encode(OpenSoraNode):
     @classmethod
     def execute(cls, images: torch.Tensor, vae: object, tile_size: str, posterior: str, seed: int) -> io.NodeOutput:
         latents = encode_images(own_vae(vae), images, tile_size, seed if posterior == SAMPLE else None)
-        return io.NodeOutput({"samples": latents})
+        return io.NodeOutput(marked({"samples": latents}, vae_release(vae)))

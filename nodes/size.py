@@ -9,10 +9,12 @@ from comfy_api.latest import io
 
 from ..opensora_models.native.memory import check_latents_fit
 from ..opensora_models.native.messages import tell
+from ..opensora_models.native.sampling.clips import marked
 from ..opensora_models.releases import groups as frames
 from ..opensora_models.releases import printed_sizes as sizes
 from ..opensora_models.releases import stdit3_cost as cost
 from ..opensora_models.releases.groups import Version, check_length
+from ..opensora_models.releases.known import RELEASES
 from .door import OpenSoraNode
 
 IMAGE = "image"
@@ -196,7 +198,8 @@ class EmptyLatent(OpenSoraNode):
         sizes.check_size(version, height, width)
         shape = empty_shape(version, height, width, frames, batch_size)
         check_latents_fit(shape)
-        return io.NodeOutput({"samples": torch.zeros(shape), "downscale_ratio_spacial": sizes.SPATIAL_FACTOR})
+        latent = {"samples": torch.zeros(shape), "downscale_ratio_spacial": sizes.SPATIAL_FACTOR}
+        return io.NodeOutput(marked(latent, RELEASES[version]))
 
 
 def empty_shape(version: Version, height: int, width: int, count: int, batch: int) -> tuple[int, ...]:

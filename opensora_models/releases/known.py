@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..mmdit.config import RELEASED, RELEASED_HIGH_COMPRESSION, MMDiTConfig
 from ..text.padding import T5_LENGTH
 from ..text.tokens import MAX_TOKENS
@@ -15,6 +17,7 @@ from .sizes import Computed, Printed
 from .time_shift import shift_for
 
 STEPS_V1, STEPS_V2 = 30, 50
+TIME_OPTIONS = ("transform_scale", "scale_temporal", "dtype", "discrete")
 
 TEXT_V1 = TextRules(MAX_TOKENS, padded=False, pooled=False, cleaned=True, learned_negative=True)
 TEXT_V2 = TextRules(T5_LENGTH, padded=True, pooled=True, cleaned=False, learned_negative=False, suffixes=True, motion=4)
@@ -29,6 +32,10 @@ GUIDANCE_V2 = GuidanceRules({"text": CLIP_V2, "picture": PICTURE_V2, "clip": CLI
 def _version_1(version: Version, guidance: GuidanceRules, given: GivenRules) -> Release:
     step, patch = GROUP_STEP[version], 2
     rule = "17·n" if version == "1.2" else "16·n + 1"
+
+    def shift(frames: int, height: int, width: int, **options: Any) -> float:
+        return shift_for(version, height, width, frames, **options)
+
     return Release(
         id=version,
         title=f"Open-Sora {version}",
@@ -43,7 +50,7 @@ def _version_1(version: Version, guidance: GuidanceRules, given: GivenRules) -> 
             cut=version == "1.2",
         ),
         sizes=Printed(version),
-        times=Times(STEPS_V1, lambda frames, height, width: shift_for(version, height, width, frames)),
+        times=Times(STEPS_V1, shift, frozenset(TIME_OPTIONS)),
         guidance=guidance,
         given=given,
         text=TEXT_V1,
@@ -137,7 +144,7 @@ def releases_with(channels: int) -> tuple[Release, ...]:
 
 
 def believed_release(
-    *, model: str | None = None, vae: str | None = None, latent: str | None = None, channels: int | None = None
+    *, model: object = None, vae: object = None, latent: object = None, channels: int | None = None
 ) -> Release | None:
     """The release that is meant, by what is known, the surest first: MODEL, VAE, the LATENT's own word, its channels.
 
@@ -146,8 +153,8 @@ def believed_release(
     """
     possible = None if channels is None else releases_with(channels)
     for word in (model, vae):
-        if word in RELEASES:
+        if isinstance(word, str) and word in RELEASES:
             return RELEASES[word]
-    if latent in RELEASES and (possible is None or RELEASES[latent] in possible):
+    if isinstance(latent, str) and latent in RELEASES and (possible is None or RELEASES[latent] in possible):
         return RELEASES[latent]
     return possible[0] if possible is not None and len(possible) == 1 else None

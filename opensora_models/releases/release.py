@@ -46,10 +46,15 @@ class Latents:
 
 @dataclass(frozen=True)
 class Times:
-    """``steps`` of the released settings, and ``shift(frames, height, width)`` of a clip in frames and pixels."""
+    """``steps`` of the released settings, and ``shift(frames, height, width)`` of a clip in frames and pixels.
+
+    ``options`` are names the shift, and the schedule made with it, take besides (:func:`.time_shift.shift_for`,
+    ``sampling/schedule.py``).
+    """
 
     steps: int
-    shift: Callable[[int, int, int], float]
+    shift: Callable[..., float]
+    options: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

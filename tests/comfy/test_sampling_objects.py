@@ -318,7 +318,7 @@ def test_the_schedule_is_the_same_by_node_by_name_and_by_cores_simple(bench: Any
 
 def test_a_schedule_as_released_rounds_like_the_original(native: SimpleNamespace) -> None:
     """One frame of 166x221, whose shift is below 0.5: the original's times, recorded in tests/unit/test_schedule.py."""
-    clip = native.clips.ClipSize("1.2", 166, 221, 1, 1)
+    clip = native.clips.ClipSize(native.clips.RELEASES["1.2"], 166, 221, 1, 1)
     levels = native.clips.clip_sigmas(clip, 5, dtype=torch.bfloat16)
     times = torch.tensor([994.79, 596.88, 358.13, 198.96, 85.27, 0.0])
     torch.testing.assert_close(levels * 1000, times, atol=0.01, rtol=0)

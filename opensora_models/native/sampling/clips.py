@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,19 +15,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...releases.groups import (
-    LATENT_CHANNELS,
-    SPATIAL_FACTOR,
-    Version,
-    decoded_frames,
-    is_good_length,
-    nearest_good_length,
-)
+from ...releases.groups import SPATIAL_FACTOR
 from ...releases.guidance import PRESETS, Guidance
-from ...releases.time_shift import shift_for
+from ...releases.known import RELEASES, believed_release, releases_with
+from ...releases.release import Release
 from ...sampling import schedule
 from ..messages import tell
-from ..model.stdit3_model import opensora_config
+from ..model.base_model import release_of
 from .guiders import Conditioning, OpenSoraGuider, given_values
 from .samplers import patch_shift, sampler
 
@@ -35,44 +30,97 @@ Latent = dict[str, Any]
 """ComfyUI's LATENT: ``samples`` and perhaps ``noise_mask`` and ``batch_index``."""
 RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 """What an empty LATENT may tell of the model it was made for; ComfyUI's spelling."""
+RELEASE_KEY = "opensora_release"
+"""Where a LATENT tells the release it was made for, by its id. ComfyUI's samplers copy it along."""
 GUIDANCE_PRESETS = (AUTOMATIC, *PRESETS)
 
 
 @dataclass(frozen=True)
 class ClipSize:
-    """Version and size of a clip: pixels, pixel frames and latent frames.
+    """Release and size of a clip: pixels, pixel frames and latent frames.
 
-    ``version`` None is another model's clip: then pixels and frames are those of eight pixels and one frame per latent.
+    ``release`` None is another model's clip: then pixels and frames are those of eight pixels and one frame per latent.
     """
 
-    version: Version | None
+    release: Release | None
     height: int
     width: int
     frames: int
     latent_frames: int
 
     @property
-    def opensora_version(self) -> Version:
-        """The version where only Open-Sora will do."""
-        if self.version is None:
-            raise ValueError("This latent is not Open-Sora's; make or encode one with 4 channels (1.2) or 16 (1.3).")
-        return self.version
+    def version(self) -> Any:
+        """The release's id."""
+        return None if self.release is None else self.release.id
+
+    @property
+    def known_release(self) -> Release:
+        """The release where only Open-Sora will do."""
+        if self.release is None:
+            raise ValueError(f"This latent is not Open-Sora's; make or encode one with {_channels_of_releases()}.")
+        return self.release
+
+    @property
+    def opensora_version(self) -> Any:
+        """The id where only Open-Sora will do."""
+        return self.known_release.id
 
 
-def clip_size(latent: Latent, model: ModelPatcher | None = None) -> ClipSize:
-    """Size of a LATENT for ``model``; without a model its number of channels tells the version.
+def clip_size(latent: Latent, model: ModelPatcher | None = None, vae: Any = None) -> ClipSize:
+    """Size of a LATENT for ``model``; without one ``vae``, the latent's own word or its channels tell the release.
 
     Raises:
-        ValueError: not an Open-Sora model, or latents of the other version.
+        ValueError: not an Open-Sora model, or latents of another release.
     """
     if model is None:
-        version = _version_of(latent["samples"])
+        release = latent_release(latent, vae)
     else:
-        latent, version = latent_for(latent, model), model_version(model)
+        latent, release = latent_for(latent, model), model_release(model)
     samples = latent["samples"]
     frames = samples.shape[2] if samples.ndim == 5 else 1
-    height, width = (side * SPATIAL_FACTOR for side in samples.shape[-2:])
-    return ClipSize(version, height, width, decoded_frames(version, frames) if version else frames, frames)
+    height, width = (side * (release.latents.space if release else SPATIAL_FACTOR) for side in samples.shape[-2:])
+    count = release.latents.lengths.counting.frames(frames) if release else frames
+    return ClipSize(release, height, width, count, frames)
+
+
+def latent_release(latent: Latent, vae: Any = None) -> Release | None:
+    """The release a LATENT was made for, as far as its VAE, its own word and its channels tell; None for no release's.
+
+    A latent without a word whose channels several releases have is the oldest one's, as it was when that was alone.
+    """
+    samples = latent["samples"]
+    found, possible = vae_release(vae) or _word_of(latent), releases_with(samples.shape[1])
+    if found is not None or not possible:
+        return found
+    if samples.ndim == 5 and samples.shape[2] > 1:  # one frame is one frame in all of them
+        others = " or ".join(each.title for each in possible[1:])
+        tell(
+            f"The latent does not say which release it is for and is read as {possible[0].title}'s; for {others} make "
+            "it with Empty Open-Sora Latent or Open-Sora Encode."
+        )
+    return possible[0]
+
+
+def marked(latent: Latent, release: Release | None) -> Latent:
+    """The LATENT with the release it belongs to; without one where that is unknown."""
+    rest = {key: value for key, value in latent.items() if key != RELEASE_KEY}
+    return rest if release is None else {**rest, RELEASE_KEY: release.id}
+
+
+def vae_release(vae: Any) -> Release | None:
+    """The release whose latents a VAE makes; None for other programs' VAEs."""
+    return believed_release(vae=getattr(getattr(vae, "network", None), "version", None))
+
+
+def _word_of(latent: Latent) -> Release | None:
+    return believed_release(latent=latent.get(RELEASE_KEY), channels=latent["samples"].shape[1])
+
+
+def _channels_of_releases() -> str:
+    ids: dict[int, list[str]] = {}
+    for release in RELEASES.values():
+        ids.setdefault(release.latents.channels, []).append(release.id)
+    return " or ".join(f"{count} channels ({', '.join(named)})" for count, named in ids.items())
 
 
 def latent_for(latent: Latent, model: ModelPatcher) -> Latent:
@@ -82,77 +130,118 @@ def latent_for(latent: Latent, model: ModelPatcher) -> Latent:
     and frames, of this one.
 
     Raises:
-        ValueError: not an Open-Sora model, or latents with content that are another version's.
+        ValueError: not an Open-Sora model, or latents with content that are another release's.
     """
-    samples, wanted = latent["samples"], model_version(model)
+    samples, release = latent["samples"], model_release(model)
     empty = not bool(samples.any())
-    if samples.shape[1] != LATENT_CHANNELS[wanted] and not empty:
+    if samples.shape[1] != release.latents.channels and not empty:
         raise ValueError(
-            f"The latent has {samples.shape[1]} channels but the model is Open-Sora {wanted}, which samples "
-            f"{LATENT_CHANNELS[wanted]}; encode or make the latent for {wanted}."
+            f"The latent has {samples.shape[1]} channels but the model is {release.title}, which samples "
+            f"{release.latents.channels}; encode or make the latent for {release.id}."
         )
+    made, possible = _word_of(latent), releases_with(samples.shape[1])
+    if made is None and possible and release not in possible:
+        made = possible[0]
     known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters  # older versions read no ratios
     ratios = {key: latent[key] for key in RATIOS if key in known and latent.get(key) is not None}
     fitted = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
     fitted = fitted if fitted.ndim == 5 else fitted.unsqueeze(2)
     if empty:
-        tell(*_what_becomes(samples, fitted, wanted))
-    return {**{key: value for key, value in latent.items() if key not in RATIOS}, "samples": fitted}
+        tell(*_what_becomes(samples, fitted, made, release))
+    elif made is not None and made is not release:
+        tell(
+            f"The latent says that it is {made.title}'s and is taken as {release.title}'s, the model's; if it was "
+            f"encoded for {made.id}, encode it again with the VAE of {release.id}."
+        )
+    kept = {key: value for key, value in latent.items() if key not in RATIOS}
+    return marked({**kept, "samples": fitted}, release)
 
 
-def _what_becomes(made: Tensor, fitted: Tensor, version: Version) -> list[str]:
+def _what_becomes(samples: Tensor, fitted: Tensor, made: Release | None, release: Release) -> list[str]:
     """Sentences about an empty latent that stands for something else than the person who made it thought."""
-    frames = decoded_frames(version, fitted.shape[2])
-    other = _version_of(made)
-    if made.ndim == 4:
+    frames = release.latents.lengths.counting.frames(fitted.shape[2])
+    if samples.ndim == 4:
         return ["The latent is a single picture, so 1 frame is made; for a clip use Empty Open-Sora Latent."]
-    if other is not None and other != version and made.shape[2] > 1:
-        meant = decoded_frames(other, made.shape[2])
+    if made is not None and made is not release:
+        meant, makes = _stands_for(samples, made), _stands_for(fitted, release)
+        if meant != makes:
+            return [
+                f"The empty latent was made for {made.title}, where it stands for {meant}; the model is "
+                f"{release.title} and makes {makes} of it."
+            ]
+    elif samples.shape[2:] != fitted.shape[2:]:
+        sizes = ["×".join(str(side) for side in each.shape[2:]) for each in (samples, fitted)]
         return [
-            f"The empty latent was made for Open-Sora {other}, where it stands for {meant} frames; the model is "
-            f"Open-Sora {version} and makes {frames} frames of it."
-        ]
-    if made.shape[2:] != fitted.shape[2:]:
-        sizes = ["×".join(str(side) for side in each.shape[2:]) for each in (made, fitted)]
-        return [
-            f"The empty latent of another model, {sizes[0]}, was brought to {sizes[1]} for Open-Sora {version}, which "
+            f"The empty latent of another model, {sizes[0]}, was brought to {sizes[1]} for {release.title}, which "
             f"makes {frames} frames of it."
         ]
-    if not is_good_length(version, frames):
+    lengths = release.latents.lengths
+    if not lengths.is_good(frames):
         return [
-            f"{fitted.shape[2]} latent frames do not fill the groups of Open-Sora {version}; they make {frames} "
-            f"frames; the nearest good value is {nearest_good_length(version, frames)} frames."
+            f"{fitted.shape[2]} latent frames do not fill the groups of {release.title}; they make {frames} "
+            f"frames; the nearest good value is {lengths.nearest(frames)} frames."
         ]
     return []
 
 
-def model_version(model: ModelPatcher) -> Version:
-    """Version of an Open-Sora MODEL; any other model is refused."""
-    config = opensora_config(model)
-    if config is None:
+def _stands_for(samples: Tensor, release: Release) -> str:
+    """Frames and size of the clip that latents [B, C, T, h, w] are in a release."""
+    frames = release.latents.lengths.counting.frames(samples.shape[2])
+    size = "×".join(str(side * release.latents.space) for side in samples.shape[-2:])
+    return f"{frames} frame{'s' * (frames > 1)} of {size}"
+
+
+def model_release(model: ModelPatcher) -> Release:
+    """Release of an Open-Sora MODEL; any other model is refused."""
+    release = release_of(model)
+    if release is None:
         raise ValueError("This node needs an Open-Sora model; load one with Open-Sora Load Model.")
-    return config.version
+    return release
 
 
-def _version_of(samples: Tensor) -> Version | None:
-    return next((version for version, channels in LATENT_CHANNELS.items() if channels == samples.shape[1]), None)
+def model_version(model: ModelPatcher) -> str:
+    """Id of the release of an Open-Sora MODEL; any other model is refused."""
+    return model_release(model).id
 
 
 def clip_shift(clip: ClipSize, **options: Any) -> float:
-    """The shift of the schedule for a clip; options as in :func:`...releases.time_shift.shift_for`."""
-    return shift_for(clip.opensora_version, clip.height, clip.width, clip.frames, **options)
+    """The shift of the schedule for a clip; options as in :func:`...releases.time_shift.shift_for`.
+
+    Options that the release's rule does not have are told and left out.
+    """
+    times = clip.known_release.times
+    return times.shift(clip.frames, clip.height, clip.width, **_known_options(clip.known_release, options))
 
 
-def clip_sigmas(clip: ClipSize, steps: int, *, denoise: float = 1.0, discrete: bool = False, **options: Any) -> Tensor:
-    """Noise levels ``[steps + 1]`` for a clip; ``denoise`` below 1 takes the end of a longer schedule, like core."""
+def clip_sigmas(clip: ClipSize, steps: int, *, denoise: float = 1.0, **options: Any) -> Tensor:
+    """Noise levels ``[steps + 1]`` for a clip; ``denoise`` below 1 takes the end of a longer schedule, like core.
+
+    Options: ``discrete``, and those of :func:`clip_shift`.
+    """
     if not 0.0 < denoise <= 1.0:
         raise ValueError(f"denoise is {denoise:g} but must lie above 0 and at most at 1; the nearest good value is 1.")
     total = steps if denoise > 0.9999 else int(steps / denoise)
-    dtype = options.get("dtype", torch.float32)
-    return schedule.sigmas(total, clip_shift(clip, **options), discrete=discrete, dtype=dtype)[-(steps + 1) :]
+    known = _known_options(clip.known_release, options)
+    discrete, dtype = known.pop("discrete", False), known.get("dtype", torch.float32)
+    return schedule.sigmas(total, clip_shift(clip, **known), discrete=discrete, dtype=dtype)[-(steps + 1) :]
 
 
-def guidance_preset(name: str, version: Version, has_given: bool, cfg: float, image_cfg: float | None) -> Guidance:
+USUAL = {"transform_scale": 1.0, "scale_temporal": True, "dtype": torch.float32, "discrete": False}
+"""Values that an option of the schedule has when nobody asks for anything."""
+ON_NODES = {"scale_temporal": "count_frames", "dtype": "rounding"}
+"""Names of options on the nodes, where they differ."""
+
+
+def _known_options(release: Release, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the release's schedule has; the others are told unless they ask for nothing."""
+    dropped = [name for name, value in options.items() if name not in release.times.options and value != USUAL[name]]
+    if dropped:
+        names = " and ".join(ON_NODES.get(name, name) for name in dropped)
+        tell(f"The schedule of {release.title} knows no {names}; set aside.")
+    return {name: value for name, value in options.items() if name in release.times.options}
+
+
+def guidance_preset(name: str, version: str, has_given: bool, cfg: float, image_cfg: float | None) -> Guidance:
     """The released guidance of a version with the user's scales; ``automatic`` looks at version and given frames."""
     if name == AUTOMATIC:
         name = "1.2" if version == "1.2" else "1.3 given frames" if has_given else "1.3 text to video"

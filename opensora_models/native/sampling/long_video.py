@@ -22,7 +22,7 @@ from ...text.segments import conditioning_of_segment
 from ..identity import model_identity
 from ..memory import check_latents_fit
 from ..messages import tell
-from .clips import ClipRun, ClipSize, clip_size, latent_for, sample_clip
+from .clips import ClipRun, ClipSize, clip_size, latent_for, marked, sample_clip
 from .guiders import Conditioning, given_values, with_given_frames
 from .reference_inputs import (
     AUTOMATIC,
@@ -96,7 +96,7 @@ def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any],
             drift_control=video.drift_control,
         )
     joined = join(clips, video.overlap)
-    return {"samples": joined}, _report(video, clip, joined, store)
+    return marked({"samples": joined}, clip.release), _report(video, clip, joined, store)
 
 
 def _segment(inputs: Inputs, video: LongVideo, clip: ClipSize, index: int, before: Tensor | None) -> Tensor:

@@ -1,0 +1,162 @@
+"""A LATENT tells the release it was made for: who is believed, what our nodes write, what is told where re-read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from support import native as tiny
+
+if TYPE_CHECKING:
+    from support.comfyui import Executor
+
+pytestmark = [pytest.mark.comfy]
+
+EVERY = ("1.2", "1.3", "2.0", "2.0 high compression")
+KEY = "opensora_release"
+
+
+@pytest.fixture(scope="module")
+def native(comfy: Path) -> SimpleNamespace:
+    from opensora.opensora_models.native import messages
+    from opensora.opensora_models.native.sampling import clips
+
+    return SimpleNamespace(clips=clips, messages=messages)
+
+
+@pytest.fixture(scope="module")
+def models(comfy: Path, tiny_models: Path) -> dict[str, Any]:
+    return {version: tiny.load(tiny_models, version) for version in EVERY}
+
+
+def vae_of(version: str | None) -> Any:
+    return SimpleNamespace(network=SimpleNamespace(version=version))
+
+
+def believed(native: SimpleNamespace, latent: dict[str, Any], **known: Any) -> tuple[Any, list[str]]:
+    with native.messages.speaking() as said:
+        return native.clips.clip_size(latent, **known).version, said
+
+
+def test_the_model_is_believed_before_the_vae_and_that_before_the_latent(
+    native: SimpleNamespace, models: dict[str, Any]
+) -> None:
+    latent = {"samples": tiny.empty("2.0"), KEY: "2.0"}
+    for model in ("1.3", "2.0"):
+        for vae in (None, "1.3", "2.0", "a stranger's"):
+            assert believed(native, latent, model=models[model], vae=vae_of(vae))[0] == model
+    assert believed(native, latent, vae=vae_of("1.3")) == ("1.3", [])
+    assert believed(native, latent, vae=object()) == ("2.0", [])
+    assert believed(native, latent) == ("2.0", [])
+
+
+@pytest.mark.parametrize("word", [None, 7, ["2.0"], "3.0", "1.2", "2.0 high compression"])
+def test_a_word_that_cannot_be_leaves_the_channels(native: SimpleNamespace, word: Any) -> None:
+    for version in ("1.2", "2.0 high compression"):
+        assert believed(native, {"samples": tiny.empty(version), KEY: word}) == (version, [])
+    # As it was when 1.3 alone had 16 channels; told, since it is a guess; a picture is 1 frame in all.
+    found, said = believed(native, {"samples": tiny.empty("1.3"), KEY: word})
+    assert found == "1.3" and len(said) == 1 and "Open-Sora 2.0" in said[0]
+    assert believed(native, {"samples": tiny.empty("1.3", frames=1)}) == ("1.3", [])
+    assert believed(native, {"samples": torch.zeros(1, 12, 5, 8, 8)}) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("version", "size"),
+    [("1.2", (64, 80, 34, 10)), ("1.3", (64, 80, 33, 10)), ("2.0", (64, 80, 37, 10)),
+     ("2.0 high compression", (256, 320, 40, 10))],
+)  # fmt: skip
+def test_sizes_follow_the_release(
+    native: SimpleNamespace, models: dict[str, Any], version: str, size: tuple[int, ...]
+) -> None:
+    latent = {"samples": tiny.empty(version, frames=10), KEY: version}
+    for clip in (native.clips.clip_size(latent), native.clips.clip_size(latent, models[version])):
+        assert (clip.height, clip.width, clip.frames, clip.latent_frames) == size
+        assert clip.release.id == clip.version == clip.opensora_version == version
+
+
+@pytest.mark.parametrize("model", EVERY)
+@pytest.mark.parametrize("made", EVERY)
+def test_an_empty_clip_of_another_release_is_told_with_both_meanings(
+    native: SimpleNamespace, models: dict[str, Any], made: str, model: str
+) -> None:
+    latent = {"samples": tiny.empty(made, frames=10), KEY: made}
+    with native.messages.speaking() as said:
+        fitted = native.clips.latent_for(latent, models[model])
+    assert fitted[KEY] == model and fitted["samples"].shape[1] == tiny.CHANNELS[model]
+    if made == model:
+        assert said == []
+        return
+    before, after = native.clips.clip_size(latent), native.clips.clip_size(fitted)
+    (sentence,) = said
+    assert f"made for Open-Sora {made}," in sentence and f"the model is Open-Sora {model}" in sentence
+    for clip in (before, after):
+        assert f"{clip.frames} frames of {clip.height}×{clip.width}" in sentence
+
+
+def test_content_that_says_another_release_is_taken_as_the_models_and_told(
+    native: SimpleNamespace, models: dict[str, Any]
+) -> None:
+    latent = {"samples": torch.ones_like(tiny.empty("1.3")), KEY: "1.3"}
+    with native.messages.speaking() as said:
+        fitted = native.clips.latent_for(latent, models["2.0"])
+    assert fitted[KEY] == "2.0" and torch.equal(fitted["samples"], latent["samples"]) and latent[KEY] == "1.3"
+    assert len(said) == 1 and "Open-Sora 1.3's" in said[0] and "Open-Sora 2.0's" in said[0]
+    with pytest.raises(ValueError, match="encode or make the latent for 1.2"):
+        native.clips.latent_for(latent, models["1.2"])
+
+
+@pytest.mark.parametrize("model", ["1.3", "2.0"])
+def test_our_sampler_writes_the_models_release(native: SimpleNamespace, models: dict[str, Any], model: str) -> None:
+    stale = {"samples": tiny.empty("2.0"), KEY: "1.3" if model == "2.0" else "2.0"}
+    text = tiny.conditioning()
+    done = native.clips.sample_clip(models[model], text, text, stale, native.clips.ClipRun(1, 0, 1.0))
+    assert done[KEY] == model and done["samples"].any()
+
+
+def test_empty_latents_say_their_release(executor: Executor) -> None:
+    inputs = {"height": 64, "width": 64, "frames": 17, "batch_size": 1}
+    for version in ("1.2", "1.3"):
+        prompt = {"1": {"class_type": "OSoraEmptyLatent", "inputs": {"version": version, **inputs}}}
+        (latent,) = executor.run(prompt, ("1", 0))
+        assert latent[KEY] == version
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_encoded_saved_and_loaded_latents_say_their_release(executor: Executor, version: str) -> None:
+    prompt = {
+        "vae": {"class_type": "OSoraVAELoader", "inputs": {"vae_name": f"random-vae-v{version}.safetensors",
+                "spatial_vae": "none", "dtype": "default", "temporal_overlap": True}},
+        "image": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0}},
+        "encode": {"class_type": "OSoraEncode", "inputs": {"images": ["image", 0], "vae": ["vae", 0],
+                   "tile_size": "auto", "posterior": "mode", "seed": 0}},
+        "decode": {"class_type": "OSoraDecode", "inputs": {"samples": ["encode", 0], "vae": ["vae", 0],
+                   "tile_size": "auto", "filename_prefix": f"latents/word-{version}", "num_frames": 0,
+                   "save_latent": True}},
+    }  # fmt: skip
+    latent, _ = executor.run(prompt, ("encode", 0), ("decode", 0))
+    assert latent[KEY] == version
+    from opensora.opensora_models.native.files import LATENTS
+
+    name = next(name for name in LATENTS.names() if f"word-{version}" in name)
+    load = {"load": {"class_type": "OSoraLoadLatent", "inputs": {"file": name}}}
+    (loaded,) = executor.run(load, ("load", 0))
+    assert loaded[KEY] == version
+
+
+def test_latents_saved_before_they_said_anything_still_load(executor: Executor, tmp_path: Path) -> None:
+    import folder_paths
+
+    from opensora.opensora_models.vae.latent_file import save_latent
+
+    name = "opensora-old-latents.latent"
+    path = Path(folder_paths.get_input_directory()) / name
+    for notes in ({}, {"version": 7}, {"version": "9"}):
+        save_latent(path, torch.zeros(1, 16, 2, 2, 2), notes, None)
+        (loaded,) = executor.run({"1": {"class_type": "OSoraLoadLatent", "inputs": {"file": name}}}, ("1", 0))
+        assert KEY not in loaded
+        path.unlink()
