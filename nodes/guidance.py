@@ -27,15 +27,15 @@ def guidance_inputs() -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.1,
-            tooltip="How strongly given frames pull (1.3 only). 0: like the text in the guider, off in the patch. "
-            "Released: 5.",
+            tooltip="How strongly given frames pull (1.3 and 2.0). 0: like the text in the guider, off in the patch. "
+            "Released: 5 for 1.3, 3 for 2.0.",
         ),
         io.Combo.Input(
             "oscillation",
             options=list(OSCILLATIONS),
             default=OFF,
-            tooltip="Guide only every second step after the first ones: faster, and less burnt. 1.3 releases use text "
-            "for text-to-video, text and image with given frames.",
+            tooltip="Guide only every second step after the first ones: faster, and less burnt. Released: text for "
+            "text-to-video, text and image with given frames.",
         ),
         io.Boolean.Input(
             "flaw_fix",
@@ -63,7 +63,7 @@ def fine_inputs() -> list[io.Input]:
             default=True,
             advanced=True,
             tooltip="Image guidance starts at initial_image_cfg in the first frame, grows towards the last one and "
-            "fades over the steps, as released.",
+            "fades over the steps, as released; in 2.0 only where pictures are given, for clips it stays constant.",
         ),
         io.Float.Input(
             "initial_image_cfg",
@@ -154,7 +154,7 @@ class Guider(OpenSoraNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3.",
+                    tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3 and 2.0.",
                 ),
                 *guidance_inputs(),
             ],
@@ -261,8 +261,8 @@ class FlowSampler(OpenSoraNode):
                 io.Boolean.Input(
                     "renoise_given",
                     default=True,
-                    tooltip="Noise given frames (1.3) anew before every step, as released; nothing to do without them. "
-                    "Off: they are made from noise like the rest.",
+                    tooltip="Noise given frames (1.3) anew before every step, as released; nothing to do without them "
+                    "and in 2.0. Off: they are made from noise like the rest.",
                 ),
             ],
             outputs=[io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced.")],

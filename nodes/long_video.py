@@ -51,7 +51,8 @@ class LongVideoSampler(OpenSoraNode):
                     min=1,
                     max=1000,
                     advanced=True,
-                    tooltip="Latent frames each segment takes over from the one before: 5 is one group of 17 frames.",
+                    tooltip="Latent frames each segment takes over from the one before: 5 is one group of 17 frames "
+                    "(1.2, 1.3); 2.0 learned 1, 9 and 17.",
                 ),
                 io.Float.Input(
                     "overlap_strength",
@@ -83,8 +84,8 @@ class LongVideoSampler(OpenSoraNode):
                     options=list(METHODS),
                     default=AUTOMATIC,
                     advanced=True,
-                    tooltip="How frames are taken over. automatic: given frames where a 1.3 model has learned them, "
-                    "else frame mask.",
+                    tooltip="How frames are taken over. automatic: given frames where the model has learned them (1.3, "
+                    "2.0), else frame mask.",
                 ),
                 io.Boolean.Input(
                     "resume",
@@ -94,6 +95,13 @@ class LongVideoSampler(OpenSoraNode):
                 ),
                 references_input("Pictures and clips for the segments they name.", advanced=True),
                 *preset_inputs(),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Decodes and encodes again what a segment takes over, so that it begins a clip of its own, "
+                    "as 2.0 was trained. Without it latents are taken over as they are.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The whole video, to be decoded."),
@@ -104,7 +112,8 @@ class LongVideoSampler(OpenSoraNode):
     @classmethod
     def check_early(cls, **known: Any) -> None:
         chain = known.get("references")
-        check_long_video(known["model"], known["latent"], chain, known["segments"], known["overlap"])
+        rules = [known[name] for name in ("segments", "overlap", "method")]
+        check_long_video(known["model"], known["latent"], chain, *rules)
 
     @classmethod
     def execute(
@@ -128,8 +137,9 @@ class LongVideoSampler(OpenSoraNode):
         guidance: str,
         image_cfg: float,
         renoise_given: bool,
+        vae: Any = None,
     ) -> io.NodeOutput:
-        inputs = Inputs(model, positive, negative, latent, references or ReferenceChain())
+        inputs = Inputs(model, positive, negative, latent, references or ReferenceChain(), vae)
         run = ClipRun(steps, seed, cfg, image_cfg, guidance, renoise_given=renoise_given)
         video = LongVideo(segments, overlap, run, overlap_strength, drift_control, seeds, method, resume)
         return io.NodeOutput(*sample_long_video(inputs, video))

@@ -13,10 +13,11 @@ from ..opensora_models.native.sampling.clips import ClipSize, Latent, clip_size
 from ..opensora_models.native.sampling.guiders import Conditioning
 from ..opensora_models.native.sampling.reference_inputs import (
     AUTOMATIC,
-    FRAME_MASK,
     METHODS,
     Placing,
     ReferenceChain,
+    check_references,
+    clip_of,
     encode_pictures,
     latent_references,
     place_references,
@@ -73,7 +74,8 @@ class Reference(OpenSoraNode):
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="Frames to use of a clip: 17·n (1.2), 16·n + 1 (1.3). 0: all; one group for extensions.",
+                    tooltip="Frames to use of a clip: 17·n (1.2), 16·n + 1 (1.3), 4·n + 1 (2.0). 0: all; for "
+                    "extensions one group, in 2.0 33 frames (65 is its easy form).",
                 ),
                 io.Float.Input(
                     "strength",
@@ -81,7 +83,8 @@ class Reference(OpenSoraNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much may be changed: 0 keeps the reference, 1 ignores it, 0.3 edits lightly.",
+                    tooltip="How much may be changed: 0 keeps the reference, 1 ignores it, 0.3 edits lightly. 2.0 can "
+                    "only keep.",
                 ),
                 references_input("References before this one. Where two meet, the later one wins."),
                 io.Image.Input(
@@ -108,7 +111,8 @@ class Reference(OpenSoraNode):
                     options=list(FITS),
                     default="crop",
                     advanced=True,
-                    tooltip="How a picture of another size is brought to the clip's: crop, pad or stretch.",
+                    tooltip="How a picture of another size is brought to the clip's: crop (for 2.0 in the original's "
+                    "very way), pad, stretch, or crop with smooth filters whatever the release.",
                 ),
                 io.Int.Input(
                     "segment",
@@ -145,11 +149,11 @@ class Reference(OpenSoraNode):
         resize: Fit,
         segment: int,
     ) -> io.NodeOutput:
-        chain, clip = references or ReferenceChain(), clip_size(clip_latent)
+        chain, clip = references or ReferenceChain(), clip_size(clip_latent, vae=vae)
         start = in_latent_frames(clip, position, position_unit)
         placing = Placing(placement, start, frames, strength, segment, resize)
         if latent is not None:
-            return io.NodeOutput(chain.add(latent_references(latent, placing), ()))
+            return io.NodeOutput(chain.add(latent_references(latent, clip, placing), ()))
         found, notes = encode_pictures(vae, (image, second_image), clip, placing)
         tell(*notes)
         return io.NodeOutput(chain.add(found, notes))
@@ -172,7 +176,7 @@ class PlaceReferences(OpenSoraNode):
             display_name="Open-Sora Place References",
             category=CATEGORY,
             description="Writes references into the clip: a frame mask on the latent (1.2), or given frames in the "
-            "conditioning (1.3). The results work in every sampler node.",
+            "conditioning (1.3, 2.0). The results work in every sampler node.",
             search_aliases=["mask strategy", "frame mask", "given frames", "conditioned video"],
             inputs=[
                 References.Input("references", tooltip="The chain of references."),
@@ -187,7 +191,7 @@ class PlaceReferences(OpenSoraNode):
                     "method",
                     options=list(METHODS),
                     default=AUTOMATIC,
-                    tooltip="automatic: frame mask for 1.2 and for edited references, given frames for 1.3.",
+                    tooltip="automatic: frame mask for 1.2 and for edited references, given frames for 1.3 and 2.0.",
                 ),
                 io.String.Input(
                     "mask_strategy",
@@ -218,8 +222,9 @@ class PlaceReferences(OpenSoraNode):
 
     @classmethod
     def check_early(cls, **known: Any) -> None:
-        clip, rules = clip_size(known["latent"]), {"strategy": known["mask_strategy"], "align": known["align"]}
-        place_references(known["references"], known["latent"], clip, [], [], method=FRAME_MASK, **rules)
+        chain, latent = known["references"], known["latent"]
+        rules = {"method": known["method"], "strategy": known["mask_strategy"], "align": known["align"]}
+        check_references(chain, latent, clip_of(latent, chain), **rules)
 
     @classmethod
     def execute(
@@ -236,7 +241,7 @@ class PlaceReferences(OpenSoraNode):
         placed = place_references(
             references,
             latent,
-            clip_size(latent),
+            clip_of(latent, references),
             positive or [],
             negative or [],
             method=method,

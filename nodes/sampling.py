@@ -27,14 +27,14 @@ from .sigmas import CATEGORY
 def run_inputs() -> list[io.Input]:
     """Steps, guidance and seed."""
     return [
-        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps; released: 30."),
+        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps; released: 30, for 2.0 50."),
         io.Float.Input(
             "cfg",
             default=7.0,
             min=0.0,
             max=100.0,
             step=0.1,
-            tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3.",
+            tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3 and 2.0.",
         ),
         io.Int.Input(
             "seed",
@@ -65,7 +65,8 @@ def preset_inputs() -> list[io.Input]:
             max=100.0,
             step=0.1,
             advanced=True,
-            tooltip="How strongly given frames pull (1.3 only). Released: 5; examples use 2 to 2.5.",
+            tooltip="How strongly given frames pull (1.3 and 2.0). Released: 5 for 1.3 (examples use 2 to 2.5), 3 for "
+            "2.0.",
         ),
         io.Boolean.Input(
             "renoise_given",

@@ -34,5 +34,10 @@ PRESETS: dict[str, Guidance] = {
     "1.3 given frames": Guidance(
         text_scale=7.5, image_scale=5.0, oscillate_text=True, oscillate_image=True, fade_image=True
     ),
+    "2.0 text to video": Guidance(text_scale=7.5, image_scale=3.0, oscillate_text=True, oscillate_image=True),
+    "2.0 given pictures": Guidance(
+        text_scale=7.5, image_scale=3.0, oscillate_text=True, oscillate_image=True, fade_image=True
+    ),
+    "2.0 given clip": Guidance(text_scale=7.5, image_scale=3.0, oscillate_text=True, oscillate_image=True),
 }
 """The released inference settings of each version."""

@@ -9,8 +9,8 @@ from ..text.padding import T5_LENGTH
 from ..text.tokens import MAX_TOKENS
 from .arithmetic import mmdit_operations, released_stdit3_operations
 from .flow_shift import flow_shift
-from .groups import GROUP_FRAMES, GROUP_STEP, LATENT_CHANNELS, SPATIAL_FACTOR, Version
-from .guidance import PRESETS, Guidance
+from .groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, LATENT_CHANNELS, SPATIAL_FACTOR, Version
+from .guidance import PRESETS
 from .lengths import Causal, Grouped, Lengths, Strided
 from .release import GivenRules, GuidanceRules, Latents, Release, TextRules, Times
 from .sizes import Computed, Printed
@@ -22,11 +22,8 @@ TIME_OPTIONS = ("transform_scale", "scale_temporal", "dtype", "discrete")
 TEXT_V1 = TextRules(MAX_TOKENS, padded=False, pooled=False, cleaned=True, learned_negative=True)
 TEXT_V2 = TextRules(T5_LENGTH, padded=True, pooled=True, cleaned=False, learned_negative=False, suffixes=True, motion=4)
 
-PICTURE_V2 = Guidance(
-    text_scale=7.5, image_scale=3.0, oscillate_text=True, oscillate_image=True, fade_image=True, initial_image_scale=1.0
-)
-CLIP_V2 = Guidance(text_scale=7.5, image_scale=3.0, oscillate_text=True, oscillate_image=True)
-GUIDANCE_V2 = GuidanceRules({"text": CLIP_V2, "picture": PICTURE_V2, "clip": CLIP_V2})
+PICTURE_V2, CLIP_V2 = PRESETS["2.0 given pictures"], PRESETS["2.0 given clip"]
+GUIDANCE_V2 = GuidanceRules({"text": PRESETS["2.0 text to video"], "picture": PICTURE_V2, "clip": CLIP_V2})
 
 
 def _version_1(version: Version, guidance: GuidanceRules, given: GivenRules) -> Release:
@@ -77,7 +74,7 @@ def _version_2(
         sizes=Computed(cell),
         times=Times(STEPS_V2, shift),
         guidance=GUIDANCE_V2,
-        given=GivenRules("input", takes, written_back=True),
+        given=GivenRules("input", takes, written_back=True, original_fit=True),
         text=TEXT_V2,
         operations=mmdit_operations(config),
         parameters="11.9 B",
@@ -93,7 +90,7 @@ RELEASES: dict[str, Release] = {
         _version_1(
             "1.2",
             GuidanceRules(dict.fromkeys(("text", "picture", "clip"), PRESETS["1.2"])),
-            GivenRules("mask", (GROUP_FRAMES,), anywhere=True),
+            GivenRules("mask", (GROUP_FRAMES,), anywhere=True, frame_mask=True, align=GROUP_LATENTS),
         ),
         _version_1(
             "1.3",
@@ -105,7 +102,9 @@ RELEASES: dict[str, Release] = {
                 },
                 fade_reaches_end=True,
             ),
-            GivenRules("input", (GROUP_FRAMES,), empty_row_sees_mask=True, anywhere=True),
+            GivenRules(
+                "input", (GROUP_FRAMES,), empty_row_sees_mask=True, anywhere=True, frame_mask=True, renoised=True
+            ),
         ),
         _version_2(
             "2.0",

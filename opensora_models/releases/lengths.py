@@ -6,17 +6,26 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from .groups import Version, decoded_frames, latent_frames
+from .groups import GROUP_LATENTS, GROUP_STEP, Version, decoded_frames, latent_frames
 
 
 class Counting(Protocol):
-    """How an autoencoder turns frames into latent frames and back."""
+    """How an autoencoder turns frames into latent frames and back.
+
+    ``group``: latent frames that keep their meaning together only, 1 where each has its own.
+    """
+
+    @property
+    def group(self) -> int: ...
 
     def latents(self, frames: int) -> int:
         """Latent frames of a clip of ``frames`` frames, ragged ends included."""
 
     def frames(self, latents: int) -> int:
         """Frames the decoder gives back."""
+
+    def holding(self, frame: int, latents: int) -> int:
+        """The latent frame that holds frame ``frame`` (from 0) of a clip of ``latents`` latent frames."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,18 @@ class Grouped:
         """See :class:`Counting`."""
         return decoded_frames(self.version, latents)
 
+    @property
+    def group(self) -> int:
+        """See :class:`Counting`."""
+        return GROUP_LATENTS
+
+    def holding(self, frame: int, latents: int) -> int:
+        """See :class:`Counting`; a latent frame holds four frames, the first one of a group only one."""
+        step = GROUP_STEP[self.version]
+        group = min(frame // step, max(1, -(-latents // GROUP_LATENTS)) - 1)
+        inside = frame - group * step
+        return group * GROUP_LATENTS + (0 if inside == 0 else 1 + (inside - 1) // 4)
+
 
 @dataclass(frozen=True)
 class Causal:
@@ -48,6 +69,15 @@ class Causal:
         """See :class:`Counting`."""
         return (_at_least_one(latents, "latent frame") - 1) * self.factor + 1
 
+    @property
+    def group(self) -> int:
+        """See :class:`Counting`."""
+        return 1
+
+    def holding(self, frame: int, latents: int) -> int:
+        """See :class:`Counting`."""
+        return -(-frame // self.factor)
+
 
 @dataclass(frozen=True)
 class Strided:
@@ -62,6 +92,15 @@ class Strided:
     def frames(self, latents: int) -> int:
         """See :class:`Counting`."""
         return 1 if _at_least_one(latents, "latent frame") == 1 else latents * self.factor
+
+    @property
+    def group(self) -> int:
+        """See :class:`Counting`."""
+        return 1
+
+    def holding(self, frame: int, latents: int) -> int:
+        """See :class:`Counting`."""
+        return frame // self.factor
 
 
 @dataclass(frozen=True)
@@ -88,12 +127,16 @@ class Lengths:
             return 1
         return self.first + max(0, math.floor((frames - self.first) / self.step + 0.5)) * self.step
 
+    @property
+    def examples(self) -> str:
+        """The shortest good lengths and their rule."""
+        return f"{', '.join(str(self.first + k * self.step) for k in range(3))}, … ({self.rule})"
+
     def check(self, frames: int, title: str) -> None:
         """Raises ValueError with the nearest good value."""
         if not self.is_good(frames):
-            shown = ", ".join(str(self.first + k * self.step) for k in range(3))
             raise ValueError(
-                f"{title} makes clips of 1 or {shown}, … ({self.rule}) frames, {frames} was given; the nearest good "
+                f"{title} makes clips of 1 or {self.examples} frames, {frames} was given; the nearest good "
                 f"value is {self.nearest(frames)}."
             )
 

@@ -76,7 +76,10 @@ class GivenRules:
     ``kind``: kept by a frame mask, or shown at an input of the network. ``empty_row_sees_mask``: the row without
     references is told which frames would be given. ``written_back``: given pictures replace the finished frames.
     ``takes``: frames taken of a clip that is continued, the usual number first. ``anywhere``: trained with frames at
-    other places than the ends.
+    other places than the ends. ``frame_mask``: the network has a time for every frame, so that a mask on the latents
+    can keep frames or edit them with a strength. ``renoised``: given frames are noised anew before every model call.
+    ``original_fit``: pictures of another size are fitted as in :mod:`..sampling.pictures`. ``align``: latent frames
+    that places are snapped to, where only whole groups keep their meaning when moved.
     """
 
     kind: Literal["mask", "input"]
@@ -84,6 +87,10 @@ class GivenRules:
     empty_row_sees_mask: bool = False
     written_back: bool = False
     anywhere: bool = False
+    frame_mask: bool = False
+    renoised: bool = False
+    original_fit: bool = False
+    align: int | None = None
 
 
 @dataclass(frozen=True)

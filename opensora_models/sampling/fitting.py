@@ -7,28 +7,35 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-Fit = Literal["crop", "pad", "stretch"]
+from .pictures import fit_as_original
+
+Fit = Literal["crop", "pad", "stretch", "crop, smooth"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 
 
-def fit_pictures(pictures: Tensor, height: int, width: int, fit: Fit) -> tuple[Tensor, str | None]:
+def fit_pictures(
+    pictures: Tensor, height: int, width: int, fit: Fit, *, original: bool = False
+) -> tuple[Tensor, str | None]:
     """Resize pictures ``[N, H, W, C]`` (0..1) to ``height`` x ``width``.
 
-    ``crop`` fills the frame and cuts what sticks out, evenly on both sides; ``pad`` fits the picture inside and repeats
-    its border; ``stretch`` changes its proportions. Returns the pictures and a sentence when something was changed.
+    ``crop`` fills the frame and cuts what sticks out, evenly on both sides, ``original`` in the very way of
+    :mod:`.pictures`; ``crop, smooth`` never does it that way. ``pad`` fits the picture inside and repeats its border;
+    ``stretch`` changes its proportions. Returns the pictures and a sentence when something was changed.
     """
     own_height, own_width = pictures.shape[1:3]
     if (own_height, own_width) == (height, width):
         return pictures, None
+    note = f"A reference of {own_height}x{own_width} was brought to {height}x{width} pixels ({fit})."
+    if original and fit == "crop":
+        return fit_as_original(pictures, height, width), note
     planes = pictures.movedim(-1, 1)
     if fit == "stretch":
         fitted = _resize(planes, height, width)
     else:
         scales = (height / own_height, width / own_width)
-        scale = max(scales) if fit == "crop" else min(scales)
+        scale = min(scales) if fit == "pad" else max(scales)
         inner = _resize(planes, max(1, round(own_height * scale)), max(1, round(own_width * scale)))
         fitted = _center(inner, height, width)
-    note = f"A reference of {own_height}x{own_width} was brought to {height}x{width} pixels ({fit})."
     return fitted.movedim(1, -1).contiguous(), note
 
 

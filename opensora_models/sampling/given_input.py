@@ -6,11 +6,12 @@ The network sees a mask channel and the given latents (:func:`..mmdit.tokens.ref
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..releases.release import Release
 from .masks import KEPT, Span, write_spans
 
 NOTHING = "t2v"
@@ -73,6 +74,37 @@ def lay_in(references: Sequence[Tensor], spans: Sequence[Span], clip: Tensor) ->
     latent, ratios = torch.zeros_like(clip), torch.ones(clip.shape[1])
     write_spans(latent, ratios, [reference.to(clip) for reference in references], spans)
     return latent, (ratios == KEPT).to(clip)
+
+
+def untrained(spans: Sequence[Span], clip_length: int, release: Release) -> list[str]:
+    """What of given frames the release has not been trained with, as sentences; they are still shown to it.
+
+    Trained are pictures at the ends, or one clip of a usual length at one end.
+    """
+    rules = release.given
+    if rules.kind != "input" or rules.anywhere or not spans:
+        return []
+    said = []
+    if any(span.target > 0 and span.target + span.length < clip_length for span in spans):
+        said.append("frames given between the ends of a clip")
+    clips = [span for span in spans if span.length > 1]
+    if clips and len(spans) > 1:
+        said.append("a clip together with other references")
+    usual = [release.latents.lengths.counting.latents(frames) for frames in rules.takes]
+    said += [
+        f"a given clip of {span.length} latent frames instead of {_or(usual)}"
+        for span in clips
+        if span.length not in usual
+    ]
+    takes = _or(rules.takes)
+    return [
+        f"An experiment: {release.title} was trained with pictures at the first and the last frame, or with {takes} "
+        f"frames of a clip at one end; not with {_or(said)}."
+    ] * bool(said)
+
+
+def _or(items: Iterable[object]) -> str:
+    return " or ".join(dict.fromkeys(map(str, items)))
 
 
 def is_written_back(kind: str) -> bool:

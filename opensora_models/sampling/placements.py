@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..releases.groups import (
-    GROUP_FRAMES,
-    GROUP_LATENTS,
-    GROUP_STEP,
-    LENGTH_RULES,
-    Version,
-    is_good_length,
-    nearest_good_length,
-)
+from ..releases.known import RELEASES
+from ..releases.release import Release
 
 AT_POSITION = "at position"
 FIRST = "first frame"
@@ -25,6 +18,10 @@ BACKWARDS = "extend backwards"
 CONNECT = "connect two clips"
 EDIT = "edit whole clip"
 PLACEMENTS = (FIRST, LAST, FIRST_AND_LAST, LOOP, KEYFRAMES, AT_POSITION, FORWARDS, BACKWARDS, CONNECT, EDIT)
+
+
+ANOTHER_MODELS_TAKE = 17
+"""Frames of a clip that is extended where we know nothing of the model."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Piece:
 
 
 def plan(
-    placement: str, counts: tuple[int, int], clip_length: int, version: Version | None, *, take: int, at: int
+    placement: str, counts: tuple[int, int], clip_length: int, version: str | None, *, take: int, at: int
 ) -> list[Piece]:
     """The pieces of one Reference node.
 
@@ -49,69 +46,102 @@ def plan(
         placement: one of :data:`PLACEMENTS`.
         counts: pictures in the first and in the second input (0 = not connected).
         clip_length: latent frames of the clip to be made.
-        version: None for another model's clip, whose lengths follow rules we do not know.
-        take: frames to use of a clip; 0 = all of it, or one group where a clip is extended.
+        version: id of the release; None for another model's clip, whose lengths follow rules we do not know.
+        take: frames to use of a clip; 0 = all of it, or the release's usual number where a clip is extended.
         at: latent frame for ``at position``.
 
+    Two clips are connected by the last frame of one and the first of the other where the release was trained with
+    pictures at both ends but not with clips, unless ``take`` asks for clips.
+
     Raises:
-        ValueError: a length that does not fill groups, more frames than there are, or too many keyframes.
+        ValueError: a length that does not fill groups, more frames than there are or than the clip has room for, or too
+            many keyframes.
     """
     first, second = counts
+    release = RELEASES.get(version or "")
     if first < 1:
         raise ValueError("A reference needs at least 1 picture or a latent, none was given; connect one.")
+    check_room(release, clip_length)
     if placement in (FIRST, LAST, FIRST_AND_LAST, LOOP):
         end = (1, second - 1) if second and placement == FIRST_AND_LAST else (0, 0 if placement == LOOP else first - 1)
         opening = [] if placement == LAST else [Piece(0, 0, 1, 0)]
         return opening if placement == FIRST else [*opening, Piece(*end, 1, -1)]
     if placement == KEYFRAMES:
-        return _keyframes(first, clip_length, version)
-    if placement in (AT_POSITION, EDIT):
-        count = _checked(version, take or first, first, "reference")
-        return [Piece(0, 0, count, at if placement == AT_POSITION else 0)]
-    group = _checked(version, take or min(GROUP_FRAMES, first), first, "reference")
-    if placement == FORWARDS:
-        return [Piece(0, first - group, group, 0)]
-    if placement == BACKWARDS:
-        return [Piece(0, 0, group, None)]
-    if not second:
-        raise ValueError("To connect two clips a second one is needed; connect the clip that comes after.")
-    after = _checked(version, take or min(GROUP_FRAMES, second), second, "second reference")
-    return [Piece(0, first - group, group, 0), Piece(1, 0, after, None)]
-
-
-def _checked(version: Version | None, count: int, available: int, name: str) -> int:
-    """``count`` if the reference has so many frames and they fill whole groups."""
-    if count > available:
+        return _keyframes(first, clip_length, release)
+    if placement == EDIT and release is not None and not release.given.frame_mask:
         raise ValueError(
-            f"{count} frames of the {name} are wanted but it has {available}; the nearest good value is "
-            f"{_longest(version, available)}."
+            f"{release.title} has one time for all frames and cannot edit some of them: encode the clip with your VAE "
+            f"and sample that latent with denoise below 1, or give its frames with '{FORWARDS}' or '{AT_POSITION}'."
         )
-    if count > 1 and version is not None and not is_good_length(version, count):
+    if placement in (AT_POSITION, EDIT):
+        count = _checked(release, take or first, first, "reference")
+        return [Piece(0, 0, count, at if placement == AT_POSITION else 0)]
+    if placement == CONNECT and not second:
+        raise ValueError("To connect two clips a second one is needed; connect the clip that comes after.")
+    if placement == CONNECT and not take and release is not None and not release.given.anywhere:
+        return [Piece(0, first - 1, 1, 0), Piece(1, 0, 1, -1)]
+    ends = [Piece(0, 0, _taken(release, take, first, clip_length, "reference"), None)]
+    if placement != BACKWARDS:
+        ends = [Piece(0, first - ends[0].count, ends[0].count, 0)]
+    if placement == CONNECT:
+        ends.append(Piece(1, 0, _taken(release, take, second, clip_length, "second reference"), None))
+    return ends
+
+
+def check_room(release: Release | None, clip_length: int) -> None:
+    """Refuse references for a single picture where the release gives frames of clips only."""
+    if release is not None and not release.given.anywhere and clip_length == 1:
         raise ValueError(
-            f"{count} frames of the {name} do not fill the groups of Open-Sora {version}, which take "
-            f"{LENGTH_RULES[version]} frames; of the {available} there are the nearest good value is "
-            f"{_nearest(version, count, available)}."
+            f"{release.title} makes a single picture from words alone, without references; the nearest good value is "
+            f"{release.latents.lengths.first} frames."
+        )
+
+
+def _taken(release: Release | None, take: int, available: int, clip_length: int, name: str) -> int:
+    """Frames of a clip that is extended; clips that fill all there is to make are refused where ends are given only."""
+    usual = release.given.takes[0] if release is not None else ANOTHER_MODELS_TAKE
+    count = _checked(release, take or min(usual, available), available, name)
+    if release is None or release.given.anywhere:
+        return count
+    latents, room = release.latents.lengths.counting.latents(count), clip_length - 1
+    if latents > room:
+        best = _longest(release, min(available, release.latents.lengths.counting.frames(max(1, room))))
+        raise ValueError(
+            f"{count} frames of the {name} fill {latents} latent frames, but the clip to be made has {clip_length} and "
+            f"must keep some of its own; the nearest good value is {best}."
         )
     return count
 
 
-def _nearest(version: Version, count: int, available: int) -> int:
-    """The whole-group length nearest to ``count`` that ``available`` frames can give."""
-    return min(nearest_good_length(version, count), _longest(version, available))
+def _checked(release: Release | None, count: int, available: int, name: str) -> int:
+    """``count`` if the reference has so many frames and they fill whole groups."""
+    if count > available:
+        raise ValueError(
+            f"{count} frames of the {name} are wanted but it has {available}; the nearest good value is "
+            f"{_longest(release, available)}."
+        )
+    if count > 1 and release is not None and not release.latents.lengths.is_good(count):
+        raise ValueError(
+            f"{count} frames of the {name} do not fill the groups of {release.title}, which take "
+            f"{release.latents.lengths.examples} frames; of the {available} there are the nearest good value is "
+            f"{min(release.latents.lengths.nearest(count), _longest(release, available))}."
+        )
+    return count
 
 
-def _longest(version: Version | None, available: int) -> int:
+def _longest(release: Release | None, available: int) -> int:
     """The longest whole-group length inside ``available`` frames."""
-    if version is None:
+    if release is None:
         return available
-    if available < GROUP_FRAMES:
+    lengths = release.latents.lengths
+    if available < lengths.first:
         return 1
-    return available - (available - GROUP_FRAMES) % GROUP_STEP[version]
+    return available - (available - lengths.first) % lengths.step
 
 
-def _keyframes(count: int, clip_length: int, version: Version | None) -> list[Piece]:
-    """Pictures spread over the clip: in 1.2 over the starts of its groups, in 1.3 over its latent frames."""
-    step = GROUP_LATENTS if version == "1.2" else 1
+def _keyframes(count: int, clip_length: int, release: Release | None) -> list[Piece]:
+    """Pictures spread over the clip: over its latent frames, or in 1.2 over the starts of its groups."""
+    step = (release.given.align if release is not None else None) or 1
     places = list(range(0, clip_length, step))
     if count > len(places):
         raise ValueError(
@@ -122,21 +152,17 @@ def _keyframes(count: int, clip_length: int, version: Version | None) -> list[Pi
     return [Piece(0, number, 1, places[round(number * span)]) for number in range(count)]
 
 
-def latent_of_frame(version: Version | None, frame: int, clip_length: int) -> int:
+def latent_of_frame(version: str | None, frame: int, clip_length: int) -> int:
     """The latent frame that holds pixel frame ``frame`` of a clip of ``clip_length`` latent frames.
 
-    A latent frame holds four pixel frames, the first one of a group only one. Negative frames stay negative:
-    -1 is the last latent frame.
+    ``version`` is the release's id. Negative frames stay negative: -1 is the last latent frame.
     """
-    if version is None:
+    release = RELEASES.get(version or "")
+    if release is None:
         if frame:
             raise ValueError("This latent is not Open-Sora's; count the position in latent frames, 0 is the first.")
         return 0
-    if frame < 0:
-        whole = clip_length // GROUP_LATENTS * GROUP_STEP[version] + (GROUP_FRAMES - GROUP_STEP[version])
-        total = whole if clip_length >= GROUP_LATENTS else 4 * clip_length - 3
-        return latent_of_frame(version, max(0, total + frame), clip_length) - clip_length
-    groups = max(1, -(-clip_length // GROUP_LATENTS))
-    group = min(frame // GROUP_STEP[version], groups - 1)
-    inside = frame - group * GROUP_STEP[version]
-    return group * GROUP_LATENTS + (0 if inside == 0 else 1 + (inside - 1) // 4)
+    counting = release.latents.lengths.counting
+    if frame >= 0:
+        return counting.holding(frame, clip_length)
+    return counting.holding(max(0, counting.frames(clip_length) + frame), clip_length) - clip_length

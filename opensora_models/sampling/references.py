@@ -14,11 +14,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..releases.groups import GROUP_LATENTS
+from ..releases.known import RELEASES
+from ..releases.release import Release
+from .given_input import untrained
 from .masks import FREE, KEPT, Span, Strategy, check_reference, format_strategy, overlapping, place, write_spans
+from .placements import check_room
 
-ALIGN: dict[str | None, int] = {"1.2": GROUP_LATENTS}
-"""Latent frames both starts are snapped to: in 1.2 only whole groups keep their meaning when moved."""
+DEFAULT_SPACE = 8
+"""Pixels to a latent where the release is not known."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Reference:
     ``latent`` ``[C, t, h, w]`` holds the autoencoder's latents. Starts and ``length`` are latent frames, negative
     starts count from the end; ``length`` None takes everything from ``source_start`` on. ``edit_ratio`` 0 keeps the
     frames, 1 ignores them. ``segment`` is the segment of a long video the reference belongs to (-1 = the last one).
+    ``release`` is the id of the release it was encoded for, where that is known.
     """
 
     latent: Tensor = field(repr=False)
@@ -36,6 +40,7 @@ class Reference:
     length: int | None = None
     edit_ratio: float = KEPT
     segment: int = 0
+    release: str | None = None
 
     @property
     def frames(self) -> int:
@@ -66,9 +71,21 @@ class Placed:
         """Latent frames that any reference fills, in order."""
         return tuple(sorted({span.target + k for span in self.spans for k in range(span.length)}))
 
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        """Those of :attr:`frames` that stand alone and are no part of a clip."""
+        single = {span.target + k: span.length == 1 for span in self.spans for k in range(span.length)}
+        return tuple(frame for frame in self.frames if single[frame])
+
 
 def lay_out(
-    references: Sequence[Reference], clip: Tensor, *, segment: int = 0, align: int | None = None, segments: int = 1
+    references: Sequence[Reference],
+    clip: Tensor,
+    *,
+    segment: int = 0,
+    align: int | None = None,
+    segments: int = 1,
+    release: Release | None = None,
 ) -> Placed:
     """Write the references of one segment into a clip.
 
@@ -76,18 +93,25 @@ def lay_out(
         references: in order; where two meet, the later one wins.
         clip: latents ``[C, T, h, w]`` that fill the frames no reference covers.
         segment: which segment of a long video this is; ``segments`` how many there are.
-        align: see :data:`ALIGN`.
+        align: latent frames both starts are snapped to, see ``GivenRules`` of :mod:`..releases.release`.
+        release: what the clip is made with, where that is known.
 
     Raises:
-        ValueError: another channel count or size than the clip's, or a start outside the clip.
+        ValueError: another release, channel count or size than the clip's, a start outside the clip, a strength that
+            the release does not know, or nothing left to make.
     """
-    _check_shapes(references, clip)
+    _check_shapes(references, clip, release)
     groups = [reference.strategy(number) for number, reference in enumerate(references)]
     groups = [replace(group, loop=group.loop % segments if group.loop < 0 else group.loop) for group in groups]
     spans = place(groups, [reference.frames for reference in references], clip.shape[1], segment, align)
     latent, mask = clip.clone(), torch.full((clip.shape[1],), FREE)
     write_spans(latent, mask, [reference.latent.to(clip) for reference in references], spans)
-    return Placed(latent, mask, tuple(spans), tuple(_notes(groups, spans, segment, clip.shape[1], references)))
+    notes = _notes(groups, spans, segment, clip.shape[1], references, align)
+    placed = Placed(latent, mask, tuple(spans), tuple(notes))
+    if release is None:
+        return placed
+    _check_given(placed, clip.shape[1], release)
+    return replace(placed, notes=(*notes, *untrained(spans, clip.shape[1], release)))
 
 
 def strategy_text(references: Sequence[Reference]) -> str:
@@ -112,6 +136,7 @@ def apply_strategy(references: Sequence[Reference], groups: Sequence[Strategy]) 
                 group.length,
                 group.edit_ratio,
                 group.loop,
+                references[group.reference].release,
             )
         )
     return placed
@@ -181,9 +206,16 @@ def _check_kind(kind: str, lengths: Sequence[int]) -> None:
         raise ValueError(f"The condition type {kind} needs a reference, none was given; connect at least 1.")
 
 
-def _check_shapes(references: Sequence[Reference], clip: Tensor) -> None:
+def _check_shapes(references: Sequence[Reference], clip: Tensor, release: Release | None) -> None:
+    space = DEFAULT_SPACE if release is None else release.latents.space
     for number, reference in enumerate(references):
         got, want = reference.latent, clip
+        other = RELEASES.get(reference.release or "")
+        if other is not None and release is not None and other.autoencoder != release.autoencoder:
+            raise ValueError(
+                f"Reference {number} was encoded for {other.title} but the clip is made with {release.title}; encode "
+                "the reference with the clip's own VAE."
+            )
         if got.shape[0] != want.shape[0]:
             raise ValueError(
                 f"Reference {number} has {got.shape[0]} latent channels but the clip has {want.shape[0]}: they come "
@@ -192,13 +224,42 @@ def _check_shapes(references: Sequence[Reference], clip: Tensor) -> None:
         if got.shape[2:] != want.shape[2:]:
             raise ValueError(
                 f"Reference {number} has latents of {got.shape[2]}x{got.shape[3]} but the clip has "
-                f"{want.shape[2]}x{want.shape[3]}; the nearest good size is {want.shape[2] * 8}x{want.shape[3] * 8} "
-                "pixels (height x width)."
+                f"{want.shape[2]}x{want.shape[3]}; the nearest good size is {want.shape[2] * space}x"
+                f"{want.shape[3] * space} pixels (height x width)."
             )
 
 
+def check_strength(strength: float, release: Release | None) -> None:
+    """Refuse to edit frames where a release can only be given them."""
+    if release is not None and not release.given.frame_mask and strength != KEPT:
+        raise ValueError(
+            f"{release.title} has one time for all frames, so a frame is given as it is or made freely; the strength "
+            f"{strength:g} was asked for, the nearest good value is {KEPT:g}."
+        )
+
+
+def _check_given(placed: Placed, length: int, release: Release) -> None:
+    """Where a release has one time for all frames, a frame is given or made, and some must be made."""
+    if release.given.frame_mask or not placed.spans:
+        return
+    for span in placed.spans:
+        check_strength(span.edit_ratio, release)
+    check_room(release, length)
+    if len(placed.frames) == length:
+        raise ValueError(
+            f"The references fill all {length} latent frames, so nothing is left to make; give at most "
+            f"{release.latents.lengths.counting.frames(length - 1)} frames, or sample their latent with denoise "
+            "below 1."
+        )
+
+
 def _notes(
-    groups: Sequence[Strategy], spans: Sequence[Span], segment: int, length: int, references: Sequence[Reference]
+    groups: Sequence[Strategy],
+    spans: Sequence[Span],
+    segment: int,
+    length: int,
+    references: Sequence[Reference],
+    align: int | None,
 ) -> list[str]:
     notes = []
     used = [group for group in groups if group.loop == segment]
@@ -212,7 +273,7 @@ def _notes(
         )
         notes += [
             f"Reference {span.reference}: the {name} was moved from latent frame {asked} to {used_start}, the nearest "
-            f"group of {GROUP_LATENTS}."
+            f"group of {align}."
             for name, asked, used_start in starts
             if asked != used_start
         ]

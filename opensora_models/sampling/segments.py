@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from ..releases.groups import GROUP_FRAMES, GROUP_LATENTS, frames_of_groups
+from ..releases.known import release_named
 from ..storage.identity import fingerprint as fingerprint
 from ..storage.segment_store import SegmentStore
 
 logger = logging.getLogger("opensora")
-
-OVERLAP_STEPS = {"1.2": GROUP_LATENTS}
-"""Latent frames an overlap is a multiple of where that is not 1."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +53,31 @@ def _kept(clips: int, length: int, dropped: int) -> list[Kept]:
     return [part for part in parts if part.end > part.start]
 
 
-def join(clips: list[Tensor], overlap: int) -> Tensor:
-    """One latent video ``[B, C, T, h, w]`` of clips that overlap by ``overlap`` latent frames.
+def join(clips: list[Tensor], overlap: int, group: int = GROUP_LATENTS) -> Tensor:
+    """One latent video ``[B, C, T, h, w]`` of clips that overlap by ``overlap`` latent frames; see ``kept_latents``.
 
     The overlap of every further clip repeats the end of the one before and is dropped, so no frame comes twice.
     A clip shorter than one group (an image) is returned as it is; the original would leave nothing of it.
     """
-    parts = kept_latents(len(clips), clips[0].shape[2], overlap)
+    parts = kept_latents(len(clips), clips[0].shape[2], overlap, group)
     if not parts:
         return clips[0]
     return torch.cat([clips[part.clip][:, :, part.start : part.end] for part in parts], dim=2)
 
 
 def check_overlap(version: str, overlap: int, length: int) -> None:
-    """Refuse an overlap that leaves nothing to make or splits the groups of 1.2; ``length`` is a segment's."""
-    step = OVERLAP_STEPS.get(version, 1)
+    """Refuse an overlap that leaves nothing to make or splits the groups of 1.2; ``length`` is a segment's.
+
+    ``version`` is the id of the release.
+    """
+    release = release_named(version)
+    step, lengths = release.given.align or 1, release.latents.lengths
     most = (length - 1) // step * step
     if most < step:
+        shortest = lengths.counting.latents(lengths.first)
         raise ValueError(
             f"Segments of {length} latent frames are too short to overlap and go on; give the latent at least "
-            f"{2 * GROUP_LATENTS} latent frames, or make 1 segment."
+            f"{shortest + lengths.counting.group} latent frames, or make 1 segment."
         )
     good = min(max(step, round(overlap / step) * step), most)
     if overlap != good:

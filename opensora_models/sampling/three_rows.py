@@ -25,15 +25,24 @@ UNGUIDED = Scales(1.0, (1.0,))
 """One row with the prompt, for networks that are told their guidance (the original's method "distill")."""
 
 
-def run_scales(guidance: Guidance, sigmas: Sequence[float], frames: int, *, reaches_end: bool = False) -> list[Scales]:
-    """The scales of every step of a run over ``sigmas`` (N + 1 noise levels) for ``frames`` latent frames.
+def scales_of_step(
+    guidance: Guidance, step: int, steps: int, sigma: float, frames: int, *, reaches_end: bool
+) -> Scales:
+    """The scales of step ``step`` of ``steps`` at noise level ``sigma``, for ``frames`` latent frames.
 
     ``reaches_end``: the fading image scale arrives at its end in the last step (Open-Sora 1.3); in 2.0 it would one
     step later, ``top = g + (1 - g)·step/steps``.
     """
+    return step_scales(guidance, step, steps if reaches_end else steps + 1, sigma, frames)
+
+
+def run_scales(guidance: Guidance, sigmas: Sequence[float], frames: int, *, reaches_end: bool = False) -> list[Scales]:
+    """The scales of every step of a run over ``sigmas`` (N + 1 noise levels); see :func:`scales_of_step`."""
     steps = len(sigmas) - 1
-    fading = steps if reaches_end else steps + 1
-    return [step_scales(guidance, step, fading, float(sigmas[step]), frames) for step in range(steps)]
+    return [
+        scales_of_step(guidance, step, steps, float(sigmas[step]), frames, reaches_end=reaches_end)
+        for step in range(steps)
+    ]
 
 
 def rows_of(scales: Sequence[Scales], has_given: bool) -> int:

@@ -29,7 +29,12 @@ TEXT = "text"
 
 DAMAGED = "its description does not fit its tensors; save it again."
 
-NUMBERS: dict[str, int | None] = {"frame_rate": 1, "opensora_pixel_size": 2, "opensora_given_frames": None}
+NUMBERS: dict[str, int | None] = {
+    "frame_rate": 1,
+    "opensora_pixel_size": 2,
+    "opensora_given_frames": None,
+    "opensora_given_pictures": None,
+}
 """Values of ours and how many numbers each is; None: a list of any length. Other nodes' values are handed on."""
 
 Conditioning = Sequence[Sequence[Any]]

@@ -312,3 +312,123 @@ def test_a_lora_or_another_model_means_another_run(long: Long) -> None:
     long.inputs = replace(long.inputs, model=model)
     long.make(segments=1)
     assert len(list(long.folder.iterdir())) == 2
+
+
+# ---- Open-Sora 2.0 ----
+
+
+def v2_clip(native: SimpleNamespace, release: str = "2.0", frames: int = 12) -> tuple[Latent, Any]:
+    """An empty LATENT and its size."""
+    from opensora.opensora_models.releases.known import RELEASES
+
+    latents = RELEASES[release].latents
+    samples = torch.zeros(1, latents.channels, frames, 4, 6)
+    sides = (side * latents.space for side in samples.shape[-2:])
+    clip = native.clips.ClipSize(RELEASES[release], *sides, latents.lengths.counting.frames(frames), frames)
+    return {"samples": samples, "opensora_release": release}, clip
+
+
+class V2Vae:
+    """Latents of constant brightness: that of the first frame, and how many frames were encoded together."""
+
+    def __init__(self, release: str = "2.0") -> None:
+        from opensora.opensora_models.releases.known import RELEASES
+
+        self.latents = RELEASES[release].latents
+        self.seen: list[Tensor] = []
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        self.seen.append(pictures)
+        shape = self.latents.cells(*pictures.shape[:3])
+        return torch.zeros(1, self.latents.channels, *shape) + pictures[0, 0, 0, 0] + pictures.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("release", "placement", "take", "encoded_frames", "given", "pictures"),
+    [
+        ("2.0", "first frame", 0, [1], [0], [0]),
+        ("2.0", "loop (same first and last)", 0, [1, 1], [0, 11], [0, 11]),
+        ("2.0", "extend forwards", 0, [33], list(range(9)), []),
+        ("2.0", "extend backwards", 0, [33], list(range(3, 12)), []),
+        ("2.0", "connect two clips", 0, [1, 1], [0, 11], [0, 11]),
+        ("2.0", "connect two clips", 5, [5, 5], [0, 1, 10, 11], []),
+        ("2.0 high compression", "extend forwards", 0, [32], list(range(8)), []),
+    ],
+)
+def test_20_is_given_frames_and_told_which_are_pictures(
+    native: SimpleNamespace, release: str, placement: str, take: int, encoded_frames: list[int], given: list[int],
+    pictures: list[int],
+) -> None:  # fmt: skip
+    latent, clip = v2_clip(native, release)
+    vae = V2Vae(release)
+    size = (clip.height, clip.width)
+    found, _ = native.inputs.encode_pictures(
+        vae, (film(40, *size), film(35, *size)), clip, native.inputs.Placing(placement, take=take)
+    )
+    assert [each.shape[0] for each in vae.seen] == encoded_frames
+    chain = native.inputs.ReferenceChain().add(found, [])
+    placed = native.inputs.place_references(chain, latent, clip, conditioning(), conditioning(5, 2))
+    assert placed.latent is latent and "noise_mask" not in latent
+    for each in (placed.positive, placed.negative):
+        values = native.guiders.given_values(each)
+        assert values["opensora_given_frames"] == given and values["opensora_given_pictures"] == pictures
+    assert ("experiment" in " ".join(placed.notes)) is (take == 5)
+
+
+@pytest.mark.parametrize("count", [1, 33])
+def test_20_resizes_as_the_original_and_can_be_told_otherwise(native: SimpleNamespace, count: int) -> None:
+    from opensora.opensora_models.sampling.pictures import fit_as_original
+
+    _, clip = v2_clip(native)
+    pictures = torch.rand(count, 50, 70, 3, generator=torch.Generator().manual_seed(1))
+    placing = native.inputs.Placing("first frame" if count == 1 else "extend forwards")
+    for fit, original in (("crop", True), ("crop, smooth", False)):
+        vae = V2Vae()
+        native.inputs.encode_pictures(vae, (pictures, None), clip, replace(placing, fit=fit))
+        assert torch.equal(vae.seen[0], fit_as_original(pictures, clip.height, clip.width)) is original
+
+
+@pytest.mark.parametrize("release", ["1.2", "1.3"])
+def test_other_releases_resize_as_before(native: SimpleNamespace, release: str) -> None:
+    ways = [
+        encoded(native, release, native.placements.FIRST, film(1, 50, 70), fit=fit)[2].references[0].latent
+        for fit in ("crop", "crop, smooth")
+    ]
+    assert torch.equal(*ways)
+
+
+def test_a_method_that_20_does_not_have_is_refused(native: SimpleNamespace) -> None:
+    latent, clip = v2_clip(native)
+    chain = native.inputs.ReferenceChain((native.references.Reference(torch.ones(16, 1, 4, 6)),))
+    with pytest.raises(ValueError, match="one time for all frames.*nearest good value is given frames"):
+        native.inputs.place_references(chain, latent, clip, [], [], method="frame mask")
+    native.inputs.check_references(chain, latent, clip, method="given frames")
+
+
+def test_references_tell_their_release_where_the_latent_does_not(native: SimpleNamespace) -> None:
+    latent, _ = v2_clip(native)
+    chain = native.inputs.ReferenceChain((native.references.Reference(torch.ones(16, 1, 4, 6), release="2.0"),))
+    unmarked = {"samples": latent["samples"]}
+    placed = native.inputs.place_references(
+        chain, unmarked, native.inputs.clip_of(unmarked, chain), conditioning(), conditioning(5, 2)
+    )
+    assert native.guiders.given_values(placed.positive)["opensora_given_pictures"] == [0]
+
+
+def test_references_of_another_release_are_refused_though_their_channels_are_the_same(native: SimpleNamespace) -> None:
+    latent, clip = v2_clip(native)
+    held = {"samples": torch.ones(1, 16, 1, 4, 6), "opensora_release": "1.3"}
+    references = native.inputs.latent_references(held, clip, native.inputs.Placing("first frame"))
+    with pytest.raises(ValueError, match="encoded for Open-Sora 1.3 but the clip is made with Open-Sora 2.0"):
+        native.inputs.check_references(native.inputs.ReferenceChain(tuple(references)), latent, clip)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["latent", "picture"])
+def test_20_does_not_edit_with_a_strength(native: SimpleNamespace, held: bool) -> None:
+    _, clip = v2_clip(native)
+    placing = native.inputs.Placing("first frame", strength=0.3)
+    with pytest.raises(ValueError, match="strength 0.3 was asked for, the nearest good value is 0"):
+        if held:
+            native.inputs.latent_references({"samples": torch.ones(1, 16, 1, 4, 6)}, clip, placing)
+        else:
+            native.inputs.encode_pictures(V2Vae(), (film(1), None), clip, placing)

@@ -274,12 +274,12 @@ CHANGES: dict[str, Callable[[Run], Run]] = {
     "our shift": lambda run: run.patched(lambda model: run.native.samplers.patch_shift(model, 3.0)),
     "our guidance": lambda run: run.patched(
         lambda model: run.native.guiders.patch_guidance(
-            model, run.Guidance(oscillate_text=True, force_steps=0)
+            model, run.native.guidance.Guidance(oscillate_text=True, force_steps=0)
         )
     ),
     "our guidance, other steps": lambda run: run.patched(
         lambda model: run.native.guiders.patch_guidance(
-            model, run.Guidance(oscillate_text=True, force_steps=1)
+            model, run.native.guidance.Guidance(oscillate_text=True, force_steps=1)
         )
     ),
     "RescaleCFG": patched(node("nodes_model_advanced", "RescaleCFG", 0.7)),

@@ -22,7 +22,7 @@ from ...releases.release import Release
 from ...sampling import schedule
 from ..messages import tell
 from ..model.base_model import release_of
-from .guiders import Conditioning, OpenSoraGuider, given_values
+from .guiders import Conditioning, OpenSoraGuider, given_values, use_of
 from .samplers import patch_shift, sampler
 
 AUTOMATIC = "automatic"
@@ -241,11 +241,15 @@ def _known_options(release: Release, options: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in options.items() if name in release.times.options}
 
 
-def guidance_preset(name: str, version: str, has_given: bool, cfg: float, image_cfg: float | None) -> Guidance:
-    """The released guidance of a version with the user's scales; ``automatic`` looks at version and given frames."""
-    if name == AUTOMATIC:
-        name = "1.2" if version == "1.2" else "1.3 given frames" if has_given else "1.3 text to video"
-    preset = replace(PRESETS[name], text_scale=cfg)
+def guidance_preset(
+    name: str, release: Release, given: Mapping[str, Any], cfg: float, image_cfg: float | None
+) -> Guidance:
+    """The released guidance with the user's scales; ``automatic`` looks at the release and at what is given.
+
+    ``given`` are the given-frame entries of a conditioning, see :func:`.guiders.given_values`.
+    """
+    preset = release.guidance.presets[use_of(given)] if name == AUTOMATIC else PRESETS[name]
+    preset = replace(preset, text_scale=cfg)
     return preset if image_cfg is None else replace(preset, image_scale=image_cfg)
 
 
@@ -267,19 +271,19 @@ def sample_clip(
     model: ModelPatcher, positive: Conditioning, negative: Conditioning, latent: Latent, run: ClipRun
 ) -> Latent:
     """Sample one LATENT. Frames whose noise mask is 0 come back bit for bit."""
-    latent, has_given = latent_for(latent, model), bool(given_values(positive))
+    latent, given = latent_for(latent, model), given_values(positive)
     clip, start = clip_size(latent, model), latent["samples"]
     sigmas = clip_sigmas(clip, run.steps, denoise=run.denoise)
     # With the shift of this clip, parts of the run that conditionings and hooks name are parts of its steps.
     guider = OpenSoraGuider(
         patch_shift(model, clip_shift(clip)),
-        guidance_preset(run.preset, clip.opensora_version, has_given, run.cfg, run.image_cfg),
+        guidance_preset(run.preset, clip.known_release, given, run.cfg, run.image_cfg),
     )
     guider.set_conds(positive, negative)
     done = guider.sample(
         comfy.sample.prepare_noise(start, run.seed, latent.get("batch_index")),
         start,
-        sampler(renoise_given=run.renoise_given and has_given),
+        sampler(renoise_given=run.renoise_given and bool(given)),
         sigmas,
         denoise_mask=latent.get("noise_mask"),
         callback=latent_preview.prepare_callback(model, len(sigmas) - 1),

@@ -7,7 +7,7 @@ KSampler included, where the sampler's own ``cfg`` stays the text scale. Both as
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +18,24 @@ from node_helpers import conditioning_set_values
 from torch import Tensor
 
 from ...releases.guidance import Guidance
-from ...sampling.guidance import NO_GUIDANCE, Branch, guided, prompt_and_base, rescale_to_prompt, step_of, step_scales
+from ...releases.release import GuidanceRules, Use
+from ...sampling.guidance import NO_GUIDANCE, Branch, Scales, guided, prompt_and_base, rescale_to_prompt, step_of
+from ...sampling.three_rows import scales_of_step
 from ...transformer.handing import own
+from ..model.base_model import OpenSoraBase, release_of
 from ..model.conds import PerFrame
+from ..model.written_back import writing_back
 
 GIVEN_LATENT = "opensora_given_latent"
 GIVEN_FRAMES = "opensora_given_frames"
 GIVEN_DROP = "opensora_given_drop"
-GIVEN_KEYS = (GIVEN_LATENT, GIVEN_FRAMES)
-PROCESSED_LATENT = "given_latents"
-"""Name under which the MODEL carries the given latents of a processed conditioning."""
+GIVEN_PICTURES = "opensora_given_pictures"
+GIVEN_KEYS = (GIVEN_LATENT, GIVEN_FRAMES, GIVEN_PICTURES)
+PROCESSED = ("given_latents", "reference")
+"""Names under which a MODEL carries the latents it is given in a processed conditioning: 1.3's, and 2.0's, whose first
+channel is the mask of the given frames."""
+PROCESSED_WITH = (*PROCESSED, "given_mask", "given_frames")
+"""All that a processed conditioning says of given frames."""
 
 Conditioning = list[list[Any]]
 Rows = Callable[[dict[str, Any]], list[Tensor]]
@@ -36,17 +44,34 @@ Rows = Callable[[dict[str, Any]], list[Tensor]]
 logger = logging.getLogger("opensora")
 
 
-def with_given_frames(conditioning: Conditioning, latent: Tensor, frames: Sequence[int]) -> Conditioning:
-    """``conditioning`` with given frames: autoencoder latents ``[B, C, T, h, w]`` and their numbers."""
-    return conditioning_set_values(conditioning, {GIVEN_LATENT: latent, GIVEN_FRAMES: [int(frame) for frame in frames]})
+def with_given_frames(
+    conditioning: Conditioning, latent: Tensor, frames: Sequence[int], pictures: Sequence[int] = ()
+) -> Conditioning:
+    """``conditioning`` with given frames: autoencoder latents ``[B, C, T, h, w]`` and their numbers.
+
+    ``pictures`` are those of ``frames`` that were encoded alone and not as part of a clip.
+    """
+    numbers = {GIVEN_FRAMES: [int(frame) for frame in frames], GIVEN_PICTURES: [int(frame) for frame in pictures]}
+    return conditioning_set_values(conditioning, {GIVEN_LATENT: latent, **numbers})
 
 
 def given_values(conditioning: Conditioning) -> dict[str, Any]:
     """The given-frame entries of the first conditioning that has some."""
     for _, values in conditioning:
-        if values.get(GIVEN_LATENT) is not None and values.get(GIVEN_FRAMES):
-            return {key: values[key] for key in GIVEN_KEYS}
+        if _gives(values):
+            return {key: values[key] for key in GIVEN_KEYS if key in values}
     return {}
+
+
+def use_of(given: Mapping[str, Any]) -> Use:
+    """What a video starts from, by the given-frame entries of its conditioning."""
+    if not given:
+        return "text"
+    return "clip" if set(given[GIVEN_FRAMES]) - set(given.get(GIVEN_PICTURES, ())) else "picture"
+
+
+def _gives(values: Mapping[str, Any]) -> bool:
+    return values.get(GIVEN_LATENT) is not None and bool(values.get(GIVEN_FRAMES))
 
 
 def limited_to(guidance: Guidance, model: ModelPatcher, start_percent: float, end_percent: float) -> Guidance:
@@ -66,8 +91,9 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
 
     def __init__(self, model: ModelPatcher, guidance: Guidance, schedule: Tensor | None = None) -> None:
         """``schedule`` are the noise levels of the whole run when the sampler gets only a part of them."""
-        super().__init__(model)
+        super().__init__(writing_back(model))
         self.guidance = guidance
+        self.rules = rules_of(model)
         self.schedule = None if schedule is None else schedule.tolist()
         self.has_given = False
         self.set_cfg(guidance.text_scale)
@@ -90,7 +116,8 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """The guided denoised latents; ``timestep`` is the noise level ``[B]``."""
         options = model_options or {}
-        scales = scales_at(self.guidance, x, timestep, options, self.schedule)
+        guidance = faded(self.guidance, self.rules, self.conds[Branch.PROMPT.value])
+        scales = scales_at(guidance, x, timestep, options, self.schedule, self.rules)
         if any(_hooks(options).values()):
             return self._by_cores_formula(x, timestep, scales.text, options, seed)
         return guided(
@@ -113,7 +140,7 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
             guidance = replace(guidance, image_scale=guidance.text_scale)
         if guidance.flaw_fix:
             hooks[AFTER] = [fix_flaw, *hooks[AFTER]]
-        rows = PatchedRows(guidance, self.schedule, hooks[ROWS], scale)
+        rows = PatchedRows(guidance, self.schedule, hooks[ROWS], scale, self.rules)
         base = self.conds.get(Branch.IMAGE.value, self.conds[Branch.NOTHING.value])
         return comfy.samplers.sampling_function(
             self.inner_model, x, sigma, base, self.conds[Branch.PROMPT.value], scale,
@@ -138,15 +165,34 @@ def _hooks(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def rules_of(model: ModelPatcher) -> GuidanceRules | None:
+    """The guidance of a MODEL's release; None for another model."""
+    release = release_of(model)
+    return None if release is None else release.guidance
+
+
+def faded(guidance: Guidance, rules: GuidanceRules | None, positive: Sequence[dict[str, Any]]) -> Guidance:
+    """``guidance`` for what is given: where a release does not fade the image scale of clips, it stays constant."""
+    given = next((entry for entry in positive if _gives(entry)), {})
+    if not guidance.fade_image or rules is None or rules.presets["clip"].fade_image or use_of(given) != "clip":
+        return guidance
+    return replace(guidance, fade_image=False)
+
+
 def scales_at(
-    guidance: Guidance, x: Tensor, sigma: Tensor, options: dict[str, Any], schedule: Sequence[float] | None = None
-) -> Any:
+    guidance: Guidance,
+    x: Tensor,
+    sigma: Tensor,
+    options: dict[str, Any],
+    schedule: Sequence[float] | None = None,
+    rules: GuidanceRules | None = None,
+) -> Scales:
     """The scales of the step a model call belongs to, found by its noise level in the run's schedule."""
     if schedule is None:
         levels = options.get("transformer_options", {}).get("sample_sigmas")
         schedule = [float(sigma[0]), 0.0] if levels is None else levels.tolist()
-    step = step_of(float(sigma[0]), schedule)
-    return step_scales(guidance, step, len(schedule) - 1, float(sigma[0]), x.shape[2])
+    step, reaches_end = step_of(float(sigma[0]), schedule), rules is None or rules.fade_reaches_end
+    return scales_of_step(guidance, step, len(schedule) - 1, float(sigma[0]), x.shape[2], reaches_end=reaches_end)
 
 
 def patch_guidance(model: ModelPatcher, guidance: Guidance, schedule: Tensor | None = None) -> ModelPatcher:
@@ -154,9 +200,10 @@ def patch_guidance(model: ModelPatcher, guidance: Guidance, schedule: Tensor | N
 
     ``image_scale`` None leaves plain two-row guidance even where frames are given.
     """
-    patched = model.clone()
+    patched = writing_back(model).clone()
     hooks = _hooks(model.model_options)
-    rows = PatchedRows(guidance, None if schedule is None else schedule.tolist(), hooks[ROWS])
+    levels = None if schedule is None else schedule.tolist()
+    rows = PatchedRows(guidance, levels, hooks[ROWS], rules=rules_of(model))
     patched.set_model_sampler_calc_cond_batch_function(rows)
     patched.model_options[AFTER] = [*hooks[AFTER], *[fix_flaw] * guidance.flaw_fix]
     if guidance.image_scale is not None:
@@ -170,23 +217,25 @@ class PatchedRows:
 
     def __init__(
         self, guidance: Guidance, schedule: Sequence[float] | None, previous: Rows | None = None,
-        text_scale: float | None = None,
+        text_scale: float | None = None, rules: GuidanceRules | None = None,
     ) -> None:  # fmt: skip
         """``previous`` is another node's function of this kind, which then computes prompt and base row.
 
-        ``text_scale`` is the text scale of this step where it is known, which may save a row.
+        ``text_scale`` is the text scale of this step where it is known, which may save a row; ``rules`` are those of
+        the MODEL's release.
         """
         self.guidance = guidance
         self.schedule = schedule
         self.previous = previous
         self.text_scale = text_scale
+        self.rules = rules
 
     def __call__(self, call: dict[str, Any]) -> list[Tensor]:
         """ComfyUI's ``sampler_calc_cond_batch_function``: conditionings [positive, negative] -> two predictions."""
         positive, negative = call["conds"]
         # The text scale belongs to the sampler: 0 stands for "guided", 1 for a step without guidance.
-        marked = replace(self.guidance, text_scale=0.0)
-        scales = scales_at(marked, call["input"], call["sigma"], call["model_options"], self.schedule)
+        marked = replace(faded(self.guidance, self.rules, positive), text_scale=0.0)
+        scales = scales_at(marked, call["input"], call["sigma"], call["model_options"], self.schedule, self.rules)
         text_off = scales.text == NO_GUIDANCE
         if negative is None or (text_off and all(value == NO_GUIDANCE for value in scales.image)):
             prompt = self._compute(call, positive)[0]
@@ -202,9 +251,9 @@ class PatchedRows:
         positive, negative = call["conds"]
         rows = {Branch.PROMPT: positive, Branch.IMAGE: _with_given_of(positive, negative)}
         if image == (self.text_scale,):
-            return self._compute(call, positive, _without_given(rows[Branch.IMAGE]))
+            return self._compute(call, positive, _without_given(rows[Branch.IMAGE], call["model"]))
         if any(value != NO_GUIDANCE for value in image):
-            rows[Branch.NOTHING] = _without_given(rows[Branch.IMAGE])
+            rows[Branch.NOTHING] = _without_given(rows[Branch.IMAGE], call["model"])
         predicted = dict(zip(rows, self._compute(call, *rows.values()), strict=True))
         first, base = prompt_and_base(predicted, image)
         return [first, first] if text_off else [first, base]
@@ -232,23 +281,29 @@ def fix_flaw(call: dict[str, Any]) -> Tensor:
 
 
 def _has_given(conds: list[dict[str, Any]] | None) -> bool:
-    return any(PROCESSED_LATENT in entry["model_conds"] for entry in conds or ())
+    return any(name in entry["model_conds"] for entry in conds or () for name in PROCESSED)
 
 
 def _with_given_of(positive: list[dict[str, Any]], negative: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Processed negative conditioning with the given frames of the positive one."""
     if _has_given(negative):
         return negative
-    given = next(entry["model_conds"] for entry in positive if PROCESSED_LATENT in entry["model_conds"])
-    extra = {name: value for name, value in given.items() if name.startswith("given_")}
+    given = next(entry["model_conds"] for entry in positive if _has_given([entry]))
+    extra = {name: value for name, value in given.items() if name in PROCESSED_WITH}
     return [{**entry, "model_conds": {**entry["model_conds"], **extra}} for entry in negative]
 
 
-def _without_given(conds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Processed conditioning whose given latents are zeros; which frames are given stays known."""
+def _without_given(conds: list[dict[str, Any]], model: OpenSoraBase) -> list[dict[str, Any]]:
+    """Processed conditioning whose given latents are zeros; which frames are given stays known where that is the rule.
+
+    See ``empty_row_sees_mask`` of :class:`...releases.release.GivenRules`.
+    """
+    reference = PROCESSED[1]
 
     def emptied(model_conds: dict[str, Any]) -> dict[str, Any]:
-        latents = model_conds[PROCESSED_LATENT]
-        return {**model_conds, PROCESSED_LATENT: PerFrame(torch.zeros_like(latents.cond))}
+        zeros = {name: torch.zeros_like(model_conds[name].cond) for name in PROCESSED if name in model_conds}
+        if reference in zeros and model.release.given.empty_row_sees_mask:
+            zeros[reference][:, :1] = model_conds[reference].cond[:, :1]
+        return {**model_conds, **{name: PerFrame(values) for name, values in zeros.items()}}
 
     return [{**entry, "model_conds": emptied(entry["model_conds"])} for entry in conds]

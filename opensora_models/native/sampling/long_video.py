@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +15,18 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...releases.release import Release
+from ...sampling.given_input import untrained
+from ...sampling.masks import KEPT, Span
 from ...sampling.segments import check_overlap, join, make_segments
 from ...storage.locks import one_writer
 from ...storage.segment_store import ADVICE, SegmentStore
 from ...text.segments import conditioning_of_segment
-from ..identity import model_identity
+from ..identity import model_identity, vae_parts
 from ..memory import check_latents_fit
 from ..messages import tell
 from .clips import ClipRun, ClipSize, clip_size, latent_for, marked, sample_clip
-from .guiders import Conditioning, given_values, with_given_frames
+from .guiders import GIVEN_FRAMES, GIVEN_LATENT, GIVEN_PICTURES, Conditioning, given_values, with_given_frames
 from .reference_inputs import (
     AUTOMATIC,
     FRAME_MASK,
@@ -31,7 +34,9 @@ from .reference_inputs import (
     ReferenceChain,
     check_clip,
     combined_mask,
+    encoded,
     method_for,
+    pictures_of,
     place_references,
 )
 
@@ -67,25 +72,37 @@ class Inputs:
     negative: Conditioning
     latent: dict[str, Any]
     chain: ReferenceChain
+    vae: Any = None
+    """Where it is there, frames taken over are decoded and encoded again, so that they begin a clip of their own."""
 
 
 def check_long_video(
-    model: ModelPatcher, latent: dict[str, Any], chain: ReferenceChain | None, segments: int, overlap: int
+    model: ModelPatcher,
+    latent: dict[str, Any],
+    chain: ReferenceChain | None,
+    segments: int,
+    overlap: int,
+    method: str = AUTOMATIC,
 ) -> ClipSize:
     """The size of one segment; refuses, before prompts are encoded, what cannot be made or joined."""
     clip = clip_size(latent, model)
     if segments > 1:
         check_overlap(clip.opensora_version, overlap, clip.latent_frames)
-    if chain is not None:
-        _check_segments(chain, segments)
-    check_clip(model, latent, chain)
+    chain = chain or ReferenceChain()
+    _check_segments(chain, segments)
+    for segment, frames in check_clip(model, latent, chain, method, segments).items():
+        if segment:
+            _check_something_is_made(clip, frames, overlap)
     check_latents_fit(latent["samples"].shape, segments)
     return clip
 
 
 def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any], str]:
     """The joined LATENT and a report in sentences."""
-    clip = check_long_video(inputs.model, inputs.latent, inputs.chain, video.segments, video.overlap)
+    clip = check_long_video(inputs.model, inputs.latent, inputs.chain, video.segments, video.overlap, video.method)
+    release = clip.known_release
+    if video.segments > 1:
+        tell(*_overlap_notes(release, inputs, video, clip))
     inputs = replace(inputs, latent=latent_for(inputs.latent, inputs.model))
     with _store(inputs, video) as store:
         clips = make_segments(
@@ -95,8 +112,21 @@ def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any],
             overlap=video.overlap,
             drift_control=video.drift_control,
         )
-    joined = join(clips, video.overlap)
+    joined = join(clips, video.overlap, release.latents.lengths.counting.group)
     return marked({"samples": joined}, clip.release), _report(video, clip, joined, store)
+
+
+def _overlap_notes(release: Release, inputs: Inputs, video: LongVideo, clip: ClipSize) -> list[str]:
+    """What of the overlap the release has not been trained with."""
+    notes = untrained([Span(0, 0, 0, video.overlap, KEPT)], clip.latent_frames, release)
+    counting, usual = release.latents.lengths.counting, not release.given.anywhere
+    if usual and inputs.vae is None and counting.frames(1) < counting.frames(2) - counting.frames(1):
+        notes.append(
+            f"Frames taken over keep their latents, of which the first stands for "
+            f"{counting.frames(2) - counting.frames(1)} frames where {release.title} was trained with "
+            f"{counting.frames(1)}; connect the VAE to have them encoded anew."
+        )
+    return notes
 
 
 def _segment(inputs: Inputs, video: LongVideo, clip: ClipSize, index: int, before: Tensor | None) -> Tensor:
@@ -108,26 +138,42 @@ def _segment(inputs: Inputs, video: LongVideo, clip: ClipSize, index: int, befor
         inputs.chain, latent, clip, positive, negative, method=method, segment=index, segments=video.segments
     )
     if before is not None:
-        placed = _continued(placed, before[:, :, -video.overlap :], method, video.overlap_strength)
+        end = _end_of(before, video.overlap, clip, inputs.vae)
+        placed = _continued(placed, end, method, video.overlap_strength, clip.known_release)
     seed = video.run.seed + (index if video.seeds == NEW_SEED else 0)
     run = replace(video.run, seed=seed % 2**64)
     return sample_clip(inputs.model, placed.positive, placed.negative, placed.latent, run)["samples"]
 
 
-def _continued(placed: PlacedClip, end: Tensor, method: str, strength: float) -> PlacedClip:
+def _end_of(before: Tensor, overlap: int, clip: ClipSize, vae: Any) -> Tensor:
+    """The last ``overlap`` latent frames of ``before`` [B, C, T, h, w]; with a VAE as the beginning of a clip."""
+    if vae is None:
+        return before[:, :, -overlap:]
+    count = clip.known_release.latents.lengths.counting.frames(overlap)
+    rows = [encoded(vae, pictures_of(vae, sample[None])[-count:]) for sample in before]
+    return torch.stack(rows).to(before)
+
+
+def _continued(placed: PlacedClip, end: Tensor, method: str, strength: float, release: Release) -> PlacedClip:
     """``placed`` with the end ``[B, C, n, h, w]`` of the segment before as its first frames."""
-    overlap = end.shape[2]
+    overlap, length = end.shape[2], placed.latent["samples"].shape[2]
     frames = list(range(overlap))
+    spans = (Span(0, 0, 0, overlap, KEPT), *(span for span in placed.spans if span.target >= overlap))
+    tell(*untrained(spans, length, release))
     if method == FRAME_MASK:
         samples = torch.cat([end.to(placed.latent["samples"]), placed.latent["samples"][:, :, overlap:]], dim=2)
         ratios = torch.full((samples.shape[2],), strength)
         mask = combined_mask(placed.latent, samples.shape, ratios, frames)
         return replace(placed, latent={**placed.latent, "samples": samples, "noise_mask": mask})
     known = given_values(placed.positive)
-    latent, more = (list(known.values()) or [torch.zeros_like(placed.latent["samples"]), []])[:2]
-    latent = latent.clone()
+    more = known.get(GIVEN_FRAMES, [])
+    latent = known.get(GIVEN_LATENT, torch.zeros_like(placed.latent["samples"])).clone()
     latent[:, :, :overlap] = end.to(latent)
-    given = [with_given_frames(each, latent, sorted({*frames, *more})) for each in (placed.positive, placed.negative)]
+    pictures = [frame for frame in known.get(GIVEN_PICTURES, []) if frame >= overlap] + [0] * (overlap == 1)
+    given = [
+        with_given_frames(each, latent, sorted({*frames, *more}), sorted(pictures))
+        for each in (placed.positive, placed.negative)
+    ]
     return replace(placed, positive=given[0], negative=given[1])
 
 
@@ -138,6 +184,17 @@ def _check_segments(chain: ReferenceChain, segments: int) -> None:
                 f"A reference belongs to segment {reference.segment} but the video has segments 0 to {segments - 1}; "
                 f"the nearest good value is {segments - 1} (-1 means the last one)."
             )
+
+
+def _check_something_is_made(clip: ClipSize, frames: Sequence[int], overlap: int) -> None:
+    """Refuse an overlap that with the references of a segment leaves nothing to make, where frames are given whole."""
+    rules, length = clip.known_release.given, clip.latent_frames
+    free = [frame for frame in range(length) if frame not in frames]
+    if not rules.frame_mask and free and free[-1] < overlap:
+        raise ValueError(
+            f"References and an overlap of {overlap} fill all {length} latent frames of a segment, so nothing is left "
+            f"to make; the nearest good value is {max(1, free[-1])}."
+        )
 
 
 @contextmanager
@@ -175,6 +232,7 @@ def _parts(inputs: Inputs, video: LongVideo) -> dict[str, Any]:
         "positive": inputs.positive,
         "negative": inputs.negative,
         "model": inputs.model,
+        "vae": None if inputs.vae is None else vae_parts(inputs.vae),
     }
 
 

@@ -11,19 +11,23 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...releases.groups import SPATIAL_FACTOR, Version
+from ...releases.groups import SPATIAL_FACTOR
+from ...releases.known import RELEASES
+from ...releases.release import Release
 from ...sampling.fitting import Fit, fit_pictures
-from ...sampling.masks import KEPT, format_strategy, parse_strategy
+from ...sampling.masks import KEPT, Span, format_strategy, parse_strategy
 from ...sampling.placements import plan
-from ...sampling.references import ALIGN, Reference, apply_strategy, lay_out, strategy_text
+from ...sampling.references import Placed, Reference, apply_strategy, check_strength, lay_out, strategy_text
 from ..messages import tell
-from .clips import ClipSize, clip_size, latent_for
+from .clips import RELEASE_KEY, ClipSize, clip_size, latent_for
 from .guiders import Conditioning, with_given_frames
 
 FRAME_MASK = "frame mask"
 GIVEN_FRAMES = "given frames"
 AUTOMATIC = "automatic"
 METHODS = (AUTOMATIC, FRAME_MASK, GIVEN_FRAMES)
+GIVEN_INPUTS = ("x_embedder_cond", "cond_in")
+"""Names of a network's input for given frames, 1.3's and 2.0's."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +60,28 @@ def encode_pictures(
     """References made of pictures ``[N, H, W, 3]``; only frames that are used are encoded, at the clip's size."""
     if vae is None:
         raise ValueError("Pictures are encoded by the Open-Sora VAE, none was given; connect one.")
+    release = clip.release
+    check_strength(placing.strength, release)
     counts = tuple(0 if batch is None else batch.shape[0] for batch in pictures)
     pieces = plan(
         placing.placement, (counts[0], counts[1]), clip.latent_frames, clip.version, take=placing.take, at=placing.at
     )
     height, width = _pixels(vae, clip)
+    original = release is not None and release.given.original_fit
     references, notes = [], []
     for piece in pieces:
         batch = pictures[piece.source]
         if batch is None:
             continue
         taken = batch[piece.start : piece.start + piece.count]
-        fitted, note = fit_pictures(taken, height, width, placing.fit)
+        fitted, note = fit_pictures(taken, height, width, placing.fit, original=original)
         transparency = "The transparency of a reference is not used." if taken.shape[-1] == 4 else None
         notes += [each for each in (note, transparency) if each is not None and each not in notes]
-        latent = _encode(vae, fitted)
+        latent = encoded(vae, fitted)
         target = -latent.shape[1] if piece.target is None else piece.target
-        references.append(Reference(latent, target, edit_ratio=placing.strength, segment=placing.segment))
+        references.append(
+            Reference(latent, target, edit_ratio=placing.strength, segment=placing.segment, release=clip.version)
+        )
     return references, notes
 
 
@@ -84,19 +93,30 @@ def _pixels(vae: Any, clip: ClipSize) -> tuple[int, int]:
     return clip.height // SPATIAL_FACTOR * factor, clip.width // SPATIAL_FACTOR * factor
 
 
-def _encode(vae: Any, pictures: Tensor) -> Tensor:
+def encoded(vae: Any, pictures: Tensor) -> Tensor:
     """Latents ``[C, t, h, w]`` of one clip ``[N, H, W, 3]``."""
     latent = vae.encode(pictures[..., :3])
     return (latent[0] if latent.ndim == 5 else latent.movedim(0, 1)).float().cpu()
 
 
-def latent_references(latent: dict[str, Any], placing: Placing) -> list[Reference]:
+def pictures_of(vae: Any, latent: Tensor) -> Tensor:
+    """Pictures ``[N, H, W, 3]`` of one sample's latents ``[1, C, t, h, w]``."""
+    return vae.decode(latent).flatten(0, -4)
+
+
+def latent_references(latent: dict[str, Any], clip: ClipSize, placing: Placing) -> list[Reference]:
     """A LATENT as one reference, every frame of its first sample."""
+    check_strength(placing.strength, clip.release)
     samples = latent["samples"]
     if samples.ndim == 5 and samples.shape[0] > 1:
         tell(f"The reference holds a batch of {samples.shape[0]} clips; the first one is used.")
     frames = samples[0] if samples.ndim == 5 else samples.movedim(0, 1)[:, :1]
-    return [Reference(frames.float().cpu(), placing.at, edit_ratio=placing.strength, segment=placing.segment)]
+    release = latent.get(RELEASE_KEY)
+    return [
+        Reference(
+            frames.float().cpu(), placing.at, edit_ratio=placing.strength, segment=placing.segment, release=release
+        )
+    ]
 
 
 @dataclass(frozen=True)
@@ -108,6 +128,7 @@ class PlacedClip:
     negative: Conditioning
     strategy: str
     notes: tuple[str, ...]
+    spans: tuple[Span, ...] = ()
 
 
 def place_references(
@@ -127,7 +148,7 @@ def place_references(
 
     Args:
         positive, negative: the prompts; empty where none is connected.
-        method: ``frame mask`` writes them into the latent with a noise mask, ``given frames`` (1.3) into both
+        method: ``frame mask`` writes them into the latent with a noise mask, ``given frames`` (1.3, 2.0) into both
             conditionings; ``automatic`` takes the first for 1.2 and for edited references, else the second.
         strategy: a mask strategy that replaces the references' own places; empty keeps them.
         align: snap both starts to groups of 5 latent frames in 1.2.
@@ -136,52 +157,123 @@ def place_references(
     Raises:
         ValueError: anything that does not fit, see ``sampling.references.lay_out``.
     """
+    laid = _lay_out(chain, latent, clip, method, strategy, align, segment, segments)
+    first = laid.clips[0]
+    notes, frames, ratios = (*chain.notes, *first.notes), first.frames, first.mask
+    if not frames:
+        return PlacedClip(latent, positive, negative, laid.strategy, notes)
+    filled = torch.stack([each.latent for each in laid.clips])
+    if laid.method == FRAME_MASK:
+        mask = combined_mask(latent, filled.shape, ratios, frames)
+        masked = {**latent, "samples": filled, "noise_mask": mask}
+        return PlacedClip(masked, positive, negative, laid.strategy, notes, first.spans)
+    if not positive or not negative:
+        raise ValueError("Given frames travel in the conditioning; connect both positive and negative.")
+    positive, negative = (with_given_frames(each, filled, frames, first.pictures) for each in (positive, negative))
+    return PlacedClip(latent, positive, negative, laid.strategy, notes, first.spans)
+
+
+def check_references(
+    chain: ReferenceChain,
+    latent: dict[str, Any],
+    clip: ClipSize,
+    *,
+    method: str = AUTOMATIC,
+    strategy: str = "",
+    align: bool = True,
+    segments: int = 1,
+) -> dict[int, tuple[int, ...]]:
+    """Refuse what :func:`place_references` would refuse in any segment, before prompts are encoded.
+
+    Returns the latent frames that are filled, for every segment that has references.
+    """
+    own = {0} | {reference.segment % segments for reference in chain.references}
+    laid = {number: _lay_out(chain, latent, clip, method, strategy, align, number, segments) for number in own}
+    return {number: found.clips[0].frames for number, found in laid.items()}
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """References laid into every clip of a batch, and the method by which the model learns of them."""
+
+    clips: list[Placed]
+    method: str
+    strategy: str
+
+
+def _lay_out(
+    chain: ReferenceChain, latent: dict[str, Any], clip: ClipSize, method: str, strategy: str, align: bool,
+    segment: int, segments: int,
+) -> _Laid:  # fmt: skip
     groups = parse_strategy(strategy)
     references = apply_strategy(chain.references, groups) if groups else list(chain.references)
     samples = latent["samples"]
     samples = samples if samples.ndim == 5 else samples.unsqueeze(2)
-    snap = ALIGN.get(clip.version) if align else None
-    placed = [lay_out(references, sample, segment=segment, align=snap, segments=segments) for sample in samples]
-    notes = (*chain.notes, *placed[0].notes)
+    release = clip.release
+    snap = release.given.align if align and release is not None else None
+    clips = [
+        lay_out(references, sample, segment=segment, align=snap, segments=segments, release=release)
+        for sample in samples
+    ]
+    edited = any(ratio != KEPT for ratio in clips[0].mask[list(clips[0].frames)].tolist())
     text = format_strategy(groups) if groups else strategy_text(references)
-    frames, ratios = placed[0].frames, placed[0].mask
-    if not frames:
-        return PlacedClip(latent, positive, negative, text, notes)
-    filled = torch.stack([each.latent for each in placed])
-    if _method(method, clip.version, ratios, frames) == FRAME_MASK:
-        mask = combined_mask(latent, samples.shape, ratios, frames)
-        return PlacedClip({**latent, "samples": filled, "noise_mask": mask}, positive, negative, text, notes)
-    if not positive or not negative:
-        raise ValueError("Given frames travel in the conditioning; connect both positive and negative.")
-    positive, negative = (with_given_frames(each, filled, frames) for each in (positive, negative))
-    return PlacedClip(latent, positive, negative, text, notes)
+    return _Laid(clips, _method(method, release, edited), text)
 
 
-def check_clip(model: ModelPatcher, latent: dict[str, Any], chain: ReferenceChain | None) -> None:
-    """Refuse what a run would refuse, before prompts are encoded: a latent or references that do not fit the model."""
-    clip = clip_size(latent, model)
-    if chain is not None:
-        place_references(chain, latent_for(latent, model), clip, [], [], method=FRAME_MASK)
+def clip_of(latent: dict[str, Any], chain: ReferenceChain) -> ClipSize:
+    """The size of a LATENT; one that does not tell its release is for the one its references were encoded for."""
+    found = {reference.release for reference in chain.references}
+    if len(found) == 1 and RELEASE_KEY not in latent:
+        latent = {**latent, RELEASE_KEY: found.pop()}
+    return clip_size(latent)
 
 
-def method_for(model: ModelPatcher, version: Version, method: str) -> str:
+def check_clip(
+    model: ModelPatcher,
+    latent: dict[str, Any],
+    chain: ReferenceChain | None,
+    method: str = AUTOMATIC,
+    segments: int = 1,
+) -> dict[int, tuple[int, ...]]:
+    """Refuse what a run would refuse, before prompts are encoded: a latent or references that do not fit the model.
+
+    Returns what :func:`check_references` does.
+    """
+    clip, chain = clip_size(latent, model), chain or ReferenceChain()
+    method = method_for(model, clip.opensora_version, method)
+    return check_references(chain, latent_for(latent, model), clip, method=method, segments=segments)
+
+
+def method_for(model: ModelPatcher, version: str, method: str) -> str:
     """``automatic`` becomes ``frame mask`` where the model cannot use given frames.
 
     1.2 has no input for them, and 1.3 text-to-video weights carry zeros in their embedders.
     """
+    rules = RELEASES[version].given
     if method != AUTOMATIC:
         return method
-    embedder = getattr(model.model.diffusion_model, "x_embedder_cond", None)
-    learned = embedder is not None and any(bool(tensor.any()) for tensor in embedder.state_dict().values())
-    return AUTOMATIC if version == "1.3" and learned else FRAME_MASK
+    if rules.kind != "input":
+        return FRAME_MASK
+    inputs = [getattr(model.model.diffusion_model, name, None) for name in GIVEN_INPUTS]
+    weights = [tensor for each in inputs if each is not None for tensor in each.state_dict().values()]
+    if not rules.frame_mask and not weights:
+        raise ValueError("This model has no input for references; load Open-Sora 2.0, or leave the references away.")
+    return AUTOMATIC if not rules.frame_mask or any(bool(tensor.any()) for tensor in weights) else FRAME_MASK
 
 
-def _method(method: str, version: Version | None, ratios: Tensor, frames: Sequence[int]) -> str:
+def _method(method: str, release: Release | None, edited: bool) -> str:
+    """The method that is used. Raises ValueError where the release does not have the one asked for."""
+    takes_frames = release is not None and release.given.kind == "input"
+    takes_masks = release is None or release.given.frame_mask
     if method == AUTOMATIC:
-        edited = bool((ratios[list(frames)] != KEPT).any())
-        return GIVEN_FRAMES if version == "1.3" and not edited else FRAME_MASK
-    if method == GIVEN_FRAMES and version != "1.3":
-        raise ValueError("Only Open-Sora 1.3 has an input for given frames; use the method frame mask.")
+        return GIVEN_FRAMES if takes_frames and not (edited and takes_masks) else FRAME_MASK
+    if method == GIVEN_FRAMES and not takes_frames:
+        raise ValueError("Only Open-Sora 1.3 and 2.0 have an input for given frames; use the method frame mask.")
+    if method == FRAME_MASK and release is not None and not takes_masks:
+        raise ValueError(
+            f"{release.title} has one time for all frames, so the method frame mask has no effect it could use; the "
+            f"nearest good value is {GIVEN_FRAMES}."
+        )
     return method
 
 

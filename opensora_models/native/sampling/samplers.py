@@ -11,6 +11,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...releases.known import RELEASES
+from ...releases.release import GivenRules
 from ...sampling.flow import FrameMask, GivenFrames, rectified_flow
 from ...sampling.noise import NoiseSource, SeededNoise
 from ...sampling.schedule import TRAIN_TIMESTEPS
@@ -42,18 +44,20 @@ def sample_opensora(
     Args:
         model: ComfyUI's masked model; its ``latent_image`` and ``noise`` are read.
         x: latents ``[B, C, T, h, w]`` at ``sigmas[0]``; sigmas: ``[N + 1]``.
-        renoise_given: noise the given frames anew before every model call (the original's ``use_sdedit``).
+        renoise_given: noise the given frames anew before every model call (``use_sdedit`` of the original), in releases
+            that do so.
         noise: injected noise; None draws from the run's seed.
     """
-    options = extra_args or {}
+    options, given = extra_args or {}, _rules(model)
     source = noise or SeededNoise(int(options.get("seed") or 0), model.noise)
     walk = rectified_flow(
         lambda latents, level: model(latents.clone(), level, **options),
         x,
         sigmas,
         noise=source,
-        mask=_frame_mask(model, x, sigmas, options.get("denoise_mask")),
-        renoise=given_frames(model, x) if renoise_given else None,
+        # Where all frames have one time, masks are ComfyUI's ordinary ones, which act around the model's call.
+        mask=_frame_mask(model, x, sigmas, options.get("denoise_mask")) if given.frame_mask else None,
+        renoise=given_frames(model, x) if renoise_given and given.renoised else None,
     )
     for step in tqdm(walk, total=len(sigmas) - 1, disable=disable):
         if callback is not None:
@@ -61,6 +65,11 @@ def sample_opensora(
             callback({"x": step.x, "i": step.index, "sigma": sigma, "sigma_hat": sigma, "denoised": step.denoised})
         x = step.after
     return x
+
+
+def _rules(model: Any) -> GivenRules:
+    """How the release of the model behind the masked one is given frames; 1.3's rules for other models."""
+    return getattr(model.inner_model.inner_model, "release", RELEASES["1.3"]).given
 
 
 def _frame_mask(model: Any, x: Tensor, sigmas: Tensor, denoise_mask: Tensor | None) -> FrameMask | None:
