@@ -119,12 +119,13 @@ def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any],
 def _overlap_notes(release: Release, inputs: Inputs, video: LongVideo, clip: ClipSize) -> list[str]:
     """What of the overlap the release has not been trained with."""
     notes = untrained([Span(0, 0, 0, video.overlap, KEPT)], clip.latent_frames, release)
-    counting, usual = release.latents.lengths.counting, not release.given.anywhere
-    if usual and inputs.vae is None and counting.frames(1) < counting.frames(2) - counting.frames(1):
+    counting = release.latents.lengths.counting
+    lone = video.overlap == 1 or counting.holding(1, video.overlap) > 0
+    if lone and inputs.vae is None and not release.given.anywhere:
         notes.append(
             f"Frames taken over keep their latents, of which the first stands for "
-            f"{counting.frames(2) - counting.frames(1)} frames where {release.title} was trained with "
-            f"{counting.frames(1)}; connect the VAE to have them encoded anew."
+            f"{counting.frames(3) - counting.frames(2)} frames where {release.title} was trained with 1; connect the "
+            "VAE to have them encoded anew."
         )
     return notes
 
