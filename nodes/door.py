@@ -69,8 +69,8 @@ def check_inputs(node: type[OpenSoraNode], values: Mapping[str, Any]) -> None:
         if entry.id not in values:
             continue
         value = values[entry.id]
-        if value is None and entry.optional:
-            continue
+        if value is None and entry.optional and not isinstance(entry, io.WidgetInput):
+            continue  # a wire that is not there; a widget always has a value
         problem = _problem(entry, value, suggest=entry.id not in node.depends)
         if problem is not None:
             raise ValueError(f"The input {entry.id} {problem}.")
