@@ -28,15 +28,23 @@ class FileInput(io.Combo.Input):
     Args:
         files: the kind of files.
         others: entries that are no files, before the names; the first one is the default.
+        optional: graphs made before the node had this input leave it out.
     """
 
     names_a_file = True
 
     def __init__(
-        self, name: str, files: Files, *, tooltip: str, others: Sequence[str] = (), advanced: bool | None = None
+        self,
+        name: str,
+        files: Files,
+        *,
+        tooltip: str,
+        others: Sequence[str] = (),
+        advanced: bool | None = None,
+        optional: bool = False,
     ) -> None:
         options, default = [*others, *files.names()], others[0] if others else None
-        super().__init__(name, options=options, default=default, tooltip=tooltip, advanced=advanced)
+        super().__init__(name, options=options, default=default, tooltip=tooltip, advanced=advanced, optional=optional)
         self.files = files
 
 

@@ -21,11 +21,14 @@ class TextEncode(OpenSoraNode):
             node_id="OSoraTextEncode",
             display_name="Open-Sora Text Encode",
             category=CATEGORY,
-            description="Encodes a prompt as Open-Sora was trained: cleaned, 300 tokens at most, literal.",
+            description="Encodes a prompt as the model's release was trained: literal, cut at its limit.",
             search_aliases=["open-sora prompt", "clip text encode", "negative prompt"],
             inputs=[
                 io.Clip.Input(
-                    "clip", lazy=True, tooltip="T5 v1.1 XXL from Open-Sora Load Text Encoder or Load CLIP, type pixart."
+                    "clip",
+                    lazy=True,
+                    tooltip="T5 v1.1 XXL, for 2.0 with CLIP-L, from Open-Sora Load Text Encoder; or from Load CLIP, "
+                    "type pixart, or DualCLIPLoader, type flux.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -38,17 +41,20 @@ class TextEncode(OpenSoraNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What to stay away from. Empty: the model's own learned text for no prompt, which needs "
-                    "the MODEL below. Only release 1.3 was made with written ones.",
+                    tooltip="What to stay away from. Empty: the 1.x model's learned text for no prompt, in 2.0 the "
+                    "encoded empty text; needs the MODEL below. Only 1.3 and 2.0 were made with written ones.",
                 ),
                 io.Model.Input(
-                    "model", optional=True, tooltip="The diffusion model, for the learned text of an empty negative."
+                    "model",
+                    optional=True,
+                    tooltip="The diffusion model the text is for: it decides about length, padding and cleaning, and "
+                    "holds the learned text of an empty negative.",
                 ),
                 io.Boolean.Input(
                     "clean",
                     default=True,
-                    tooltip="Clean the text as the training captions were: links, tags, numbers and brackets go. Off: "
-                    "lower case only.",
+                    tooltip="1.2 and 1.3: clean the text as the training captions were: links, tags, numbers and "
+                    "brackets go. Off: lower case only. 2.0 was trained without cleaning.",
                 ),
             ],
             outputs=[

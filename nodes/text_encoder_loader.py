@@ -9,9 +9,11 @@ from ..opensora_models.native.text.clip import DEVICES, PRECISIONS, load_text_en
 from .door import OpenSoraNode
 from .files import FileInput
 
+NONE = "none"
+
 
 class TextEncoderLoader(OpenSoraNode):
-    """``OSoraTextEncoderLoader``: a T5 v1.1 file in, ComfyUI's CLIP out."""
+    """``OSoraTextEncoderLoader``: a T5 v1.1 file in, for 2.0 a CLIP-L file as well, ComfyUI's CLIP out."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,8 +21,8 @@ class TextEncoderLoader(OpenSoraNode):
             node_id="OSoraTextEncoderLoader",
             display_name="Open-Sora Load Text Encoder",
             category="Open-Sora/loaders",
-            description="Loads the T5 text encoder Open-Sora reads prompts with; the file of Flux, SD3 or PixArt fits.",
-            search_aliases=["t5xxl", "load clip", "open-sora t5"],
+            description="Loads the text encoders Open-Sora reads prompts with; the files of Flux and SD3 fit.",
+            search_aliases=["t5xxl", "load clip", "open-sora t5", "clip_l", "dual clip"],
             inputs=[
                 FileInput(
                     "text_encoder_name",
@@ -42,6 +44,13 @@ class TextEncoderLoader(OpenSoraNode):
                     advanced=True,
                     tooltip="cpu leaves the graphics card to the video model; a prompt then takes longer.",
                 ),
+                FileInput(
+                    "clip_l_name",
+                    TEXT_ENCODERS,
+                    others=[NONE],
+                    optional=True,
+                    tooltip="Open-Sora 2.0 only: CLIP-L in models/text_encoders, for example clip_l.safetensors.",
+                ),
             ],
             outputs=[
                 io.Clip.Output(
@@ -51,10 +60,12 @@ class TextEncoderLoader(OpenSoraNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder_name: str | None, **kwargs: object) -> str:
-        """Loads again when the file on disk has changed."""
-        return TEXT_ENCODERS.fingerprint(text_encoder_name)
+    def fingerprint_inputs(cls, text_encoder_name: str | None, clip_l_name: str | None = NONE, **kwargs: object) -> str:
+        """Loads again when a file on disk has changed."""
+        return f"{TEXT_ENCODERS.fingerprint(text_encoder_name)} {TEXT_ENCODERS.fingerprint(clip_l_name)}"
 
     @classmethod
-    def execute(cls, text_encoder_name: str, precision: str, device: str) -> io.NodeOutput:
-        return io.NodeOutput(load_text_encoder(TEXT_ENCODERS.path(text_encoder_name), precision, device))
+    def execute(cls, text_encoder_name: str, precision: str, device: str, clip_l_name: str = NONE) -> io.NodeOutput:
+        path = TEXT_ENCODERS.path(text_encoder_name)
+        clip_l = None if clip_l_name == NONE else TEXT_ENCODERS.path(clip_l_name)
+        return io.NodeOutput(load_text_encoder(path, precision, device, clip_l=clip_l))

@@ -24,7 +24,8 @@ from .settings import NAME as SETTINGS
 from .settings import expect_object, from_tensor, parse_settings
 
 __all__ = [
-    *("MODEL_PARTS", "TEXT_PARTS", "VAE_PARTS", "Checkpoint", "FileKind", "checkpoint_of", "describe", "expect_kind"),
+    *("CLIP_PARTS", "MODEL_PARTS", "TEXT_PARTS", "VAE_PARTS", "Checkpoint", "FileKind", "checkpoint_of", "describe"),
+    "expect_kind",
     *("expect_shapes", "expect_weights", "open_checkpoint", "strip_prefix"),
 ]
 
@@ -35,7 +36,10 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "model.")
 # These mark one part inside a larger file; other wrappers must stand before every name to be one.
 MODEL_PARTS = ("model.diffusion_model.", "diffusion_model.")
 VAE_PARTS = ("first_stage_model.", "vae.")
-TEXT_PARTS = tuple(f"{outer}t5xxl.transformer." for outer in ("cond_stage_model.", "text_encoders.", ""))
+TEXT_PARTS, CLIP_PARTS = (
+    tuple(f"{outer}{part}.transformer." for outer in ("cond_stage_model.", "text_encoders.", ""))
+    for part in ("t5xxl", "clip_l")
+)
 MOST_WRAPPERS = 8
 
 INDEX_ENDING = ".index.json"

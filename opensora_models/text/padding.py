@@ -16,6 +16,9 @@ CLIP_LENGTH = 77
 CLIP_END = 49407
 """CLIP's end token, which is also what the original pads with."""
 
+ENCODED_FOR = "opensora_text"
+"""Key of a conditioning entry that was encoded by these rules: the release."""
+
 Pair = tuple[Any, ...]
 
 

@@ -61,6 +61,10 @@ INPUTS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
         "text_encoders/random-t5.safetensors",
         {"precision": "default", "device": "default"},
     ),
+    ("OSoraTextEncoderLoader", "clip_l_name"): (
+        "text_encoders/random-clip-l.safetensors",
+        {"text_encoder_name": "random-t5.safetensors", "precision": "default", "device": "default"},
+    ),
     ("OSoraLoadConditioning", "file"): (CONDITIONING_ENDING, {}),
     ("OSoraLoadLatent", "file"): (".latent", {}),
 }
@@ -337,7 +341,8 @@ def test_names_that_are_not_utf8_load(
         pytest.skip("this file system stores UTF-8 names only")
     listed = listed.replace("plain", strange)
     info = nodes.NODE_CLASS_MAPPINGS[kind].GET_NODE_INFO_V1()
-    (_, menu) = json.loads(json.dumps(info))["input"]["required"][name]
+    given = json.loads(json.dumps(info))["input"]
+    (_, menu) = (given["required"] | given.get("optional", {}))[name]
     assert listed in menu["options"]
     executor.run(loading(kind, name, listed, others))
 

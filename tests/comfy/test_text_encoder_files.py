@@ -124,3 +124,7 @@ def test_an_incomplete_file_is_refused(comfy: Path, weights: dict[str, Tensor], 
     save_file({key: weight for key, weight in weights.items() if key != name}, tmp_path / "t5.safetensors")
     with pytest.raises(ValueError, match=f"lacks 1 weights of a T5 encoder, for example '{name}'"):
         encode(tmp_path / "t5.safetensors")
+
+
+def clip_l_file(tiny_models: Path) -> Path:
+    return tiny_models / "text_encoders" / "random-clip-l.safetensors"

@@ -79,6 +79,12 @@ def text_encoder() -> bytes:
     return packed_tensors({name: weight.half() for name, weight in weights.items()})
 
 
+def clip_l() -> bytes:
+    """The smallest CLIP-L with the whole vocabulary."""
+    weights = random_weights.fill(random_weights.clip_shapes(4, 8, 1))
+    return packed_tensors({name: weight.half() for name, weight in weights.items()})
+
+
 def latent() -> bytes:
     """Latents with their notes."""
     notes = {"version": "1.2", "num_frames": 17, "frame_rate": 24.0}
@@ -88,10 +94,11 @@ def latent() -> bytes:
 
 def conditioning() -> bytes:
     """A pair of conditionings with what ours carry."""
-    entries = {"positive": [{"frame_rate": 24.0, "pooled_output": None}], "negative": [{"pooled_output": None}]}
+    entries = {"positive": [{"frame_rate": 24.0, "opensora_text": "2.0"}], "negative": [{"pooled_output": None}]}
     text = json.dumps({"format": 1, "entries": entries, "note": "a"})
     tensors = {"positive.0.text": torch.zeros(1, 3, 8), "negative.0.text": torch.zeros(1, 2, 8)}
     tensors["positive.0.opensora_given_latent"] = torch.zeros(1, 4, 1, 2, 2)
+    tensors["positive.0.pooled_output"] = torch.zeros(1, 4)
     return packed_tensors(tensors, {"opensora.conditioning": text})
 
 
@@ -102,10 +109,11 @@ KINDS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "vae 1.3": (".safetensors", lambda: packed_tensors(causal_vae(), {"opensora.config": '{"groups": 4}'})),
     "split vae": (".safetensors", lambda: packed_tensors(temporal_vae())),
     "t5": (".safetensors", text_encoder),
+    "clip l": (".safetensors", clip_l),
     "latent": (".latent", latent),
     "conditioning": (".conditioning.safetensors", conditioning),
 }
-WEIGHTS = tuple(KINDS)[:6]
+WEIGHTS = tuple(KINDS)[:7]
 
 
 class Harmful:
@@ -290,7 +298,7 @@ def one_case(rng: random.Random, kind: str, file: bytes, folder: Path, root: Pat
 def load(case: Case) -> Any:
     """What the loader of the case's kind makes of it."""
     from opensora.opensora_models.native.model import loading as model_loading
-    from opensora.opensora_models.native.text import clip
+    from opensora.opensora_models.native.text import clip, clip_l
     from opensora.opensora_models.native.vae import vae
     from opensora.opensora_models.text import conditioning_file
     from opensora.opensora_models.vae import latent_file
@@ -302,6 +310,8 @@ def load(case: Case) -> Any:
             return vae.load_vae(case.path, case.spatial)
         if case.kind == "t5":
             return clip.load_text_encoder(case.path)
+        if case.kind == "clip l":
+            return clip_l.read_clip_l(case.path)
         if case.kind == "latent":
             return latent_file.load_latent(case.path)
         return conditioning_file.load_conditioning(case.path)

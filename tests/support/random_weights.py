@@ -200,6 +200,29 @@ def text_encoder() -> tuple[Tensors, dict[str, str]]:
     return {name: weight.half() for name, weight in weights.items()}, metadata
 
 
+CLIP_WIDTH = 16
+"""Width of the tiny CLIP-L, and so of the pooled state a tiny 2.0 reads."""
+
+
+def clip_shapes(width: int, inner: int, layers: int) -> dict[str, Shape]:
+    """Names and shapes of a saved CLIP-L text encoder; the released one is 768, 3072, 12."""
+    shapes: dict[str, Shape] = {"text_projection.weight": (width, width)}
+    shapes["text_model.embeddings.token_embedding.weight"] = (49408, width)
+    shapes["text_model.embeddings.position_embedding.weight"] = (77, width)
+    for layer in range(layers):
+        block = f"text_model.encoder.layers.{layer}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= linear(f"{block}.self_attn.{part}", width, width)
+        shapes |= linear(f"{block}.mlp.fc1", width, inner) | linear(f"{block}.mlp.fc2", inner, width)
+        shapes |= norm(f"{block}.layer_norm1", width) | norm(f"{block}.layer_norm2", width)
+    return shapes | norm("text_model.final_layer_norm", width)
+
+
+def clip_l() -> tuple[Tensors, dict[str, str]]:
+    """The tiny CLIP-L in half precision, with the real vocabulary."""
+    return _halved(fill(clip_shapes(CLIP_WIDTH, 32, 2))), {"opensora.note": "tiny random weights for tests"}
+
+
 def convolution(name: str, channels: int, out: int, *kernel: int, bias: bool = True) -> dict[str, Shape]:
     """Shapes of a convolution; ``kernel`` gives its extent in each axis."""
     return {f"{name}.weight": (out, channels, *kernel)} | ({f"{name}.bias": (out,)} if bias else {})
@@ -337,6 +360,7 @@ FILES: dict[str, Callable[[], tuple[Tensors, dict[str, str]]]] = {
     "vae/random-vae-v1.2.safetensors": lambda: vae("1.2"),
     "vae/random-vae-v1.3.safetensors": lambda: vae("1.3"),
     "text_encoders/random-t5.safetensors": text_encoder,
+    "text_encoders/random-clip-l.safetensors": clip_l,
 }
 
 

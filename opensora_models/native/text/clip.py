@@ -1,4 +1,4 @@
-"""From a T5 file to ComfyUI's CLIP, built of ComfyUI's own T5 classes."""
+"""From a T5 file, and a CLIP-L file for 2.0, to ComfyUI's CLIP, built of ComfyUI's own classes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,10 @@ from ...text.t5_config import EMBEDDING, EXPECTED, TIED_EMBEDDING, T5Config, enc
 from ...text.tokens import MAX_TOKENS, cut_message, limit_tokens
 from ..messages import tell
 from ..model.quantised import expect_scales, is_quantised
+from .clip_l import T5_KEY, ClipL, pair_target, read_clip_l
 from .t5_tokenizer import t5_tokenizer
 
 logger = logging.getLogger("opensora")
-
-T5_KEY = "t5xxl"
-"""ComfyUI's name of the T5 part of a CLIP and of its tokens."""
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "default": None,
@@ -83,7 +81,11 @@ class OpenSoraTokenizer(comfy.sd1_clip.SD1Tokenizer):
 
 
 def load_text_encoder(
-    path: str | Path, precision: str = "default", device: str = "default", disable_dynamic: bool = False
+    path: str | Path,
+    precision: str = "default",
+    device: str = "default",
+    disable_dynamic: bool = False,
+    clip_l: str | Path | None = None,
 ) -> comfy.sd.CLIP:
     """The CLIP of a T5 v1.1 encoder file, a folder of shards, or one shard of a set.
 
@@ -92,12 +94,14 @@ def load_text_encoder(
             float32 in every case.
         device: "default" lets ComfyUI decide, "cpu" keeps the encoder away from the graphics card.
         disable_dynamic: ComfyUI asks for this when it needs a CLIP without weight streaming.
+        clip_l: the file of CLIP-L, which Open-Sora 2.0 needs beside T5.
 
     Raises:
         ValueError: another kind of file, an incomplete or damaged one, or a precision it cannot be turned into.
     """
     checkpoint = open_checkpoint(path, TEXT_PARTS)
     expect_kind(checkpoint, (T5,), EXPECTED)
+    second = None if clip_l is None else read_clip_l(clip_l, PRECISIONS[precision])
     with reading(checkpoint.name):
         config = t5_config(checkpoint.shapes, checkpoint.name)
         _expect_complete(checkpoint, config)
@@ -105,22 +109,32 @@ def load_text_encoder(
         if device == "cpu":
             options = {"load_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
         weights = _in_precision(_read(checkpoint), precision, checkpoint.name)
-        clip = build_clip(weights, config, options, disable_dynamic)
+        clip = build_clip(weights, config, options, disable_dynamic, second)
     # ComfyUI makes further copies (several GPUs, no streaming) by calling this again.
-    clip.patcher.cached_patcher_init = (_load_patcher, (str(path), precision, device))
+    clip.patcher.cached_patcher_init = (
+        _load_patcher,
+        (str(path), precision, device, None if clip_l is None else str(clip_l)),
+    )
     logger.info("'%s': T5 encoder, %d layers, width %d.", checkpoint.name, config.num_layers, config.d_model)
+    if second is not None:
+        logger.info("'%s': %s.", Path(str(clip_l)).name, second.config)
     return clip
 
 
 def build_clip(
-    weights: Weights, config: T5Config, options: dict[str, Any] | None = None, disable_dynamic: bool = False
+    weights: Weights,
+    config: T5Config,
+    options: dict[str, Any] | None = None,
+    disable_dynamic: bool = False,
+    clip_l: ClipL | None = None,
 ) -> comfy.sd.CLIP:
     """A CLIP of these encoder weights (names as in the released files); ``options`` are ComfyUI's model options."""
+    parts = [weights] if clip_l is None else [weights, clip_l.complete()]
     return comfy.sd.CLIP(
-        clip_target(weights, config),
+        clip_target(weights, config) if clip_l is None else pair_target(weights, config, clip_l),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=comfy.utils.calculate_parameters(weights),
-        state_dict=[weights],
+        parameters=sum(map(comfy.utils.calculate_parameters, parts)),
+        state_dict=parts,
         model_options=options or {},
         disable_dynamic=disable_dynamic,
     )
@@ -153,9 +167,9 @@ def clip_of(
 
 
 def _load_patcher(
-    path: str, precision: str, device: str, disable_dynamic: bool = False
+    path: str, precision: str, device: str, clip_l: str | None, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
-    return load_text_encoder(path, precision, device, disable_dynamic).patcher
+    return load_text_encoder(path, precision, device, disable_dynamic, clip_l).patcher
 
 
 def _expect_complete(checkpoint: Checkpoint, config: T5Config) -> None:

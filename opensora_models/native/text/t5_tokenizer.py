@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import comfy.sd1_clip
 import comfy.text_encoders.pixart_t5
 from transformers import PreTrainedTokenizerFast
 
@@ -36,8 +37,18 @@ def token_ids(text: str) -> list[int]:
 
     Half characters, which no tokenizer can read, become the sign for an unreadable one.
     """
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return t5_tokenizer()(whole)["input_ids"]
+    return t5_tokenizer()(_whole(text))["input_ids"]
+
+
+@cache
+def clip_tokenizer() -> Any:
+    """CLIP-L's tokenizer as ComfyUI has it, loaded once."""
+    return comfy.sd1_clip.SDTokenizer().tokenizer
+
+
+def clip_ids(text: str) -> list[int]:
+    """Ids of a text for CLIP-L, start and end token included, neither cut nor padded."""
+    return clip_tokenizer()(_whole(text), verbose=False)["input_ids"]
 
 
 def words_of(ids: Sequence[int]) -> str:
@@ -54,6 +65,10 @@ def unknown_words(text: str, ids: Sequence[int]) -> list[str]:
         return []
     foreign = dict.fromkeys(word for word in text.split() if _means_something(word))
     return [word for word in list(foreign)[:LOOKED_AT] if UNKNOWN_TOKEN in token_ids(word)]
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _means_something(word: str) -> bool:

@@ -59,7 +59,14 @@ if comfyui_root() is not None:
             yield Row("cut", _ids(entry["text"], entry["max_length"]), entry["ids_truncated"])
 
 
-def _shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+def t5_config_of(case: Case) -> T5Config:
+    """The sizes of the case's encoder."""
+    names = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "vocab_size")
+    return T5Config(**{name: case.config[name] for name in names})
+
+
+def shapes_of(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all weights of an encoder."""
     inner = config.num_heads * config.d_kv
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, config.d_model)}
     for name in encoder_weights(config):
@@ -81,9 +88,8 @@ def build(case: Case, dtype: torch.dtype) -> Any:
     use_comfyui()
     from opensora.opensora_models.native.text.clip import build_clip
 
-    names = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "vocab_size")
-    config = T5Config(**{name: case.config[name] for name in names})
-    entries = {name: torch.empty(shape) for name, shape in _shapes(config).items()}
+    config = t5_config_of(case)
+    entries = {name: torch.empty(shape) for name, shape in shapes_of(config).items()}
     weights = weights_by_rule(entries, case)
     return build_clip({name: weight.to(dtype) for name, weight in weights.items()}, config)
 
