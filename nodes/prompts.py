@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..opensora_models.native.messages import tell
-from ..opensora_models.text import losses, refinement, segments, wording
+from ..opensora_models.native.text.reader import chosen_release
+from ..opensora_models.releases.caption_words import read_words
+from ..opensora_models.releases.known import RELEASES
+from ..opensora_models.text import losses, refinement, segments, suffixes, wording
 from .door import OpenSoraNode
 from .text import CATEGORY
 
@@ -34,8 +40,8 @@ class PromptBuilder(OpenSoraNode):
             node_id="OSoraPromptBuilder",
             display_name="Open-Sora Prompt Builder",
             category=CATEGORY,
-            description="Adds aesthetic score, motion and camera motion in the exact words the model was trained with.",
-            search_aliases=["aesthetic score", "motion score", "camera motion", "open-sora prompt"],
+            description="Adds scores, motion, camera or frame rate in the exact words the model was trained with.",
+            search_aliases=["aesthetic score", "motion score", "camera motion", "FPS", "open-sora prompt"],
             inputs=[
                 io.String.Input(
                     "prompt",
@@ -44,27 +50,44 @@ class PromptBuilder(OpenSoraNode):
                 ),
                 io.Combo.Input(
                     "version",
-                    options=list(wording.WORDINGS),
+                    options=list(RELEASES),
                     default="1.2",
-                    tooltip="1.2 was trained with numbers, 1.3 with words; numbers become words by themselves.",
+                    tooltip="1.2 was trained with numbers, 1.3 with words (numbers become words by themselves), 2.0 "
+                    "with frame rate and motion score. Not needed where MODEL is connected.",
                 ),
                 io.String.Input(
                     "aesthetic",
                     default="6.5",
                     tooltip="Picture quality, about 4 to 7, or in 1.3 a word: "
-                    f"{', '.join(wording.AESTHETIC_WORDS)}. Empty: not mentioned.",
+                    f"{', '.join(wording.AESTHETIC_WORDS)}. Empty: not mentioned. 2.0 knows none.",
                 ),
                 io.String.Input(
                     "motion",
                     default="",
                     tooltip="Amount of motion, about 0 to 20, or in 1.3 a word: "
-                    f"{', '.join(wording.MOTION_WORDS)}. Empty: not mentioned.",
+                    f"{', '.join(wording.MOTION_WORDS)}. Empty: not mentioned. In 2.0 1 to {suffixes.MOST_MOTION} or "
+                    f"{', '.join(suffixes.MOTION_WORDS)}; empty: 4, off: not mentioned.",
                 ),
                 io.Combo.Input(
                     "camera_motion",
                     options=[NO_CAMERA, *wording.CAMERA_MOTIONS],
                     default=NO_CAMERA,
-                    tooltip="What the camera does; off: not mentioned.",
+                    tooltip="What the camera does; off: not mentioned. 2.0 knows no sentence for it.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The diffusion model the prompt is for; it decides about the version.",
+                ),
+                io.Float.Input(
+                    "frame_rate",
+                    default=suffixes.FRAME_RATE,
+                    min=1,
+                    max=240,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Open-Sora 2.0 only: frames per second its prompts end in. A prompt that ends in 'FPS.' "
+                    "keeps its own.",
                 ),
             ],
             outputs=[
@@ -74,21 +97,29 @@ class PromptBuilder(OpenSoraNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, version: str | None = None, aesthetic: str | None = None, motion: str | None = None
-    ) -> bool | str:
-        # A linked input arrives here as None; what it brings is checked in execute.
-        wording.read_aesthetic(version or "1.3", aesthetic or "")
-        wording.read_motion(version or "1.3", motion or "")
+    def validate_inputs(cls, aesthetic: str | None = None) -> bool | str:
+        # ComfyUI marks every input named here, so it is one. What depends on the release, which a linked MODEL tells
+        # only later, speaks in execute: no text is encoded before.
+        wording.check_aesthetic(aesthetic or "")
         return True
 
     @classmethod
-    def execute(cls, prompt: str, version: str, aesthetic: str, motion: str, camera_motion: str) -> io.NodeOutput:
-        scores = wording.read_aesthetic(version, aesthetic), wording.read_motion(version, motion)
+    def execute(
+        cls,
+        prompt: str,
+        version: str,
+        aesthetic: str,
+        motion: str,
+        camera_motion: str,
+        model: Any | None = None,
+        frame_rate: float = suffixes.FRAME_RATE,
+    ) -> io.NodeOutput:
         camera = None if camera_motion == NO_CAMERA else camera_motion
+        words = read_words(chosen_release(model, version), aesthetic, motion, camera, frame_rate)
         settings = segments.split_settings(refinement.answer(prompt))
         tell(refinement.unanswered(prompt), *losses.missing_parts(settings.text))
-        text = segments.each_part(settings.text, lambda part: wording.append_scores(part, version, *scores, camera))
+        tell(*words.left_out, level=logging.INFO)
+        text = segments.each_part(settings.text, words.added_to)
         return io.NodeOutput(text, settings.mask_strategy, settings.reference_path)
 
 

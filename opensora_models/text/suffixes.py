@@ -19,7 +19,11 @@ MOTION_WORDS: Mapping[str, float] = {"static": 1, "normal": 4, "strong": 7}
 MOST_MOTION = 15
 """The highest score its language model is asked for."""
 
+FRAME_RATE = 24
+"""Frames per second of the released settings."""
+
 _FRAME_RATE = re.compile(r"\d FPS\.$")
+_MOTION = re.compile(r"(?:^|\s)\d+(?:\.\d+)? motion score\.$")
 
 
 def append_suffixes(prompt: str, fps: float, motion: Score | None) -> str:
@@ -34,6 +38,19 @@ def append_suffixes(prompt: str, fps: float, motion: Score | None) -> str:
     if not _FRAME_RATE.search(text):
         text += f" {_number(fps)} FPS."
     return text if motion is None else f"{text} {_number(motion)} motion score."
+
+
+def append_once(prompt: str, fps: float, motion: Score | None) -> str:
+    """As :func:`append_suffixes`, but a prompt that ends in a motion score keeps its own.
+
+    ``… 24 FPS, 4 motion score.``, as training texts have it, counts as well.
+    """
+    text = prompt.strip()
+    written = _MOTION.search(text)
+    if written is None:
+        return append_suffixes(text, fps, motion)
+    before = text[: written.start()].rstrip()
+    return text if before.endswith("FPS,") else f"{append_suffixes(before, fps, None)} {written[0].strip()}"
 
 
 def read_motion(text: str) -> Score | None:

@@ -96,6 +96,23 @@ def read_aesthetic(version: str, text: str) -> Score | None:
     return _read_score("aesthetic score", _wording(version), version, text, AESTHETIC_WORDS)
 
 
+def check_aesthetic(text: str) -> None:
+    """Refuse what is an aesthetic score in no release. Raises ValueError with the nearest word and its number."""
+    text = text.strip().lower()
+    if text in AESTHETIC_WORDS or text in NO_SCORE:
+        return
+    try:
+        number = float(text)
+    except ValueError:
+        nearest = _nearest(text, AESTHETIC_WORDS)
+        raise ValueError(
+            f"The aesthetic score is '{shortened(text)}', but it is a number or, in Open-Sora 1.3, one of "
+            f"{', '.join(AESTHETIC_WORDS)}; the nearest good value is '{nearest}', the number for '{nearest}' is "
+            f"{number_for(nearest, AESTHETIC_WORDS):g}."
+        ) from None
+    _expect_score("aesthetic score", number, text)
+
+
 def read_motion(version: str, text: str) -> Score | None:
     """The motion score a person typed, like :func:`read_aesthetic`."""
     return _read_score("motion score", _wording(version), version, text, MOTION_WORDS)
@@ -142,15 +159,23 @@ def _read_score(name: str, wording: Wording, version: str, text: str, words: Map
         number = float(text)
     except ValueError:
         return _read_word(name, wording, version, text, words)
+    _expect_score(name, number, text)
+    return number
+
+
+def _expect_score(name: str, number: float, text: str) -> None:
     if not math.isfinite(number) or number < 0:
         raise ValueError(
             f"The {name} is '{shortened(text)}', but it must be a number from 0 up; leave it empty to say nothing."
         )
-    return number
+
+
+def _nearest(text: str, words: Mapping[str, float]) -> str:
+    return (difflib.get_close_matches(text[:SHOWN_CHARACTERS], words, n=1, cutoff=0.0) or ["good"])[0]
 
 
 def _read_word(name: str, wording: Wording, version: str, text: str, words: Mapping[str, float]) -> str:
-    nearest = (difflib.get_close_matches(text[:SHOWN_CHARACTERS], words, n=1, cutoff=0.0) or ["good"])[0]
+    nearest = _nearest(text, words)
     if not wording.in_words:
         raise ValueError(
             f"The {name} is '{shortened(text)}', but Open-Sora {version} was trained with numbers; "

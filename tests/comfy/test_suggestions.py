@@ -199,12 +199,13 @@ def test_true_lengths_of_latents(version: Any) -> None:
             follows(lambda n: guards.check_num_frames(version, latents, n), number)  # noqa: B023 (called at once)
 
 
-@pytest.mark.parametrize("version", wording.WORDINGS)
+@pytest.mark.parametrize("version", releases.RELEASES)
 def test_scores(version: str) -> None:
     for text in ("god", "excelent", "high", "-3", "nan", "inf", "verry hihg", "6.5", "x" * 300):
         for kind in ("aesthetic", "motion"):
             values = {"prompt": "a wave", "version": version, "aesthetic": "", "motion": "", "camera_motion": "off"}
             follows(lambda score: NODE["OSoraPromptBuilder"].execute(**{**values, kind: score}), text, str)  # noqa: B023
+        follows(wording.check_aesthetic, text, str)
 
 
 def test_counts_that_fill_groups() -> None:

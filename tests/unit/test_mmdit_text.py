@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from opensora.opensora_models.text.padding import CLIP_END, CLIP_LENGTH, T5_LENGTH, aligned_length, padded
-from opensora.opensora_models.text.suffixes import MOTION_WORDS, append_suffixes, read_motion
+from opensora.opensora_models.text.suffixes import MOTION_WORDS, append_once, append_suffixes, read_motion
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,22 @@ from opensora.opensora_models.text.suffixes import MOTION_WORDS, append_suffixes
 )
 def test_prompts_end_in_frame_rate_and_motion(prompt: str, fps: float, motion: float | None, result: str) -> None:
     assert append_suffixes(prompt, fps, motion) == result
+
+
+@pytest.mark.parametrize(
+    ("prompt", "result"),
+    [
+        ("raining, sea", "raining, sea. 24 FPS. 7 motion score."),
+        ("raining, sea. 24 FPS. 4 motion score.", "raining, sea. 24 FPS. 4 motion score."),
+        (" a cat. 8 FPS. ", "a cat. 8 FPS. 7 motion score."),
+        ("a cat. 2.5 motion score.", "a cat. 24 FPS. 2.5 motion score."),
+        ("a cat. 24 FPS, 4 motion score.", "a cat. 24 FPS, 4 motion score."),
+        ("4 motion score.", ". 24 FPS. 4 motion score."),
+        ("it has a 4 motion score. A cat", "it has a 4 motion score. A cat. 24 FPS. 7 motion score."),
+    ],
+)
+def test_a_prompt_keeps_the_end_it_has(prompt: str, result: str) -> None:
+    assert append_once(prompt, 24, 7) == result == append_once(result, 16, 1)
 
 
 @pytest.mark.parametrize(("text", "score"), [("", None), (" Off ", None), ("5", 5.0), ("strong", 7), (" Static", 1)])

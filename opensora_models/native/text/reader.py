@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from ...releases.known import RELEASES
+from ...releases.known import RELEASES, release_named
 from ...releases.release import Release
+from ..messages import tell
 from ..model.stdit3_model import opensora_config
 
 
@@ -14,6 +16,21 @@ def release_of_model(model: Any | None) -> Release | None:
     config = opensora_config(model) if model is not None else None
     found = getattr(getattr(model, "model", None), "release", None)
     return found if isinstance(found, Release) else RELEASES[config.version] if config is not None else None
+
+
+def chosen_release(model: Any | None, version: str) -> Release:
+    """The release of a MODEL, or the ``version`` of a menu where there is none; a menu that differs is told.
+
+    Raises ValueError for a MODEL that is not Open-Sora's.
+    """
+    if model is None:
+        return release_named(version)
+    release = release_of_model(model)
+    if release is None:
+        raise ValueError("The MODEL is not an Open-Sora diffusion model; load one with Open-Sora Load Model.")
+    if release.id != version:
+        tell(f"The MODEL is {release.title}, so the version {version} of the menu is not used.", level=logging.INFO)
+    return release
 
 
 def token_limit(model: Any | None, release: Release) -> int:
