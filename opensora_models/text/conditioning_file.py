@@ -19,6 +19,7 @@ from ..checkpoint.reading import LONGEST_FILE_NAME, quoted, reading, shown
 from ..checkpoint.settings import parse_settings, whole_number
 from ..storage.tensors import expect_whole, save_file
 from ..storage.writing import Name, write_new, write_whole
+from .padding import ENCODED_FOR
 
 FORMAT_KEY = "opensora.conditioning"
 FORMAT = 1
@@ -27,7 +28,8 @@ FORMAT = 1
 TEXT = "text"
 """Name of an entry's own tensor beside those of its dictionary."""
 
-DAMAGED = "its description does not fit its tensors; save it again."
+AGAIN = "save it again"
+DAMAGED = f"its description does not fit its tensors; {AGAIN}."
 
 NUMBERS: dict[str, int | None] = {
     "frame_rate": 1,
@@ -36,6 +38,9 @@ NUMBERS: dict[str, int | None] = {
     "opensora_given_pictures": None,
 }
 """Values of ours and how many numbers each is; None: a list of any length. Other nodes' values are handed on."""
+
+POOLED = "pooled_output"
+"""ComfyUI's name of the state of a whole prompt; null where the encoders give none."""
 
 Conditioning = Sequence[Sequence[Any]]
 
@@ -118,8 +123,9 @@ def _entries(description: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         if not isinstance(values, dict):
             raise ValueError(DAMAGED)
         for key, value in values.items():
-            if key in NUMBERS and not _are_numbers(value, NUMBERS[key]):
-                raise ValueError(f"its entry '{key}' is {shown(value)}, which no node writes; save it again.")
+            fits = value is None if key == POOLED else key != ENCODED_FOR or isinstance(value, str)
+            if not fits or (key in NUMBERS and not _are_numbers(value, NUMBERS[key])):
+                raise ValueError(f"its entry '{key}' is {shown(value)}, which no node writes; {AGAIN}.")
     return entries
 
 
@@ -137,6 +143,11 @@ def _put_together(prefix: str, values: dict[str, Any], tensors: Mapping[str, Ten
     text = extra.pop(TEXT, None)
     if text is None or text.ndim != 3 or 0 in text.shape or not text.is_floating_point():
         raise ValueError(DAMAGED)
+    pooled = extra.get(POOLED)
+    if pooled is not None and (pooled.ndim != 2 or 0 in pooled.shape or not pooled.is_floating_point()):
+        raise ValueError(DAMAGED)
+    if pooled is None and ENCODED_FOR in values:
+        raise ValueError(f"it lacks the state of CLIP-L that Open-Sora {shown(values[ENCODED_FOR])} reads; {AGAIN}.")
     return [text, {**values, **extra}]
 
 

@@ -85,6 +85,48 @@ def test_other_files_are_refused(tmp_path: Path, description: str | None, messag
         files.load_conditioning(path)
 
 
+def with_pooled() -> dict[str, list[list[object]]]:
+    pooled = {"pooled_output": torch.randn(1, 16), "opensora_text": "2.0"}
+    return {name: [[torch.randn(1, 512, 4), dict(pooled)]] for name in ("positive", "negative")}
+
+
+def test_the_pooled_state_comes_back(tmp_path: Path) -> None:
+    saved = with_pooled()
+    files.save_conditioning(tmp_path / "a", saved)
+    for name, ((_, extra),) in files.load_conditioning(tmp_path / "a").items():
+        assert torch.equal(extra["pooled_output"], saved[name][0][1]["pooled_output"])
+        assert extra["opensora_text"] == "2.0" and len(extra) == 2
+
+
+@pytest.mark.parametrize(
+    ("tensors", "values", "words"),
+    [
+        ({"pooled_output": torch.zeros(16)}, {}, "does not fit its tensors"),
+        ({"pooled_output": torch.zeros(1, 0)}, {}, "does not fit its tensors"),
+        ({"pooled_output": torch.zeros(1, 16).int()}, {}, "does not fit its tensors"),
+        ({}, {"opensora_text": "2.0"}, "lacks the state of CLIP-L that Open-Sora '2.0' reads"),
+        ({}, {"pooled_output": [1.0]}, "entry 'pooled_output' is"),
+        ({"pooled_output": torch.zeros(1, 16)}, {"opensora_text": 2}, "entry 'opensora_text' is 2"),
+    ],
+)
+def test_a_damaged_pooled_state_is_refused(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], values: dict[str, object], words: str
+) -> None:
+    description = {"format": 1, "entries": {"positive": [values]}, "note": ""}
+    held = {"positive.0.text": torch.zeros(1, 512, 4)} | {f"positive.0.{name}": each for name, each in tensors.items()}
+    save_file(held, tmp_path / "a", metadata={files.FORMAT_KEY: json.dumps(description)})
+    with pytest.raises(ValueError, match=f"'a' .*{words}"):
+        files.load_conditioning(tmp_path / "a")
+
+
+def test_files_from_before_the_pooled_state_load(tmp_path: Path) -> None:
+    description = {"format": 1, "entries": {"positive": [{"pooled_output": None}], "negative": [{}]}, "note": ""}
+    held = {f"{name}.0.text": torch.ones(1, 3, 4) for name in ("positive", "negative")}
+    save_file(held, tmp_path / "a", metadata={files.FORMAT_KEY: json.dumps(description)})
+    loaded = files.load_conditioning(tmp_path / "a", ("positive", "negative"))
+    assert [extra for entries in loaded.values() for _, extra in entries] == [{"pooled_output": None}, {}]
+
+
 def test_pickles_and_garbage_are_refused(tmp_path: Path) -> None:
     torch.save({"positive": object}, tmp_path / "a.safetensors")
     (tmp_path / "b.safetensors").write_bytes(b"")
