@@ -200,6 +200,24 @@ def test_two_encoders_at_once_are_refused(tiny_models: Path, tmp_path: Path) -> 
         comfy.sd.load_clip(paths, clip_type=comfy.sd.CLIPType.FLUX)
 
 
+def test_the_pair_of_2_0_in_core(tiny_models: Path) -> None:
+    """What DualCLIPLoader gives of the tiny pair is what our loader gives."""
+    import comfy.sd
+
+    from opensora.opensora_models.native.text.clip import load_text_encoder
+
+    folder = tiny_models / "text_encoders"
+    t5, clip = folder / "random-t5.safetensors", folder / "random-clip-l.safetensors"
+    with torch.inference_mode():
+        orders = ([str(t5), str(clip)], [str(clip), str(t5)])
+        core = [comfy.sd.load_clip(order, clip_type=comfy.sd.CLIPType.FLUX) for order in orders]
+        own = load_text_encoder(t5, clip_l=clip)
+        encoded = [each.encode_from_tokens(each.tokenize("a cat"), return_pooled=True) for each in (own, *core)]
+    assert encoded[0][0].shape == (1, 512, 64) and encoded[0][1].shape == (1, 16)
+    for states, pooled in encoded[1:]:
+        assert torch.equal(states, encoded[0][0]) and torch.equal(pooled, encoded[0][1])
+
+
 def test_other_models_are_left_to_core() -> None:
     """Names of other models, among them those that share most of ours, never reach our code."""
     import comfy.sd

@@ -15,14 +15,15 @@ from typing import Any
 import comfy.sd
 from torch import Tensor
 
-from ...checkpoint.kinds import T5, VAE_V12, VAE_V13, describe
-from ...checkpoint.opening import VAE_PARTS, Checkpoint, checkpoint_of
+from ...checkpoint.kinds import CLIP, T5, VAE_V12, VAE_V13, describe
+from ...checkpoint.opening import CLIP_PARTS, VAE_PARTS, Checkpoint, checkpoint_of
 from ...checkpoint.readers import LoadedTensors
 from ...checkpoint.reading import one_line
 from ...text.t5_config import EMBEDDING, GATED, TIED_EMBEDDING
 from ...text.tokens import VOCABULARY
 from ...vae.recognition import Recipe, recognise, temporal_names
 from ..text.clip import clip_of
+from ..text.clip_l import ClipL, clip_l_of
 from ..vae.vae import OpenSoraVAE
 
 StateDict = Mapping[str, Tensor]
@@ -55,7 +56,7 @@ def vae_recipe(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Rec
     """
     if not any(mark in name for name in state_dict for mark in (ONLY_V12, ONLY_V13)):
         return None
-    checkpoint = _in_memory(state_dict, metadata)
+    checkpoint = _in_memory(state_dict, metadata, "The VAE file", VAE_PARTS)
     if checkpoint.kind not in (VAE_V12, VAE_V13) and not temporal_names(checkpoint.shapes):
         return None
     with _naming("Open-Sora Load VAE"):
@@ -64,9 +65,11 @@ def vae_recipe(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Rec
     return recipe
 
 
-def _in_memory(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Checkpoint:
+def _in_memory(
+    state_dict: StateDict, metadata: Mapping[str, str] | None, name: str, parts: Sequence[str]
+) -> Checkpoint:
     source = LoadedTensors({name: value for name, value in state_dict.items() if isinstance(value, Tensor)})
-    return checkpoint_of(Path("The VAE file"), (source,), dict(metadata or {}), VAE_PARTS)
+    return checkpoint_of(Path(name), (source,), dict(metadata or {}), parts)
 
 
 def become_ours(vae: comfy.sd.VAE, recipe: Recipe, **options: Any) -> None:
@@ -90,11 +93,24 @@ def text_encoder(
 ) -> comfy.sd.CLIP | None:
     """The CLIP where core was given our T5; None for any other text encoders.
 
-    Raises ValueError for one of ours that is damaged, or given together with others.
+    Raises ValueError for one of ours that is damaged, or given together with others than CLIP-L.
     """
-    if not any(is_our_t5(each) for each in state_dicts):
+    others = [each for each in state_dicts if not is_our_t5(each)]
+    if len(others) == len(state_dicts):
         return None
     with _naming("Open-Sora Load Text Encoder"):
-        if len(state_dicts) > 1:
-            raise ValueError("One of these text encoders is a T5 of a size that ComfyUI cannot combine with others.")
-        return clip_of(state_dicts[0], "The text encoder", dict(model_options or {}), disable_dynamic)
+        clip_l = _only_clip_l(others) if len(state_dicts) > 1 else None
+        t5 = next(each for each in state_dicts if is_our_t5(each))
+        return clip_of(t5, "The text encoder", dict(model_options or {}), disable_dynamic, clip_l)
+
+
+def _only_clip_l(others: Sequence[StateDict]) -> ClipL:
+    """The encoder that stands beside our T5, which ComfyUI's own classes for pairs would not take in its size."""
+    clips = [_in_memory(each, None, "the other one", CLIP_PARTS) for each in others]
+    reason = "CLIP-L is the only one for it"
+    if [each.kind for each in clips] == [CLIP]:
+        try:
+            return clip_l_of(clips[0], clips[0].load)
+        except ValueError as error:
+            reason = str(error).rstrip(".")
+    raise ValueError(f"One of these text encoders is a T5 of a size that ComfyUI cannot combine with others; {reason}.")

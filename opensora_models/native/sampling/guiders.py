@@ -25,6 +25,7 @@ from ...transformer.handing import own
 from ..model.base_model import OpenSoraBase, release_of
 from ..model.conds import PerFrame
 from ..model.written_back import writing_back
+from ..text.reaching import check_text
 
 GIVEN_LATENT = "opensora_given_latent"
 GIVEN_FRAMES = "opensora_given_frames"
@@ -102,6 +103,7 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
 
     def set_conds(self, positive: Conditioning, negative: Conditioning) -> None:
         """Given frames of the positive conditioning are put into the other rows as well."""
+        check_text(self.model_patcher, positive, negative)
         given = given_values(positive)
         self.has_given = bool(given)
         rows = {Branch.PROMPT.value: positive, Branch.NOTHING.value: negative}

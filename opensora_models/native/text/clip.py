@@ -155,7 +155,11 @@ def clip_target(weights: Weights, config: T5Config, prefix: str = "") -> comfy.s
 
 
 def clip_of(
-    state_dict: Mapping[str, Tensor], name: str, options: dict[str, Any], disable_dynamic: bool = False
+    state_dict: Mapping[str, Tensor],
+    name: str,
+    options: dict[str, Any],
+    disable_dynamic: bool = False,
+    clip_l: ClipL | None = None,
 ) -> comfy.sd.CLIP:
     """The CLIP of weights that ComfyUI has read; ``name`` stands for the file in the ValueError of a wrong one."""
     checkpoint = checkpoint_of(Path(name), (LoadedTensors(state_dict),), {}, ())
@@ -163,7 +167,7 @@ def clip_of(
         config = t5_config(checkpoint.shapes, name)
         _expect_complete(checkpoint, config)
         weights = {own: state_dict[key] for key in sorted(state_dict) if (own := encoder_name(key))}
-        return build_clip(weights, config, options, disable_dynamic)
+        return build_clip(weights, config, options, disable_dynamic, clip_l)
 
 
 def _load_patcher(
