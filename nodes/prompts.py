@@ -160,7 +160,7 @@ class PromptRequest(OpenSoraNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        tasks = list(refinement.tasks())
+        tasks = list(refinement.tasks()) or [refinement.NO_TASK]
         return io.Schema(
             node_id="OSoraPromptRequest",
             display_name="Open-Sora Prompt Request",

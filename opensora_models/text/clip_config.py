@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..checkpoint.counting import count_blocks
 from ..checkpoint.reading import LONGEST_FILE_NAME, quoted
@@ -53,9 +54,9 @@ def encoder_name(name: str) -> str | None:
     return name if is_number else None
 
 
-def clip_config(shapes: Mapping[str, Shape], file: str) -> ClipConfig:
+def clip_config(shapes: Mapping[str, Shape], file: str | Path) -> ClipConfig:
     """Config of the encoder with these weight shapes. Raises ValueError naming ``file`` for another kind of CLIP."""
-    name = quoted(file, LONGEST_FILE_NAME)
+    name = quoted(Path(file).name, LONGEST_FILE_NAME)
     if any("transformer.resblocks." in key for key in shapes):
         raise ValueError(f"{name} is a CLIP in OpenCLIP's form, such as CLIP-G or CLIP-H; expected {EXPECTED}.")
     missing = [key for key in (TOKENS, POSITIONS, INNER) if key not in shapes]

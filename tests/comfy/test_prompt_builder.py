@@ -86,3 +86,22 @@ def test_one_fault_marks_no_other_widget(executor: Executor, version: str, fault
     if not marked:
         with pytest.raises(NodeError, match=fault):
             executor.run(prompt)
+
+
+def test_nodes_are_listed_without_instructions(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opensora.nodes.prompts import PromptRequest
+    from opensora.opensora_models.text import refinement
+
+    (tmp_path / "empty.md").write_text("nothing here")
+    monkeypatch.setattr(refinement, "INSTRUCTIONS", tmp_path / "empty.md")
+    refinement.tasks.cache_clear()
+    try:
+        info = PromptRequest.GET_NODE_INFO_V1()
+        assert info["input"]["required"]["task"][1]["options"] == [refinement.NO_TASK]
+        request = {"class_type": "OSoraPromptRequest", "inputs": {"task": refinement.NO_TASK, "prompt": "a cat"}}
+        with pytest.raises(NodeError, match="no instructions for a language model"):
+            executor.run({"request": request}, ("request", 0))
+    finally:
+        refinement.tasks.cache_clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from opensora.opensora_models.text import refinement, segments, wording
@@ -127,3 +129,31 @@ def test_answers() -> None:
     assert refinement.answer("<think>never ends") == ""
     assert refinement.answer('"Hi," she says, "you."') == '"Hi," she says, "you."'
     assert refinement.answer("plain") == "plain"
+
+
+@pytest.mark.parametrize("content", [b"", b"no heading at all\n", b"#refine without space", b"\xff\xfe\x00", None])
+def test_instructions_without_a_section_are_said(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "prompt_writer.md"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(refinement, "INSTRUCTIONS", path)
+    refinement.tasks.cache_clear()
+    try:
+        assert refinement.tasks() == {}
+        with pytest.raises(ValueError, match="prompt_writer.md has no section; begin each with a line such as '# refi"):
+            refinement.request(refinement.NO_TASK, "a cat")
+    finally:
+        refinement.tasks.cache_clear()
+
+
+def test_instructions_with_a_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "prompt_writer.md"
+    path.write_text("# refine\n\nDo it: {prompt}", encoding="utf-8-sig")
+    monkeypatch.setattr(refinement, "INSTRUCTIONS", path)
+    refinement.tasks.cache_clear()
+    try:
+        assert refinement.request("refine", " x ") == "Do it: x"
+    finally:
+        refinement.tasks.cache_clear()
