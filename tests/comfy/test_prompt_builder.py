@@ -104,4 +104,6 @@ def test_nodes_are_listed_without_instructions(
         with pytest.raises(NodeError, match="no instructions for a language model"):
             executor.run({"request": request}, ("request", 0))
     finally:
+        monkeypatch.undo()
         refinement.tasks.cache_clear()
+        PromptRequest.GET_NODE_INFO_V1()  # the class keeps the schema it was last asked for
