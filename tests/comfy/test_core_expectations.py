@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 
-VERSIONS = ("1.2", "1.3")
+VERSIONS = ("1.2", "1.3", "2.0")
 
 
 @pytest.fixture(scope="module", params=VERSIONS)

@@ -60,14 +60,19 @@ def around_latents(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return out
 
 
+def tokens_in(args: dict[str, Any]) -> dict[str, Any]:
+    """What a block gives: its tokens, in 2.0's double blocks those of the text too."""
+    return {name: args[name] for name in ("img", "txt") if name in args}
+
+
 def replacing(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    out = copies({"img": extra["original_block"](args)["img"]})
+    out = copies(tokens_in(extra["original_block"](args)))
     spoil(args)
     return out
 
 
 def following(args: dict[str, Any]) -> dict[str, Any]:
-    out = {"img": args["img"].clone()}
+    out = copies(tokens_in(args))
     spoil(args)
     return out
 
@@ -123,7 +128,7 @@ class Run:
         self.model, self.noise = model, randn(*empty(version).shape, seed=5)
         self.latent = randn(*empty(version).shape, seed=6)
         self.positive, self.negative = conditioning(9), conditioning(4, seed=2)
-        if version == "1.3":
+        if version != "1.2":
             self.positive = guiders.with_given_frames(self.positive, randn(1, CHANNELS[version], 5, 8, 10, seed=7), [0])
         self.mask = torch.rand(1, 1, 5, 8, 10, generator=torch.Generator().manual_seed(8))
         self.inputs = (self.noise, self.latent, self.positive, self.negative, self.mask)
@@ -146,7 +151,7 @@ class Run:
             )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["1.2", "1.3"])
+@pytest.fixture(scope="module", params=["1.2", "1.3", "2.0"])
 def run(comfy: Path, tiny_models: Path, request: pytest.FixtureRequest) -> Run:
     with torch.inference_mode():
         return Run(load(tiny_models, request.param), request.param)

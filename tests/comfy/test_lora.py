@@ -23,6 +23,13 @@ LAYERS = {
     "spatial_blocks.1.scale_shift_table": (6, WIDTH),
     "t_block.1": (6 * WIDTH, WIDTH),
 }
+LAYERS_OF_2 = {
+    "double_blocks.0.img_attn.q_proj": (64, 64),
+    "double_blocks.1.txt_mlp.2": (64, 256),
+    "single_blocks.1.v_mlp": (320, 64),
+    "cond_in": (64, 68),
+}
+OF = {"1.2": LAYERS, "2.0": LAYERS_OF_2}
 
 Tensors = dict[str, Tensor]
 
@@ -85,10 +92,10 @@ POINTS = (
 UNDERLINES = ("lycoris_", "lora_transformer_", "lora_unet_")
 
 
-def written(kind: str, prefix: str, default: bool = False) -> Tensors:
-    """A LoRA of one kind for all LAYERS; ``default`` puts in PEFT's adapter name, as its own files have it."""
+def written(kind: str, prefix: str, default: bool = False, layers: dict[str, tuple[int, int]] = LAYERS) -> Tensors:
+    """A LoRA of one kind for all layers; ``default`` puts in PEFT's adapter name, as its own files have it."""
     found = {}
-    for number, (layer, (rows, columns)) in enumerate(LAYERS.items()):
+    for number, (layer, (rows, columns)) in enumerate(layers.items()):
         name = prefix + (layer.replace(".", "_") if prefix in UNDERLINES else layer)
         for ending, tensor in KINDS[kind](rows, columns, 10 * number).items():
             first, *rest = ending.split(".")
@@ -128,15 +135,22 @@ def patched_weights(model: Any, lora: Tensors) -> Tensors:
         }
 
 
+@pytest.fixture(scope="module")
+def models(model: Any, tiny_models: Path) -> dict[str, Any]:
+    return {"1.2": model, "2.0": load(tiny_models, "2.0")}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_prefix_gives_what_the_core_name_gives(model: Any, kind: str) -> None:
-    want = patched_weights(model, written(kind, "diffusion_model."))
+@pytest.mark.parametrize("version", OF)
+def test_every_prefix_gives_what_the_core_name_gives(models: dict[str, Any], version: str, kind: str) -> None:
+    model, layers = models[version], OF[version]
+    want = patched_weights(model, written(kind, "diffusion_model.", layers=layers))
     weights = model.model.state_dict()
-    assert want.keys() == {f"diffusion_model.{layer}.weight" for layer in LAYERS}
+    assert want.keys() == {f"diffusion_model.{layer}.weight" for layer in layers}
     assert all(relative(tensor, weights[key]) > 1e-3 for key, tensor in want.items())
     for prefix in (*POINTS, *UNDERLINES):
         for default in (False, True):
-            got = patched_weights(model, written(kind, prefix, default))
+            got = patched_weights(model, written(kind, prefix, default, layers))
             assert got.keys() == want.keys(), (prefix, default)
             assert all(torch.equal(got[key], want[key]) for key in want), (prefix, default)
 
@@ -213,19 +227,20 @@ SAME_IN_BYPASS = ("lora, kohya", "lora, PEFT", "lora, mochi", "lora, diffusers",
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bypass_mode_reaches_every_layer_tables_included(model: Any, kind: str) -> None:
+@pytest.mark.parametrize("version", OF)
+def test_bypass_mode_reaches_every_layer_tables_included(models: dict[str, Any], version: str, kind: str) -> None:
     import comfy.sd
 
-    apply, lora = bypass_loader(), written(kind, "transformer.")
+    model, apply, lora = models[version], bypass_loader(), written(kind, "transformer.", layers=OF[version])
     if refused_by_core(kind):
         pytest.skip("core's own bypass of this kind fails on every linear layer")
     patched, _ = comfy.sd.load_lora_for_models(model, None, dict(lora), 0.7, 0.0)
     bypassed, _ = apply(model, None, dict(lora), 0.7, 0.0)
-    plain, want, got = (sample(each, empty("1.2", 2), steps=1) for each in (model, patched, bypassed))
+    plain, want, got = (sample(each, empty(version, 2), steps=1) for each in (model, patched, bypassed))
     assert got.isfinite().all() and relative(got, plain) > 1e-3
     if kind in SAME_IN_BYPASS:
         assert relative(got, want) < 1e-4
-    assert torch.equal(sample(model, empty("1.2", 2), steps=1), plain), "the layers came back"
+    assert torch.equal(sample(model, empty(version, 2), steps=1), plain), "the layers came back"
 
 
 def test_bypass_of_a_table_alone_is_exact(model: Any) -> None:
@@ -243,7 +258,7 @@ TRAININGS = (("LoRA", False), ("LoRA", True), ("LoKr", True), ("LoHa", False), (
 
 
 @pytest.mark.parametrize(("algorithm", "bypass"), TRAININGS)
-@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("version", ["1.2", "1.3", "2.0"])
 def test_train_loras_own_output_loads_everywhere(
     comfy: Path, tiny_models: Path, version: str, algorithm: str, bypass: bool
 ) -> None:
@@ -267,7 +282,7 @@ def test_train_loras_own_output_loads_everywhere(
             **{name: [value] for name, value in settings.items()},
         ).result  # fmt: skip
     assert steps == 2 and len(losses["loss"]) == 2
-    tables = [name for name in lora if "scale_shift_table" in name]
+    tables = [name for name in lora if "scale_shift_table" in name or ".modulation.lin" in name]
     assert tables and any(lora[name].abs().max() > 0 for name in tables)
     plain = sample(model, empty(version, 2), steps=1)
     for apply in loaders:

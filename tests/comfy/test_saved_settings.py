@@ -16,6 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from opensora.opensora_models.checkpoint.settings import NAME
+from opensora.opensora_models.mmdit import keys as mmdit_keys
+from opensora.opensora_models.mmdit import settings as mmdit_settings
+from opensora.opensora_models.mmdit.config import MMDiTConfig
+from opensora.opensora_models.mmdit.config import config_from_shapes as mmdit_config
+from opensora.opensora_models.mmdit.network import MMDiT
 from opensora.opensora_models.stdit3.config import XL_V12, XL_V13, STDiT3Config, config_from_shapes
 from opensora.opensora_models.stdit3.keys import to_checkpoint_key
 from opensora.opensora_models.stdit3.network import STDiT3
@@ -28,7 +33,7 @@ from opensora.opensora_models.vae.file_settings import options_of, saved_setting
 from opensora.opensora_models.vae.image import ImageConfig
 from opensora.opensora_models.vae.recognition import causal_config, image_config, temporal_config
 from opensora.opensora_models.vae.temporal import TemporalConfig
-from support.native import empty, randn, sample
+from support.native import conditioning, empty, randn, sample
 from support.pack import PACK_ROOT
 from support.saving import saved
 
@@ -46,6 +51,18 @@ OTHER_VALUES: dict[type, tuple[Any, dict[str, Any]]] = {
             "caption_channels": 32, "model_max_length": 20, "input_sq_size": 256, "patch_size": (1, 1, 2),
             "qk_norm": False, "pred_sigma": False, "kernel_size": (4, 2, 3), "use_spatial_rope": False,
             "skip_temporal": True,
+        },
+    ),
+    MMDiTConfig: (
+        MMDiTConfig(
+            in_channels=16, vec_in_dim=12, context_in_dim=20, hidden_size=48, num_heads=2, depth=1,
+            depth_single_blocks=1, axes_dim=(4, 10, 10),
+        ),
+        {
+            "in_channels": 32, "vec_in_dim": 8, "context_in_dim": 16, "hidden_size": 96, "mlp_ratio": 2.5,
+            "num_heads": 1, "depth": 2, "depth_single_blocks": 3, "axes_dim": (8, 8, 8), "theta": 500.0,
+            "qkv_bias": False, "guidance_embed": True, "cond_embed": False, "fused_qkv": True, "patch_size": 1,
+            "rotation": "interleaved", "round_time": False,
         },
     ),
     CausalConfig: (
@@ -89,6 +106,9 @@ def read_again(config: Any) -> Any:
         if isinstance(config, STDiT3Config):
             shapes = {to_checkpoint_key(name): shape for name, shape in shapes_of(STDiT3(config)).items()}
             return complete(config_from_shapes(shapes), saved_model_settings(config))
+        if isinstance(config, MMDiTConfig):
+            shapes = {mmdit_keys.to_checkpoint_key(name): shape for name, shape in shapes_of(MMDiT(config)).items()}
+            return mmdit_settings.complete(mmdit_config(shapes), mmdit_settings.saved_settings(config))
         if isinstance(config, T5Config):
             return t5_config({EMBEDDING: (config.vocab_size, config.d_model), **encoder_shapes(config)}, "file")
         if isinstance(config, CausalConfig):
@@ -114,6 +134,8 @@ def test_every_field_comes_back_from_shapes_or_settings(kind: type) -> None:
             changes |= {"kernel_size": None, "use_spatial_rope": False, "in_channels": 4}
         if name == "qk_norm":
             start = replace(XL_V12, hidden_size=144, num_heads=2, depth=1)  # 1.3 cannot be read without these norms
+        if kind is MMDiTConfig and name in ("hidden_size", "num_heads"):
+            changes |= {"axes_dim": (8, 20, 20)}
         changed = replace(start, **changes)
         assert changed != start and read_again(changed) == changed, name
 
@@ -136,6 +158,8 @@ def files(comfy: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFacto
     odd: dict[str, dict[str, Any]] = {
         "random-v1.3.safetensors": {"kernel_size": [2, 3, -1], "use_spatial_rope": False, "input_sq_size": 256},
         "random-v1.2.safetensors": {"input_sq_size": 128},
+        "random-v2.0.safetensors": {"use_liger_rope": False, "theta": 500, "axes_dim": [8, 12, 12]},
+        "random-v2.0-hc.safetensors": {"round_time": False},
         "random-vae-v1.3.safetensors": {"groups": 16, "overlap": False, "normalization": "video_5frames"},
         "random-vae-v1.2.safetensors": {"image_groups": 8, "temporal_groups": 2},
     }
@@ -162,6 +186,7 @@ def core_knows(comfy: Path) -> Iterator[None]:
 
 VAES = [f"{kind}-vae-v{version}" for version in VERSIONS for kind in ("opensora-tiny", "random", "odd-random")]
 MODELS = [f"{kind}-v{version}" for version in VERSIONS for kind in ("opensora-tiny", "random", "odd-random")]
+MODELS += [f"{kind}-v{version}" for version in ("2.0", "2.0-hc") for kind in ("random", "odd-random")]
 TEXTS = ["opensora-tiny-t5", "random-t5"]
 
 
@@ -193,11 +218,12 @@ def pictures(vae: Any) -> tuple[Tensor, Tensor]:
 
 def video(model: Any) -> Tensor:
     """A small clip of this MODEL."""
-    from opensora.opensora_models.native.model.stdit3_model import opensora_config
+    from opensora.opensora_models.native.model.base_model import release_of
 
-    config = opensora_config(model)
-    text = [[randn(1, 5, config.caption_channels, seed=2), {}]]
-    return sample(model, empty(config.version), text, text, steps=2)
+    text = conditioning(5, seed=2)
+    if model.model.opensora.hidden_size not in (64, 96):  # the demo's, another width of text
+        text = [[randn(1, 5, model.model.opensora.caption_channels, seed=2), {}]]
+    return sample(model, empty(release_of(model).id, 3, 4, 6), text, text, steps=2)
 
 
 def states(clip: Any) -> Tensor:
@@ -253,6 +279,16 @@ def test_model_save(core_knows: None, name: str, files: dict[str, Path]) -> None
     with torch.inference_mode():
         core = comfy.sd.load_diffusion_model(str(path))
     assert torch.equal(video(core), expected)
+
+
+def test_the_rotation_that_was_chosen_is_saved(files: dict[str, Path]) -> None:
+    from opensora.opensora_models.checkpoint.settings import Choices
+
+    plain = model_of(files["random-v2.0.safetensors"])
+    chosen = model_of(files["random-v2.0.safetensors"], choices=Choices(rotation="interleaved"))
+    assert not torch.equal(video(plain), video(chosen))
+    again = model_of(saved("ModelSave", "diffusion_models/rotation", model=chosen))
+    assert again.model.opensora == chosen.model.opensora and torch.equal(video(again), video(chosen))
 
 
 def test_choices_of_the_loader_are_saved(files: dict[str, Path]) -> None:

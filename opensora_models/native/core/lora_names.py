@@ -20,8 +20,11 @@ logger = logging.getLogger("opensora")
 
 MARK = "opensora_original"  # attribute on the wrapper: the function it replaced
 CORE_PREFIX = "diffusion_model."
-OPEN_SORA = (f"{CORE_PREFIX}fps_embedder.mlp.0", f"{CORE_PREFIX}y_embedder.y_proj.fc1")
-"""Two layers that only Open-Sora has, as core names them."""
+OPEN_SORA = (
+    (f"{CORE_PREFIX}fps_embedder.mlp.0", f"{CORE_PREFIX}y_embedder.y_proj.fc1"),
+    (f"{CORE_PREFIX}cond_in", f"{CORE_PREFIX}txt_in"),
+)
+"""Two layers of each network that only Open-Sora has together, as core names them: of 1.2 and 1.3, and of 2.0."""
 
 # No layer of Open-Sora begins with one of these.
 HOLDERS = frozenset({"base_model", "model", "module", "transformer", "diffusion_model", "unet", "_orig_mod"})
@@ -45,7 +48,7 @@ def register() -> None:
 
     @functools.wraps(original)
     def load_lora(lora: Mapping[str, Tensor], to_load: Mapping[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if not all(name in to_load for name in OPEN_SORA):
+        if not any(all(name in to_load for name in layers) for layers in OPEN_SORA):
             return original(lora, to_load, *args, **kwargs)
         patches = original(renamed(lora, to_load), to_load, *args, **kwargs)
         if lora and not patches:

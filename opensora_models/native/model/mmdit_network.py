@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -18,14 +17,13 @@ from ...mmdit.network import MMDiT
 from ...mmdit.upstream import UpstreamHeads
 from ...transformer.handing import own
 from ..memory import check_forward_fits
+from .clip_layout import ClipLayout
 from .fused_heads import FusedHeads
 from .unplaced import unplaced, warn_once
 from .wrappers import separated
 
-logger = logging.getLogger("opensora")
 
-
-class NativeMMDiT(MMDiT):
+class NativeMMDiT(ClipLayout, MMDiT):
     """The network inside ComfyUI's MODEL; ComfyUI constructs it from ``unet_config`` and calls ``forward``."""
 
     def __init__(

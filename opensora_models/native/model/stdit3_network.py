@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from ...stdit3.network import GivenFrames, STDiT3
 from ...transformer.arithmetic import UpstreamArithmetic
 from ...transformer.handing import own
 from ..memory import activation_bytes, check_forward_fits
+from .clip_layout import ClipLayout
 from .conds import from_fixed
 from .frame_masks import active_at
 from .fused import FusedArithmetic
@@ -25,10 +25,8 @@ from .tables import as_linear
 from .unplaced import unplaced, warn_once, without_halves
 from .wrappers import separated
 
-logger = logging.getLogger("opensora")
 
-
-class NativeSTDiT3(STDiT3):
+class NativeSTDiT3(ClipLayout, STDiT3):
     """The network inside ComfyUI's MODEL; ComfyUI constructs it from ``unet_config`` and calls ``forward``."""
 
     def __init__(
@@ -52,13 +50,6 @@ class NativeSTDiT3(STDiT3):
         self.dtype = dtype
         self.in_channels = opensora.in_channels  # core's Renorm CFG reads it
         self._said: set[str] = set()
-
-    def to(self, *args: Any, **kwargs: Any) -> NativeSTDiT3:
-        """As in PyTorch, but ``--force-channels-last`` is left out: it is a layout of pictures, not of clips."""
-        if kwargs.get("memory_format") is torch.channels_last:
-            logger.info("--force-channels-last does nothing for Open-Sora: its one convolution reads clips.")
-            kwargs = {name: value for name, value in kwargs.items() if name != "memory_format"}
-        return super().to(*args, **kwargs) if args or kwargs else self
 
     def forward(  # type: ignore[override]  # ComfyUI's arguments, not the network's
         self,
