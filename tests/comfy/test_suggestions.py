@@ -110,12 +110,13 @@ def test_shapes_of_resolution_classes() -> None:
     assert follows(lambda ratio: sizes.image_size("256", ratio), "0.31234", str)
 
 
-def reference_values(good: GoodInputs, version: str, **changed: Any) -> dict[str, Any]:
-    channels = frames.LATENT_CHANNELS[version]
+def reference_values(good: GoodInputs, version: str, length: int = 15, **changed: Any) -> dict[str, Any]:
+    """Good values of the Reference node for a clip of ``length`` latent frames of a release."""
+    latents = releases.RELEASES[version].latents
     values = {**good.for_node(NODE["OSoraReference"]), "second_image": None, "latent": None, "references": None}
     return {
         **values,
-        "clip_latent": {"samples": torch.zeros(1, channels, 15, 2, 2)},
+        "clip_latent": {"samples": torch.zeros(1, latents.channels, length, 2, 2), "opensora_release": version},
         "vae": Encoder(version),
         **changed,
     }
@@ -125,18 +126,16 @@ class Encoder:
     """Takes the place of a VAE: right lengths, no work."""
 
     def __init__(self, version: str) -> None:
-        self.version = version
+        self.latents = releases.RELEASES[version].latents
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        size = frames.latent_size(self.version, pictures.shape[0], pictures.shape[1], pictures.shape[2])
-        count = frames.latent_frames(self.version, pictures.shape[0])
-        return torch.zeros(1, frames.LATENT_CHANNELS[self.version], count, *size[1:])
+        return torch.zeros(1, self.latents.channels, *self.latents.cells(*pictures.shape[:3]))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return latents
 
 
-@pytest.mark.parametrize("version", frames.VERSIONS)
+@pytest.mark.parametrize("version", releases.RELEASES)
 @pytest.mark.parametrize("available", [1, 5, 17, 30, 33, 34, 51])
 def test_frames_of_a_reference(good: GoodInputs, version: str, available: int) -> None:
     clip = torch.zeros(available, 16, 16, 3)
@@ -146,7 +145,54 @@ def test_frames_of_a_reference(good: GoodInputs, version: str, available: int) -
             follows(lambda n: NODE["OSoraReference"].execute(**{**values, "frames": n}), number)  # noqa: B023
 
 
-@pytest.mark.parametrize("version", frames.VERSIONS)
+@pytest.mark.parametrize("version", ["2.0", "2.0 high compression"])
+def test_references_that_leave_nothing_to_make(good: GoodInputs, version: str) -> None:
+    """A clip that fills what is to be made, clips too short for references, and strengths where there are none."""
+    take, followed = releases.RELEASES[version].given.takes[1], 0
+    for length in (2, 3, 5, 8, 9, 16, 17, 30):
+        for placement in ("extend forwards", "extend backwards", "connect two clips"):
+            pictures = torch.zeros(take + 3, 16, 16, 3)
+            values = reference_values(good, version, length, image=pictures, second_image=pictures, placement=placement)
+            followed += follows(lambda n: NODE["OSoraReference"].execute(**{**values, "frames": n}), take)  # noqa: B023
+    assert followed > 12
+    rules = releases.RELEASES[version].latents.lengths
+    assert follows(
+        lambda n: NODE["OSoraReference"].execute(
+            **reference_values(good, version, rules.counting.latents(n), image=torch.zeros(1, 16, 16, 3))
+        ), 1, lambda text: int(text.removesuffix(" frames")),
+    )  # fmt: skip
+    for strength in (0.3, 1.0):
+        values = reference_values(good, version, image=torch.zeros(1, 16, 16, 3))
+        assert follows(lambda n: NODE["OSoraReference"].execute(**{**values, "strength": n}), strength, float)  # noqa: B023
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.0 high compression"])
+def test_methods_and_strategies_of_given_frames(version: str) -> None:
+    samples = torch.zeros(1, releases.RELEASES[version].latents.channels, 12, 2, 2)
+    reference = references.Reference(samples[0, :, :9], release=version)
+    values = {
+        "references": ReferenceChain((reference,)),
+        "latent": {"samples": samples, "opensora_release": version},
+        "method": "automatic", "mask_strategy": "", "align": True,
+    }  # fmt: skip
+    check = NODE["OSoraPlaceReferences"].check_early
+    assert follows(lambda method: check(**{**values, "method": method}), "frame mask", str)
+    for ratio in ("0.5", "1"):
+        assert follows(lambda n: check(**{**values, "mask_strategy": f"0,0,0,0,1,{n}"}), ratio, str)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.0 high compression"])
+def test_overlaps_with_references(version: str) -> None:
+    from opensora.opensora_models.native.sampling.clips import ClipSize
+    from opensora.opensora_models.native.sampling.long_video import _check_something_is_made
+
+    clip = ClipSize(releases.RELEASES[version], 16, 16, 33, 12)
+    for filled in ((11,), (8, 9, 10, 11), (0, 11), (2, 3), tuple(range(2, 12)), tuple(range(1, 12))):
+        for number in range(1, 12):
+            follows(lambda n: _check_something_is_made(clip, filled, n), number)  # noqa: B023
+
+
+@pytest.mark.parametrize("version", releases.RELEASES)
 def test_number_of_keyframes(good: GoodInputs, version: str) -> None:
     for number in range(1, 40):
         follows(
@@ -174,7 +220,7 @@ def test_fields_of_a_mask_strategy() -> None:
     assert said and "connect" in said and "nearest" not in said
 
 
-@pytest.mark.parametrize("version", frames.VERSIONS)
+@pytest.mark.parametrize("version", releases.RELEASES)
 def test_overlap_of_segments(version: str) -> None:
     for length in (1, 2, 5, 7, 10, 15, 35):
         for number in whole_numbers(6, count=20):
@@ -291,7 +337,7 @@ SWEPT = {
     "opensora_models/text/wording.py": wording,
     "opensora_models/vae/guards.py": guards,
     "opensora_models/vae/statistics.py": statistics,
-    "opensora_models/native/sampling/long_video.py": "test_segments_of_references",
+    "opensora_models/native/sampling/long_video.py": "test_segments_of_references, test_overlaps_with_references",
     "opensora_models/native/sampling/clips.py": "test_sampling_objects.py holds denoise; other sentences only tell",
     "nodes/size.py": "test_shapes_of_resolution_classes",
     "nodes/door.py": "test_door.py sweeps all nodes",

@@ -192,9 +192,10 @@ def _check_something_is_made(clip: ClipSize, frames: Sequence[int], overlap: int
     rules, length = clip.known_release.given, clip.latent_frames
     free = [frame for frame in range(length) if frame not in frames]
     if not rules.frame_mask and free and free[-1] < overlap:
+        best = f"the nearest good value is {free[-1]}" if free[-1] else "give fewer frames of the references"
         raise ValueError(
             f"References and an overlap of {overlap} fill all {length} latent frames of a segment, so nothing is left "
-            f"to make; the nearest good value is {max(1, free[-1])}."
+            f"to make; {best}."
         )
 
 
@@ -229,7 +230,8 @@ def _parts(inputs: Inputs, video: LongVideo) -> dict[str, Any]:
         "video": replace(video, segments=0),
         "segments": ends,
         "references": list(references),
-        "latent": inputs.latent,
+        # The release is the model's, whatever a latent says.
+        "latent": marked(inputs.latent, None),
         "positive": inputs.positive,
         "negative": inputs.negative,
         "model": inputs.model,
