@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from support.comfyui import COLLECTOR, NodeError
 
@@ -44,18 +44,18 @@ def test_words_of_a_release_go_on_once(comfy: Path, settings: dict[str, Any], pr
     assert once == prompt == built(**{**settings, "prompt": once})
 
 
-def test_the_model_decides(comfy: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from opensora.opensora_models.releases.known import release_named
+def test_the_model_decides(comfy: Path, tiny_models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from comfy.model_patcher import ModelPatcher
 
-    model = SimpleNamespace(model=SimpleNamespace(release=release_named("2.0")))
-    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, logger="opensora"):
-        from opensora.nodes import door
+    from opensora.opensora_models.native.model.loading import load_model
 
-        patch.setattr(door, "wrong_on_wire", lambda *_: None)
+    model = load_model(tiny_models / "diffusion_models" / "random-v2.0.safetensors")
+    with caplog.at_level(logging.INFO, logger="opensora"):
         assert built(version="1.2", model=model) == "raining, sea. 24 FPS. 4 motion score."
-        assert "The MODEL is Open-Sora 2.0, so the version 1.2 of the menu is not used" in caplog.text
-        with pytest.raises(ValueError, match="not an Open-Sora diffusion model"):
-            built(model=SimpleNamespace(model=None))
+    assert "The MODEL is Open-Sora 2.0, so the version 1.2 of the menu is not used" in caplog.text
+    other = ModelPatcher(torch.nn.Linear(1, 1), load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="not an Open-Sora diffusion model"):
+        built(model=other)
 
 
 def test_what_a_release_has_no_words_for_is_told(comfy: Path, caplog: pytest.LogCaptureFixture) -> None:

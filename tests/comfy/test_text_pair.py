@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,13 +44,11 @@ def alone(comfy: Path, tiny_models: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def model(comfy: Path) -> Any:
-    """What Text Encode asks of a 2.0 MODEL."""
-    from opensora.opensora_models.mmdit.config import MMDiTConfig
-    from opensora.opensora_models.releases.known import release_named
+def model(comfy: Path, tiny_models: Path) -> Any:
+    """The tiny MODEL of 2.0."""
+    from opensora.opensora_models.native.model.loading import load_model
 
-    config = MMDiTConfig(context_in_dim=WIDTH, vec_in_dim=POOLED)
-    return SimpleNamespace(model=SimpleNamespace(release=release_named("2.0"), opensora=config))
+    return load_model(tiny_models / "diffusion_models" / "random-v2.0.safetensors")
 
 
 def ids(clip: Any, t5: list[int], clip_l: list[int]) -> tuple[Tensor, Tensor]:
@@ -309,8 +306,11 @@ def test_damaged_clip_files(comfy: Path, tiny_models: Path, tmp_path: Path, chan
         encoders(tiny_models, clip_l=tmp_path / "clip.safetensors")
 
 
-def test_clip_missing_and_widths_are_said_before_encoding(pair: Any, alone: Any, model: Any) -> None:
+def test_clip_missing_and_widths_are_said_before_encoding(
+    pair: Any, alone: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from opensora.opensora_models.mmdit.config import MMDiTConfig
+    from opensora.opensora_models.native.text import encoding
     from opensora.opensora_models.native.text.encoding import check_clip
 
     with pytest.raises(ValueError, match="Open-Sora 2.0 reads CLIP-L beside T5.*choose clip_l.safetensors as clip_l_n"):
@@ -319,9 +319,9 @@ def test_clip_missing_and_widths_are_said_before_encoding(pair: Any, alone: Any,
         (MMDiTConfig(vec_in_dim=POOLED), "gives 64 numbers per token, but the MODEL reads 4096.*t5xxl_fp16"),
         (MMDiTConfig(context_in_dim=WIDTH), "16 numbers for the whole prompt, but the MODEL reads 768.*clip_l.safet"),
     ):
-        other = SimpleNamespace(model=SimpleNamespace(release=model.model.release, opensora=config))
+        monkeypatch.setattr(encoding, "opensora_config", lambda _, config=config: config)
         with pytest.raises(ValueError, match=words):
-            check_clip(pair, other)
+            check_clip(pair, model)
 
 
 class Other:

@@ -9,6 +9,7 @@ import comfy.conds
 import torch
 from torch import Tensor, nn
 
+from ...releases.encoded_text import check_encoded_for
 from ...releases.groups import SPATIAL_FACTOR
 from ...releases.printed_sizes import FRAME_RATE
 from ...sampling.schedule import IMAGE_FPS
@@ -41,6 +42,7 @@ class OpenSoraModel(OpenSoraBase):
         """
         noise, device = kwargs["noise"], kwargs["device"]
         self.check_latents(noise)
+        check_encoded_for(kwargs, self.release)
         height, width = kwargs.get("opensora_pixel_size") or (side * SPATIAL_FACTOR for side in noise.shape[-2:])
         fps = IMAGE_FPS if noise.shape[2] == 1 else float(kwargs.get("frame_rate") or FRAME_RATE)
         conds = {

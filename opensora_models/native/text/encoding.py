@@ -18,9 +18,10 @@ from ...text.segments import SEGMENT_KEY, PromptPart, is_segmented, split_prompt
 from ...text.t5_config import KNOWN_FILES
 from ...text.tokens import cut_message, limit_tokens
 from ..messages import tell
-from ..model.stdit3_model import null_text, opensora_config
+from ..model.base_model import opensora_config, release_of
+from ..model.stdit3_model import null_text
 from .clip_l import CLIP_KEY, T5_KEY
-from .reader import pooled_width, release_of_model, state_width, token_limit
+from .reader import pooled_width, state_width, token_limit
 from .t5_tokenizer import clip_ids, token_ids, unknown_words, words_of
 
 Conditioning = list[list[Any]]
@@ -68,7 +69,7 @@ def check_prompts(prompt: str, negative_prompt: str, model: Any | None) -> None:
     for text in (prompt, negative_prompt):
         split_prompt(text)
     if not negative_prompt.strip():
-        _expect_meaning_of_empty(model, release_of_model(model))
+        _expect_meaning_of_empty(model, release_of(model))
 
 
 def _expect_meaning_of_empty(model: Any | None, release: Release | None) -> None:
@@ -146,7 +147,7 @@ def null_conditioning(model: Any, positive: Conditioning) -> Conditioning:
 
     Raises ValueError for a MODEL that has none.
     """
-    release = release_of_model(model)
+    release = release_of(model)
     if release is not None and not release.text.learned_negative:
         raise ValueError(
             f"{release.title} has no learned text for no prompt: its negative is the encoded empty text; connect the "
@@ -167,7 +168,7 @@ def check_clip(clip: Any, model: Any | None = None) -> Release:
     """
     tokens = clip.tokenize("") if clip is not None else None  # a checkpoint without text encoder gives None
     names = list(tokens) if isinstance(tokens, dict) else []
-    release = release_of_model(model)
+    release = release_of(model)
     if release is None:
         release = OF_T5_AND_CLIP if {*names} == {T5_KEY, CLIP_KEY} else OF_T5_ALONE
         if release is OF_T5_AND_CLIP:
@@ -177,8 +178,7 @@ def check_clip(clip: Any, model: Any | None = None) -> Release:
                 level=logging.INFO,
             )
     _expect_encoders(names, release.text, release.title if model is not None or release.text.pooled else "Open-Sora")
-    config = opensora_config(model) if model is not None else None
-    config = config or getattr(getattr(model, "model", None), "opensora", None)
+    config = opensora_config(model)
     for part, wanted, what, file in (
         (T5_KEY, state_width(config), "numbers per token", KNOWN_FILES),
         ("clip_l", pooled_width(config), "numbers for the whole prompt", KNOWN_FILE),

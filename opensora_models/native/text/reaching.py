@@ -7,12 +7,12 @@ from typing import Any
 
 from ...releases.encoded_text import check_encoded_for, unlike_training
 from ..messages import tell
-from .reader import release_of_model
+from ..model.base_model import release_of
 
 
 def check_text(model: Any, *conditionings: Sequence[Any]) -> None:
     """Look at every entry of the conditionings a MODEL is to be sampled with. Raises ValueError."""
-    release = release_of_model(model)
+    release = release_of(model)
     if release is None:
         return
     for values in (entry[1] for conditioning in conditionings for entry in conditioning):

@@ -5,17 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ...releases.known import RELEASES, release_named
+from ...releases.known import release_named
 from ...releases.release import Release
 from ..messages import tell
-from ..model.stdit3_model import opensora_config
-
-
-def release_of_model(model: Any | None) -> Release | None:
-    """The release of a MODEL (``ModelPatcher``); None for no MODEL and one that is not Open-Sora's."""
-    config = opensora_config(model) if model is not None else None
-    found = getattr(getattr(model, "model", None), "release", None)
-    return found if isinstance(found, Release) else RELEASES[config.version] if config is not None else None
+from ..model.base_model import opensora_config, release_of
 
 
 def chosen_release(model: Any | None, version: str) -> Release:
@@ -25,7 +18,7 @@ def chosen_release(model: Any | None, version: str) -> Release:
     """
     if model is None:
         return release_named(version)
-    release = release_of_model(model)
+    release = release_of(model)
     if release is None:
         raise ValueError("The MODEL is not an Open-Sora diffusion model; load one with Open-Sora Load Model.")
     if release.id != version:
@@ -35,8 +28,7 @@ def chosen_release(model: Any | None, version: str) -> Release:
 
 def token_limit(model: Any | None, release: Release) -> int:
     """Tokens of a prompt; a 1.x model says it itself, in the length of its learned text."""
-    config = opensora_config(model) if model is not None else None
-    return getattr(config, "model_max_length", None) or release.text.limit
+    return getattr(opensora_config(model), "model_max_length", None) or release.text.limit
 
 
 def state_width(config: Any | None) -> int | None:
