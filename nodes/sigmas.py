@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models.native.sampling.clips import Latent, clip_shift, clip_sigmas, clip_size
+from ..opensora_models.native.sampling.clips import Latent, clip_shift, clip_sigmas, clip_size, picture_size
 from ..opensora_models.native.sampling.samplers import patch_shift
+from ..opensora_models.releases.known import IMAGE_STAGE
 from .door import OpenSoraNode
 
 PRECISIONS = {"exact": torch.float32, "as released (bfloat16)": torch.bfloat16}
+VIDEO = "video"
 CATEGORY = "Open-Sora/sampling"
 
 
@@ -25,20 +27,20 @@ def shift_inputs() -> list[io.Input]:
             max=20.0,
             step=0.05,
             advanced=True,
-            tooltip="Extra factor on the shift of 1.3 videos. The released value is 1; 1.2 and images ignore it.",
+            tooltip="Extra factor on the shift of 1.3 videos. The released value is 1; 1.2, 2.0 and images ignore it.",
         ),
         io.Boolean.Input(
             "count_frames",
             default=True,
             advanced=True,
-            tooltip="Off: 1.3 clips get the shift of a single image. 1.2 always counts its frames.",
+            tooltip="Off: 1.3 clips get the shift of a single image. 1.2 and 2.0 always count their frames.",
         ),
         io.Combo.Input(
             "rounding",
             options=list(PRECISIONS),
             default="exact",
             advanced=True,
-            tooltip="As released repeats the bfloat16 rounding of the original; exact is the published formula.",
+            tooltip="As released repeats the bfloat16 rounding of 1.2 and 1.3; exact is the published formula.",
         ),
     ]
 
@@ -56,9 +58,9 @@ class Sigmas(OpenSoraNode):
             "high noise.",
             search_aliases=["open-sora scheduler", "rectified flow schedule", "timestep transform"],
             inputs=[
-                io.Model.Input("model", tooltip="An Open-Sora model; its version decides how frames are counted."),
+                io.Model.Input("model", tooltip="An Open-Sora model; its version decides about the schedule."),
                 io.Latent.Input("latent", tooltip="The clip to be sampled; only its size and length are read."),
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps; released: 30."),
+                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps; released: 30, for 2.0 50."),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -71,9 +73,18 @@ class Sigmas(OpenSoraNode):
                     "discrete",
                     default=False,
                     advanced=True,
-                    tooltip="Round times to whole numbers of 1000 before the shift, an option of the original.",
+                    tooltip="Round times to whole numbers of 1000 before the shift, an option of 1.2 and 1.3.",
                 ),
                 *shift_inputs(),
+                io.Combo.Input(
+                    "stage",
+                    options=[VIDEO, IMAGE_STAGE],
+                    default=VIDEO,
+                    optional=True,
+                    advanced=True,
+                    tooltip=f"{IMAGE_STAGE}: the times of the picture that Flux makes before a video of 2.0; model and "
+                    "latent are then Flux's.",
+                ),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels, from 1 down to 0.")],
         )
@@ -89,9 +100,10 @@ class Sigmas(OpenSoraNode):
         transform_scale: float,
         count_frames: bool,
         rounding: str,
+        stage: str = VIDEO,
     ) -> io.NodeOutput:
         levels = clip_sigmas(
-            clip_size(latent, model),
+            picture_size(latent) if stage == IMAGE_STAGE else clip_size(latent, model),
             steps,
             denoise=denoise,
             discrete=discrete,
@@ -120,7 +132,9 @@ class ModelSampling(OpenSoraNode):
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the shift; use it in any sampler node."),
-                io.Float.Output(display_name="shift", tooltip="The shift that was set; 1 is a 512x512 image."),
+                io.Float.Output(
+                    display_name="shift", tooltip="The shift that was set; 1 is a 512x512 image, in 2.0 256x256."
+                ),
             ],
         )
 

@@ -3,79 +3,77 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models.native.memory import check_latents_fit
+from ..opensora_models.native.memory import card_bytes, check_latents_fit
 from ..opensora_models.native.messages import tell
 from ..opensora_models.native.sampling.clips import marked
-from ..opensora_models.releases import groups as frames
-from ..opensora_models.releases import printed_sizes as sizes
-from ..opensora_models.releases import stdit3_cost as cost
-from ..opensora_models.releases.groups import Version, check_length
-from ..opensora_models.releases.known import RELEASES
+from ..opensora_models.native.text.reader import chosen_release
+from ..opensora_models.releases.known import IMAGE_STAGE, RELEASES, STAGE_OF, release_named
+from ..opensora_models.releases.printed_sizes import MAX_SIDE, RESOLUTIONS
+from ..opensora_models.releases.release import Release
+from ..opensora_models.releases.shapes import ASPECT_RATIOS, SECONDS, frames_of, label_of, size_of, usable_size
+from ..opensora_models.releases.sizes import RESOLUTIONS as SQUARE_CLASSES
+from ..opensora_models.releases.sizes import check_size
+from ..opensora_models.sampling.effort import memory_sentences, picture_summary, summary
 from .door import OpenSoraNode
 
 IMAGE = "image"
 CUSTOM = "custom"
-LENGTHS = (IMAGE, *sizes.PRESET_LENGTHS, CUSTOM)
+LENGTHS = (IMAGE, *SECONDS, CUSTOM)
 MAX_FRAMES = 4097
-"""Half a minute more than the longest published clip, and a good length in every version."""
+"""Half a minute more than the longest published clip, and a good length in every version but the last."""
+DEFAULT_ASPECT = label_of("9:16")
+NO_MODEL = object()
+"""What stands for a MODEL where none is linked; a linked one is unknown before the graph runs."""
+LENGTH_RULES = ", ".join(f"{release.latents.lengths.rule} ({release.id})" for release in RELEASES.values())
+SIDE_RULES = ", ".join(f"{release.sizes.multiple} ({release.id})" for release in RELEASES.values())
 
 
-def shape_word(ratio: str) -> str:
-    """A word for a height:width ratio, because "9:16" alone is read as portrait by half of all people."""
-    height, width = (int(part) for part in ratio.split(":"))
-    return "square" if height == width else "wide" if height < width else "tall"
-
-
-def label_of(ratio: str) -> str:
-    """A height:width ratio as the menu shows it."""
-    return f"{ratio} ({shape_word(ratio)})"
-
-
-ASPECT_RATIOS = {label_of(ratio): ratio for ratio in sizes.aspect_ratios()}
-DEFAULT_ASPECT = "9:16 (wide)"
-
-
-def version_input() -> io.Combo.Input:
-    """The model version a number depends on."""
+def version_input(*more: str) -> io.Combo.Input:
+    """The release a number depends on, where no MODEL tells it."""
+    stage = f" {IMAGE_STAGE}: the picture that Flux makes before a video of 2.0." if IMAGE_STAGE in more else ""
     return io.Combo.Input(
         "version",
-        options=list(frames.VERSIONS),
+        options=[*RELEASES, *more],
         default="1.2",
-        tooltip="Open-Sora version of the model. 1.2: clips of 17·n frames, sizes in multiples of 8 pixels. "
-        "1.3: clips of 16·n + 1 frames, multiples of 16 pixels.",
+        tooltip=f"Open-Sora version of the model; not needed where MODEL is connected. Frames of a clip: 1 or "
+        f"{LENGTH_RULES}.{stage}",
     )
 
 
-def chosen_frames(version: Version, length: str, custom_frames: int) -> int:
+def model_input() -> io.Model.Input:
+    """The model whose release is meant."""
+    return io.Model.Input("model", optional=True, tooltip="The diffusion model; it decides about the version.")
+
+
+def chosen_frames(release: Release, length: str, custom_frames: int) -> int:
     """Frames meant by a length preset or by the custom number; a ragged custom number is refused."""
     if length == IMAGE:
         return 1
     if length == CUSTOM:
-        check_length(version, custom_frames)
+        release.latents.lengths.check(custom_frames, release.title)
         return custom_frames
-    return sizes.preset_frames(version, length)
+    return frames_of(release, length)
 
 
-def chosen_size(version: Version, resolution: str, aspect_ratio: str) -> tuple[sizes.Size, sizes.Size]:
-    """Published size of the class and the usable size inside it, both height, width in pixels."""
-    ratio, known = ASPECT_RATIOS[aspect_ratio], sizes.ratios_of(resolution)
-    if ratio not in known:
-        wanted = float(sizes.aspect_ratios()[ratio])
-        nearest = min(known, key=lambda name: abs(float(known[name]) - wanted))
-        raise ValueError(
-            f"The input aspect_ratio is {aspect_ratio}, which resolution {resolution} has no size for; the nearest "
-            f"good value is {label_of(nearest)}."
+def tell_longer(release: Release, frames: int) -> None:
+    """Say where a clip is longer than those the release was made for."""
+    longest = release.latents.lengths.longest
+    if longest is not None and frames > longest:
+        tell(
+            f"{release.title} was released for clips of up to {longest} frames, this one has {frames}; for more use "
+            "Open-Sora Long Video or expect it to drift."
         )
-    published = sizes.image_size(resolution, ratio)
-    return published, sizes.usable_size(version, *published)
 
 
 class Size(OpenSoraNode):
     """``OSoraSize``: resolution class, aspect ratio and length in; height, width, frames and a sentence out."""
+
+    depends = frozenset({"custom_frames"})
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -86,64 +84,93 @@ class Size(OpenSoraNode):
             description="Turns a resolution class, a shape and a length into numbers Open-Sora was trained for.",
             search_aliases=["open-sora resolution", "aspect ratio", "video length"],
             inputs=[
-                version_input(),
+                version_input(IMAGE_STAGE),
                 io.Combo.Input(
                     "resolution",
-                    options=list(sizes.RESOLUTIONS),
+                    options=[*RESOLUTIONS, *SQUARE_CLASSES],
                     default="240p",
-                    tooltip="Area class: 480p at 1:1 is 640×640 pixels. Memory and time grow with the area.",
+                    tooltip="Area class: 480p at 1:1 is 640×640 pixels; 256px and 768px (2.0) are 256² and 768². "
+                    "Memory and time grow with the area.",
                 ),
                 io.Combo.Input(
                     "aspect_ratio",
                     options=list(ASPECT_RATIOS),
                     default=DEFAULT_ASPECT,
-                    tooltip="Height:width, as Open-Sora writes it: 9:16 is a wide picture, 16:9 a tall one.",
+                    tooltip="Height:width: 9:16 is a wide picture, 16:9 a tall one. (2.0 itself writes width:height.)",
                 ),
                 io.Combo.Input(
                     "length",
                     options=list(LENGTHS),
                     default="2s",
-                    tooltip="One image, a duration at 24 frames per second, or your own number of frames below.",
+                    tooltip="One image, a duration at 24 frames per second, or your own number of frames below. 5s are "
+                    "the 129 frames of 2.0's settings.",
                 ),
                 io.Int.Input(
                     "custom_frames",
                     default=51,
                     min=1,
                     max=MAX_FRAMES,
-                    tooltip="Frames when length is custom: 1 or 17·n (1.2), 1 or 16·n + 1 (1.3).",
+                    tooltip=f"Frames when length is custom: 1 or {LENGTH_RULES}.",
                 ),
+                model_input(),
             ],
             outputs=[
                 io.Int.Output("height", tooltip="Height in pixels the model will really use."),
                 io.Int.Output("width", tooltip="Width in pixels the model will really use."),
                 io.Int.Output("frames", tooltip="Frames of the decoded clip."),
-                io.Int.Output("latent_frames", tooltip="Latent frames of the clip: 5 for every group of frames."),
-                io.String.Output("summary", tooltip="Latent shape and cost in one plain sentence."),
+                io.Int.Output("latent_frames", tooltip="Latent frames of the clip."),
+                io.String.Output("summary", tooltip="Latent shape, cost and, for 2.0, memory in plain sentences."),
             ],
         )
 
     @classmethod
     def validate_inputs(
-        cls, version: Version | None = None, length: str | None = None, custom_frames: int | None = None
+        cls,
+        version: str | None = None,
+        length: str | None = None,
+        custom_frames: int | None = None,
+        model: Any = NO_MODEL,
     ) -> bool | str:
-        # Only the rule of the length: ComfyUI marks every input named here. The rule of the shape speaks in execute.
-        if version and length and custom_frames is not None:
-            chosen_frames(version, length, custom_frames)
+        # Only the rule of the length: ComfyUI marks every input named here. The rule of the shape speaks in execute,
+        # and so do both where a linked MODEL, which arrives as None, will tell the release.
+        if model is NO_MODEL and version in RELEASES and length and custom_frames is not None:
+            chosen_frames(RELEASES[version], length, custom_frames)
         return True
 
     @classmethod
     def execute(
-        cls, version: Version, resolution: str, aspect_ratio: str, length: str, custom_frames: int
+        cls, version: str, resolution: str, aspect_ratio: str, length: str, custom_frames: int, model: Any = None
     ) -> io.NodeOutput:
-        published, (height, width) = chosen_size(version, resolution, aspect_ratio)
-        count = chosen_frames(version, length, custom_frames)
-        summary = cost.summary(version, count, height, width, published)
-        tell(summary, level=logging.INFO)
-        return io.NodeOutput(height, width, count, frames.latent_frames(version, count), summary)
+        if version == IMAGE_STAGE:
+            return cls._picture(resolution, aspect_ratio, length, model)
+        release = chosen_release(model, version)
+        published = size_of(release.sizes, release.title, resolution, aspect_ratio)
+        height, width = usable_size(release.sizes, *published)
+        count = chosen_frames(release, length, custom_frames)
+        said = [summary(release, count, height, width, published)]
+        said += memory_sentences(release, count, height, width, card_bytes())
+        tell(*said, level=logging.INFO)
+        tell_longer(release, count)
+        return io.NodeOutput(height, width, count, release.latents.lengths.counting.latents(count), " ".join(said))
+
+    @classmethod
+    def _picture(cls, resolution: str, aspect_ratio: str, length: str, model: Any) -> io.NodeOutput:
+        """The numbers of the picture before the video, which another model makes."""
+        release = chosen_release(model, STAGE_OF) if model is not None else release_named(STAGE_OF)
+        if release.image_stage is None:
+            raise ValueError(f"{release.title} has no image stage; choose version {release.id}.")
+        height, width = size_of(release.image_stage, IMAGE_STAGE, resolution, aspect_ratio)
+        said = [picture_summary(height, width)]
+        if length != IMAGE:
+            said.append(f"It is one picture; the length {length} is that of the video.")
+        tell(*said, level=logging.INFO)
+        return io.NodeOutput(height, width, 1, 1, " ".join(said))
 
 
 class EmptyLatent(OpenSoraNode):
     """``OSoraEmptyLatent``: a latent of zeros for a clip of the given size and length."""
+
+    depends = frozenset({"frames"})
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -159,49 +186,52 @@ class EmptyLatent(OpenSoraNode):
                     "height",
                     default=240,
                     min=16,
-                    max=sizes.MAX_SIDE,
+                    max=MAX_SIDE,
                     step=8,
-                    tooltip="Height in pixels, a multiple of 8 (1.2) or 16 (1.3).",
+                    tooltip=f"Height in pixels, a multiple of {SIDE_RULES}.",
                 ),
                 io.Int.Input(
                     "width",
                     default=424,
                     min=16,
-                    max=sizes.MAX_SIDE,
+                    max=MAX_SIDE,
                     step=8,
-                    tooltip="Width in pixels, a multiple of 8 (1.2) or 16 (1.3).",
+                    tooltip=f"Width in pixels, a multiple of {SIDE_RULES}.",
                 ),
                 io.Int.Input(
                     "frames",
                     default=51,
                     min=1,
                     max=MAX_FRAMES,
-                    tooltip="Frames of the clip: 1 or 17·n (1.2), 1 or 16·n + 1 (1.3).",
+                    tooltip=f"Frames of the clip: 1 or {LENGTH_RULES}.",
                 ),
                 io.Int.Input(
                     "batch_size", default=1, min=1, max=64, tooltip="Clips made at once, each with own noise."
                 ),
+                model_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="Zeros of shape [batch, channels, T, h, w].")],
         )
 
     @classmethod
-    def validate_inputs(cls, version: Version | None = None, frames: int | None = None) -> bool | str:
-        # Only the rule of the length: ComfyUI marks every input named here. The rule of the size speaks in execute.
-        if version and frames is not None:
-            check_length(version, frames)
+    def validate_inputs(
+        cls, version: str | None = None, frames: int | None = None, model: Any = NO_MODEL
+    ) -> bool | str:
+        # Only the rule of the length: ComfyUI marks every input named here. The rule of the size speaks in execute,
+        # and so do both where a linked MODEL, which arrives as None, will tell the release.
+        if model is NO_MODEL and version in RELEASES and frames is not None:
+            RELEASES[version].latents.lengths.check(frames, RELEASES[version].title)
         return True
 
     @classmethod
-    def execute(cls, version: Version, height: int, width: int, frames: int, batch_size: int) -> io.NodeOutput:
-        check_length(version, frames)
-        sizes.check_size(version, height, width)
-        shape = empty_shape(version, height, width, frames, batch_size)
+    def execute(
+        cls, version: str, height: int, width: int, frames: int, batch_size: int, model: Any = None
+    ) -> io.NodeOutput:
+        release = chosen_release(model, version)
+        release.latents.lengths.check(frames, release.title)
+        check_size(release.sizes, release.title, height, width)
+        tell_longer(release, frames)
+        shape = (batch_size, *release.latent_shape(frames, height, width))
         check_latents_fit(shape)
-        latent = {"samples": torch.zeros(shape), "downscale_ratio_spacial": sizes.SPATIAL_FACTOR}
-        return io.NodeOutput(marked(latent, RELEASES[version]))
-
-
-def empty_shape(version: Version, height: int, width: int, count: int, batch: int) -> tuple[int, ...]:
-    """[B, C, T, h, w] of the latent of a clip."""
-    return (batch, frames.LATENT_CHANNELS[version], *frames.latent_size(version, count, height, width))
+        latent = {"samples": torch.zeros(shape), "downscale_ratio_spacial": release.latents.space}
+        return io.NodeOutput(marked(latent, release))

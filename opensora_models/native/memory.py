@@ -83,3 +83,11 @@ def check_frames_fit(shape: Sequence[int]) -> None:
     check_room(
         4.0 * math.prod(shape), work, "Open-Sora Decode to Video, which holds a few at a time, or a smaller size"
     )
+
+
+def card_bytes() -> float | None:
+    """Bytes of the graphics card that ComfyUI lets models use; None where it uses none."""
+    device = comfy.model_management.get_torch_device()
+    if device.type in SHARED_WITH_SYSTEM:
+        return None
+    return comfy.model_management.get_total_memory(device) - comfy.model_management.extra_reserved_memory()

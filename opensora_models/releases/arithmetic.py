@@ -1,4 +1,4 @@
-"""Operations of one row through a released network (one multiply-add = 2): matrix products and attention."""
+"""What one row through a released network costs: operations (one multiply-add = 2) and memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import prod
 
 from ..mmdit.config import TIME_WIDTH, MMDiTConfig
+from ..mmdit.memory import activation_bytes
 from .groups import Version
 from .stdit3_cost import RELEASED as STDIT3_SIZES
 from .stdit3_cost import operations_per_row as stdit3_operations
@@ -32,6 +33,19 @@ def mmdit_operations(config: MMDiTConfig) -> Operations:
         reference = config.reference_features if config.cond_embed else 0
         ends = visual * hidden * (2 * config.in_channels + reference) + text_tokens * config.context_in_dim * hidden
         return linear + attention + 2 * vectors + 2 * ends
+
+    return count
+
+
+Bytes = Callable[[LatentCells, int, int], float]
+"""``(latent cells, text tokens, bytes of a number) -> bytes``."""
+
+
+def mmdit_bytes(config: MMDiTConfig) -> Bytes:
+    """Memory that one row through an MMDiT needs beside the weights."""
+
+    def count(cells: LatentCells, text_tokens: int, size: int) -> float:
+        return activation_bytes(config, (1, config.channels, *cells), text_tokens, size)
 
     return count
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..mmdit.config import RELEASED, RELEASED_HIGH_COMPRESSION, MMDiTConfig
 from ..text.padding import T5_LENGTH
 from ..text.tokens import MAX_TOKENS
-from .arithmetic import mmdit_operations, released_stdit3_operations
+from .arithmetic import mmdit_bytes, mmdit_operations, released_stdit3_operations
 from .flow_shift import flow_shift
 from .groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, LATENT_CHANNELS, SPATIAL_FACTOR, Version
 from .guidance import PRESETS
 from .lengths import Causal, Grouped, Lengths, Strided
+from .printed_sizes import PRESET_LENGTHS
 from .release import GivenRules, GuidanceRules, Latents, Release, TextRules, Times
 from .sizes import Computed, Printed
 from .time_shift import shift_for
 
 STEPS_V1, STEPS_V2 = 30, 50
+WEIGHTS_V1, WEIGHTS_V2 = 1.13e9, 11.89e9
+"""Numbers in a diffusion model."""
 TIME_OPTIONS = ("transform_scale", "scale_temporal", "dtype", "discrete")
 
 TEXT_V1 = TextRules(MAX_TOKENS, padded=False, pooled=False, cleaned=True, learned_negative=True)
@@ -26,9 +30,10 @@ PICTURE_V2, CLIP_V2 = PRESETS["2.0 given pictures"], PRESETS["2.0 given clip"]
 GUIDANCE_V2 = GuidanceRules({"text": PRESETS["2.0 text to video"], "picture": PICTURE_V2, "clip": CLIP_V2})
 
 
-def _version_1(version: Version, guidance: GuidanceRules, given: GivenRules) -> Release:
+def _version_1(
+    version: Version, rule: str, guidance: GuidanceRules, given: GivenRules, presets: Mapping[str, int]
+) -> Release:
     step, patch = GROUP_STEP[version], 2
-    rule = "17·n" if version == "1.2" else "16·n + 1"
 
     def shift(frames: int, height: int, width: int, **options: Any) -> float:
         return shift_for(version, height, width, frames, **options)
@@ -42,7 +47,7 @@ def _version_1(version: Version, guidance: GuidanceRules, given: GivenRules) -> 
             channels=LATENT_CHANNELS[version],
             space=SPATIAL_FACTOR,
             patch=patch,
-            lengths=Lengths(Grouped(version), GROUP_FRAMES, step, rule),
+            lengths=Lengths(Grouped(version), GROUP_FRAMES, step, rule, presets=presets),
             cell=SPATIAL_FACTOR,
             cut=version == "1.2",
         ),
@@ -53,6 +58,7 @@ def _version_1(version: Version, guidance: GuidanceRules, given: GivenRules) -> 
         text=TEXT_V1,
         operations=released_stdit3_operations(version),
         parameters="1.1 B",
+        weights=WEIGHTS_V1,
     )
 
 
@@ -78,6 +84,8 @@ def _version_2(
         text=TEXT_V2,
         operations=mmdit_operations(config),
         parameters="11.9 B",
+        weights=WEIGHTS_V2,
+        row_bytes=mmdit_bytes(config),
         files=(file,),
         # The Flux stage makes pictures with its own autoencoder, whatever the video's is.
         image_stage=Computed(SPATIAL_FACTOR * 2, adjusted=True),
@@ -89,11 +97,14 @@ RELEASES: dict[str, Release] = {
     for release in (
         _version_1(
             "1.2",
+            "17·n",
             GuidanceRules(dict.fromkeys(("text", "picture", "clip"), PRESETS["1.2"])),
             GivenRules("mask", (GROUP_FRAMES,), anywhere=True, frame_mask=True, align=GROUP_LATENTS),
+            PRESET_LENGTHS,
         ),
         _version_1(
             "1.3",
+            "16·n + 1",
             GuidanceRules(
                 {
                     "text": PRESETS["1.3 text to video"],
@@ -105,13 +116,14 @@ RELEASES: dict[str, Release] = {
             GivenRules(
                 "input", (GROUP_FRAMES,), empty_row_sees_mask=True, anywhere=True, frame_mask=True, renoised=True
             ),
+            {},
         ),
         _version_2(
             "2.0",
             "hunyuan",
             RELEASED,
             8,
-            Lengths(Causal(), 5, 4, "4·n + 1", longest=129),
+            Lengths(Causal(), 5, 4, "4·n + 1", longest=129, presets={"5s": 129}),
             "Open_Sora_v2.safetensors",
             (33, 65),
         ),
@@ -121,13 +133,19 @@ RELEASES: dict[str, Release] = {
             RELEASED_HIGH_COMPRESSION,
             32,
             # Four frames become one latent, which comes back as one frame.
-            Lengths(Strided(), 8, 4, "4·n", longest=128),
+            Lengths(Strided(), 8, 4, "4·n", longest=128, presets={"5s": 128}),
             "Open_Sora_v2_Video_DC_AE.safetensors",
             (32, 64),
         ),
     )
 }
 """Every release by its id."""
+
+
+IMAGE_STAGE = "2.0 image stage"
+"""What menus call the pictures that the original makes with Flux before a video of 2.0."""
+STAGE_OF = "2.0"
+"""The release whose rules hold for it, high compression or not."""
 
 
 def release_named(id: str) -> Release:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from .groups import GROUP_LATENTS, GROUP_STEP, Version, decoded_frames, latent_frames
@@ -108,7 +109,7 @@ class Lengths:
     """Good clip lengths: one frame, or ``first`` frames and whole multiples of ``step`` more.
 
     ``longest`` is the longest clip of the release's settings and documents, not a limit of the network; None where
-    none is named.
+    none is named. ``presets`` are durations whose frames the release names.
     """
 
     counting: Counting
@@ -116,6 +117,7 @@ class Lengths:
     step: int
     rule: str
     longest: int | None = None
+    presets: Mapping[str, int] = field(default_factory=dict)
 
     def is_good(self, frames: int) -> bool:
         """Whether a clip of this length comes back from the autoencoder as long as it went in."""

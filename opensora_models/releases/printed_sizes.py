@@ -10,7 +10,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from .groups import SPATIAL_FACTOR, Version, nearest_good_length
+from .groups import SPATIAL_FACTOR, Version
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -95,29 +95,6 @@ def closest_ratio(height: float, width: float, resolution: str) -> str:
     return min(class_sizes(resolution), key=lambda key: abs(float(key) - height / width))
 
 
-def usable_size(version: Version, height: int, width: int) -> Size:
-    """The largest size not above the given one that the model can fill: multiples of 8 (1.2) or 16 (1.3) pixels."""
-    multiple = SIZE_MULTIPLE[version]
-    return height // multiple * multiple, width // multiple * multiple
-
-
-def check_size(version: Version, height: int, width: int) -> None:
-    """Refuse sizes that do not fill whole latents (1.2) or patches (1.3), naming the nearest good size."""
-    multiple = SIZE_MULTIPLE[version]
-    if max(height, width) > MAX_SIDE:
-        good = [min(side, MAX_SIDE) // multiple * multiple for side in (height, width)]
-        raise ValueError(
-            f"a side may have at most {MAX_SIDE} pixels, {height}×{width} was given; "
-            f"the nearest good size is {max(multiple, good[0])}×{max(multiple, good[1])}"
-        )
-    if height < multiple or width < multiple or height % multiple or width % multiple:
-        good = [max(multiple, (side + multiple // 2) // multiple * multiple) for side in (height, width)]
-        raise ValueError(
-            f"Open-Sora {version} needs height and width in multiples of {multiple} pixels, "
-            f"{height}×{width} was given; the nearest good size is {good[0]}×{good[1]}"
-        )
-
-
 def num_frames(length: str | int) -> int:
     """Frames of a length as the original reads it: a preset ("2s", "4x") or a plain number."""
     text = str(length)
@@ -130,11 +107,3 @@ def num_frames(length: str | int) -> int:
     except ValueError:
         known = ", ".join(PRESET_LENGTHS)
         raise ValueError(f"{length!r} is no length; write a number of frames or one of {known}") from None
-
-
-def preset_frames(version: Version, preset: str) -> int:
-    """Frames of a length preset in a version's own groups: 1.2 as published, 1.3 the nearest 16·n + 1."""
-    frames = num_frames(preset)
-    if version == "1.2":
-        return frames
-    return nearest_good_length(version, int(preset.removesuffix("s")) * FRAME_RATE)

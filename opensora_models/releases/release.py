@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .arithmetic import Operations
+from .arithmetic import Bytes, Operations
 from .guidance import Guidance
 from .lengths import Lengths
 from .sizes import Sizes
@@ -117,7 +117,8 @@ class Release:
     """One release of Open-Sora.
 
     ``id`` travels in a LATENT and is what menus show; ``autoencoder`` names the VAE that belongs to it; ``parameters``
-    says how large the network is; ``files`` are the released names; ``image_stage`` are the sizes of pictures made
+    says how large the network is and ``weights`` how many numbers it has; ``row_bytes`` is the memory of one row, where
+    it has been counted; ``files`` are the released names; ``image_stage`` are the sizes of pictures made
     before the video.
     """
 
@@ -133,6 +134,8 @@ class Release:
     text: TextRules
     operations: Operations
     parameters: str
+    weights: float
+    row_bytes: Bytes | None = None
     files: tuple[str, ...] = ()
     image_stage: Sizes | None = None
 

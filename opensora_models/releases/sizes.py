@@ -19,6 +19,9 @@ from .printed_sizes import Size
 RATIOS = ("2.39:1", "2:1", "16:9", "1.85:1", "9:16", "5:8", "3:2", "4:3", "1:1")
 """Aspect ratios (width:height) that 2.0 names; their reverses are known, too."""
 
+RESOLUTIONS = ("256px", "768px")
+"""Resolution classes of 2.0's settings."""
+
 _CLASS = re.compile(r"(\d+)px")
 
 
@@ -36,6 +39,9 @@ class Sizes(Protocol):
     @property
     def wide_first(self) -> bool:
         """Whether aspect ratios are written width:height."""
+
+    def ratios(self, resolution: str) -> dict[str, float]:
+        """The aspect ratios a class has sizes for, in the release's own writing, and height by width of each."""
 
     def size(self, resolution: str, ratio: str) -> Size:
         """Height and width. Raises ValueError with the nearest good value."""
@@ -58,6 +64,10 @@ class Printed:
         """See :class:`Sizes`."""
         return sizes.RESOLUTIONS
 
+    def ratios(self, resolution: str) -> dict[str, float]:
+        """See :class:`Sizes`."""
+        return {name: _quotient(name) for name in sizes.ratios_of(resolution)}
+
     def size(self, resolution: str, ratio: str) -> Size:
         """See :class:`Sizes`."""
         return sizes.image_size(resolution, ratio)
@@ -68,9 +78,13 @@ class Computed:
     """The rule of 2.0. ``adjusted`` is its variant for pictures: training and the Flux stage use it."""
 
     multiple: int = 16
-    resolutions: tuple[str, ...] = ("256px", "768px")
+    resolutions: tuple[str, ...] = RESOLUTIONS
     adjusted: bool = False
     wide_first: bool = True
+
+    def ratios(self, resolution: str) -> dict[str, float]:
+        """See :class:`Sizes`."""
+        return {name: 1 / _quotient(name) for name in self.table(resolution)}
 
     def size(self, resolution: str, ratio: str) -> Size:
         """See :class:`Sizes`; any class such as "512px" and any number such as "1.5" for width:height will do."""
@@ -85,7 +99,7 @@ class Computed:
         return dict(ratio_table(pixel_count(resolution, self.resolutions), self.multiple, self.adjusted))
 
 
-def pixel_count(resolution: str, known: tuple[str, ...] = ("256px", "768px")) -> int:
+def pixel_count(resolution: str, known: tuple[str, ...] = RESOLUTIONS) -> int:
     """Pixels of a class: "256px" has 256². Raises ValueError for another name."""
     match = _CLASS.fullmatch(resolution)
     if match is None or int(match[1]) < 1:
@@ -129,7 +143,7 @@ def _adjusted(height: int, width: int, pixels: int, multiple: int) -> Size:
 
 
 def _quotient(ratio: str) -> float:
-    """Width by height of "16:9" or "1.78"."""
+    """The number that "16:9" or "1.78" stands for."""
     try:
         parts = [float(part) for part in ratio.split(":")]
         quotient = parts[0] / parts[1] if len(parts) == 2 else parts[0]
@@ -159,7 +173,11 @@ def check_size(rule: Sizes, title: str, height: int, width: int) -> None:
     """Refuse sizes whose sides are not multiples of the release's, naming the nearest good size."""
     multiple = rule.multiple
     if max(height, width) > sizes.MAX_SIDE:
-        raise ValueError(f"a side may have at most {sizes.MAX_SIDE} pixels, {height}×{width} was given")
+        good = [max(multiple, min(side, sizes.MAX_SIDE) // multiple * multiple) for side in (height, width)]
+        raise ValueError(
+            f"a side may have at most {sizes.MAX_SIDE} pixels, {height}×{width} was given; the nearest good size is "
+            f"{good[0]}×{good[1]}"
+        )
     if height < multiple or width < multiple or height % multiple or width % multiple:
         good = [max(multiple, (side + multiple // 2) // multiple * multiple) for side in (height, width)]
         raise ValueError(

@@ -9,15 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .groups import LATENT_CHANNELS, Version, latent_frames
-from .printed_sizes import FRAME_RATE, SPATIAL_FACTOR, Size
+from .groups import LATENT_CHANNELS, Version
 
 TEXT_TOKENS = 300
 """Longest text; a short prompt costs less."""
-STEPS = 30
-"""Steps of the released settings."""
-ROWS: dict[Version, int] = {"1.2": 60, "1.3": 50}
-"""Network rows of a released text-to-video run: two a step, in 1.3 one in the ten oscillating steps of scale 1."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +71,3 @@ def operations_per_row(
     ends = 2 * tokens * 4 * hidden * 3 * network.in_channels
     ends += 2 * text_tokens * (network.caption_channels * hidden + hidden**2)
     return int(linear + spatial + temporal + cross + ends)
-
-
-def summary(version: Version, frames: int, height: int, width: int, published: Size) -> str:
-    """One plain sentence: what the clip is, the latent's shape, and the arithmetic of a released run."""
-    latent = (latent_frames(version, frames), height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
-    row = operations_per_row(RELEASED[version], latent)
-    clip = "1 image" if frames == 1 else f"{frames} frames ({frames / FRAME_RATE:.1f} s at {FRAME_RATE:.0f} fps)"
-    cut = "" if published == (height, width) else f" (published {published[0]}×{published[1]}, cut to whole cells)"
-    shape = "×".join(str(side) for side in (LATENT_CHANNELS[version], *latent))
-    return (
-        f"{clip} of height {height} × width {width} pixels{cut}: latent {shape}, "
-        f"{math.prod(token_grid(latent)):,} tokens, {row / 1e12:.1f} TFLOP per network row, "
-        f"{row * ROWS[version] / 1e15:.2f} PFLOP for {STEPS} steps with the released 1.1 B model."
-    )

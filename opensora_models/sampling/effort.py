@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from ..releases.known import IMAGE_STAGE
 from ..releases.printed_sizes import FRAME_RATE, Size
 from ..releases.release import Release, Use
 from .schedule import sigmas
 from .three_rows import rows_of, run_scales
 
 PETA, TERA = 1e15, 1e12
+GIGA = 2**30
+WEIGHT_SIZES = {"bf16": 2, "fp8": 1}
+"""Bytes of a weight."""
 
 
 def rows_of_run(release: Release, use: Use, latent_frames: int, steps: int | None = None) -> int:
@@ -21,6 +25,40 @@ def rows_of_run(release: Release, use: Use, latent_frames: int, steps: int | Non
 def operations_per_row(release: Release, frames: int, height: int, width: int) -> int:
     """Operations of one sample going once through the released network, text of full length."""
     return release.operations(release.latents.cells(frames, height, width), release.text.limit)
+
+
+def picture_summary(height: int, width: int) -> str:
+    """One plain sentence about a picture of the image stage, which Flux makes."""
+    return (
+        f"1 image of height {height} × width {width} pixels for Flux.1-dev: make it from an empty latent of 16 "
+        f"channels (Empty SD3 Latent) with the sigmas of Open-Sora Sigmas for {IMAGE_STAGE}."
+    )
+
+
+def memory_sentences(release: Release, frames: int, height: int, width: int, card: float | None) -> list[str]:
+    """What sampling needs in GB, and whether a card with ``card`` bytes to use holds it; none for releases not counted.
+
+    ``card`` None: there is no card. Beside the weights, one row: more rows at once need more.
+    """
+    if release.row_bytes is None:
+        return []
+    cells = release.latents.cells(frames, height, width)
+    row = release.row_bytes(cells, release.text.limit, WEIGHT_SIZES["bf16"]) / GIGA
+    needed = {name: release.weights * size / GIGA for name, size in WEIGHT_SIZES.items()}
+    listed = " or ".join(f"{weights + row:.1f} GB with {name} weights" for name, weights in needed.items())
+    sentence = f"Sampling needs {listed}, {row:.1f} GB of it for one row of the network."
+    if card is None:
+        return [f"{sentence} ComfyUI uses no graphics card here."]
+    fits = [_fits(name, weights + row - card / GIGA, card / GIGA - row) for name, weights in needed.items()]
+    return [f"{sentence} The card here has {card / GIGA:.1f} GB to use: {', '.join(fits)}."]
+
+
+def _fits(name: str, missing: float, left: float) -> str:
+    if missing <= 0:
+        return f"{name} fits"
+    if left <= 0:
+        return f"{name} does not fit even with all weights streamed"
+    return f"{name} streams {missing:.1f} GB of weights in every step"
 
 
 def summary(release: Release, frames: int, height: int, width: int, published: Size, use: Use = "text") -> str:

@@ -39,6 +39,10 @@ def empty(**changed: Any) -> Prompt:
         ({"version": "1.3", "resolution": "720p", "length": "4s"}, [720, 1280, 97, 30]),
         ({"version": "1.3", "resolution": "256", "aspect_ratio": "1:1 (square)", "length": "image"}, [256, 256, 1, 1]),
         ({"aspect_ratio": "16:9 (tall)", "length": "custom", "custom_frames": 34}, [848, 480, 34, 10]),
+        ({"version": "2.0", "resolution": "256px", "length": "5s"}, [192, 336, 129, 33]),
+        ({"version": "2.0", "resolution": "768px", "length": "image"}, [576, 1024, 1, 1]),
+        ({"version": "2.0 high compression", "resolution": "768px", "length": "5s"}, [576, 1024, 128, 32]),
+        ({"version": "2.0 image stage", "resolution": "768px", "aspect_ratio": "1:2 (wide)"}, [544, 1088, 1, 1]),
     ],
 )
 def test_size_gives_numbers_the_model_fills(executor: Executor, changed: dict[str, Any], numbers: list[int]) -> None:
@@ -51,13 +55,20 @@ def test_the_published_width_is_told(executor: Executor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "frames", "shape"), [("1.2", 51, (2, 4, 15, 30, 53)), ("1.3", 49, (2, 16, 15, 30, 52))]
+    ("version", "frames", "shape"),
+    [
+        ("1.2", 51, (2, 4, 15, 30, 53)),
+        ("1.3", 49, (2, 16, 15, 30, 52)),
+        ("2.0", 9, (2, 16, 3, 30, 52)),
+        ("2.0 high compression", 8, (2, 128, 2, 8, 12)),
+    ],
 )
 def test_empty_latent_has_the_shape_of_the_version(
     executor: Executor, version: str, frames: int, shape: tuple[int, ...]
 ) -> None:
-    width = shape[-1] * 8
-    (latent,) = executor.run(empty(version=version, frames=frames, width=width), ("empty", 0))
+    height, width = (side * (32 if "high" in version else 8) for side in shape[-2:])
+    (latent,) = executor.run(empty(version=version, frames=frames, height=height, width=width), ("empty", 0))
+    assert latent["opensora_release"] == version
     assert tuple(latent["samples"].shape) == shape
     assert not latent["samples"].any()
 
@@ -114,3 +125,56 @@ def test_a_linked_number_is_checked_when_it_arrives(executor: Executor) -> None:
     number = {"class_type": "PrimitiveInt", "inputs": {"value": 35}}
     with pytest.raises(NodeError, match="nearest good value is 34"):
         executor.run({**size(length="custom", custom_frames=["n", 0]), "n": number}, ("size", 0))
+
+
+LOADING = {"rounding": "accurate", "window": 0, "spatial_rotary": "automatic"}
+FILES = {"1.2": "random-v1.2", "1.3": "random-v1.3", "2.0": "random-v2.0", "2.0 high compression": "random-v2.0-hc"}
+
+
+def with_model(prompt: Prompt, version: str) -> Prompt:
+    """The prompt with a MODEL on its node, whose menu stays at 1.2."""
+    (name, node), *_ = prompt.items()
+    wired = {**node, "inputs": {**node["inputs"], "model": ["m", 0]}}
+    loader = {"model_name": f"{FILES[version]}.safetensors", "weight_dtype": "default", **LOADING}
+    return {name: wired, "m": {"class_type": "OSoraModelLoader", "inputs": loader}}
+
+
+@pytest.mark.parametrize(
+    ("version", "frames", "shape"),
+    [("1.3", 17, (1, 16, 5, 8, 8)), ("2.0", 9, (1, 16, 3, 8, 8)), ("2.0 high compression", 8, (1, 128, 2, 2, 2))],
+)
+def test_a_model_makes_the_version_unnecessary(
+    executor: Executor, version: str, frames: int, shape: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = with_model(empty(height=64, width=64, frames=frames, batch_size=1), version)
+    with caplog.at_level("INFO", logger="opensora"):
+        (latent,) = executor.run(prompt, ("empty", 0))
+    assert tuple(latent["samples"].shape) == shape and latent["opensora_release"] == version
+    assert f"The MODEL is Open-Sora {version}, so the version 1.2" in caplog.text
+
+
+def test_a_linked_model_is_asked_when_it_is_known(executor: Executor) -> None:
+    from support.comfyui import NodeError
+
+    shown = {"shown": {"class_type": "PreviewAny", "inputs": {"source": ["empty", 0]}}}
+    good = {**with_model(empty(frames=9, height=64, width=64), "2.0"), **shown}
+    assert executor.errors(good) == {}  # 9 frames are no length of 1.2, which the menu says
+    with pytest.raises(NodeError, match="nearest good value is 9"):
+        executor.run(with_model(empty(frames=10, height=64, width=64), "2.0"), ("empty", 0))
+    prompt = with_model(size(resolution="768px", length="5s"), "2.0")
+    assert executor.run(prompt, *(("size", output) for output in range(4))) == [576, 1024, 129, 33]
+    with pytest.raises(NodeError, match="nearest good value is 768px"):
+        executor.run(with_model(size(resolution="720p"), "2.0"), ("size", 0))
+
+
+def test_the_summary_of_2_tells_memory_and_the_longest_clip(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from opensora.nodes import size as node
+
+    (summary,) = executor.run(size(version="2.0", resolution="256px", length="4s"), ("size", 4))
+    assert "ComfyUI uses no graphics card here" in summary
+    monkeypatch.setattr(node, "card_bytes", lambda: 16.0 * 2**30)
+    (summary,) = executor.run(size(version="2.0", resolution="256px", length="8s"), ("size", 4))
+    assert "16.0 GB to use: bf16 streams" in summary and "fp8 fits" in summary
+    assert "released for clips of up to 129 frames, this one has 193" in caplog.text

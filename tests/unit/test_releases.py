@@ -8,7 +8,6 @@ import pytest
 
 from opensora.opensora_models.releases import groups as frames
 from opensora.opensora_models.releases import printed_sizes as sizes
-from opensora.opensora_models.releases import stdit3_cost as cost
 from opensora.opensora_models.releases.known import RELEASES, believed_release, release_named, releases_with
 from opensora.opensora_models.releases.sizes import Computed, check_size
 from opensora.opensora_models.releases.time_shift import shift_for
@@ -38,10 +37,14 @@ def test_old_versions_are_described_as_their_own_modules_say(version: frames.Ver
 @OLD
 def test_effort_of_old_versions_is_what_it_was(version: frames.Version) -> None:
     release, count = RELEASES[version], frames.nearest_good_length(version, 51)
-    assert rows_of_run(release, "text", 15) == cost.ROWS[version]
-    for size in ((360, 640), (480, 848)):
-        assert summary(release, count, *size, size) == cost.summary(version, count, *size, size)
-        assert summary(release, count, *size, (1, 2)) == cost.summary(version, count, *size, (1, 2))
+    rows, channels, tera, peta = {"1.2": (60, 4, 56.5, 3.39), "1.3": (50, 16, 60.7, 3.04)}[version]
+    assert rows_of_run(release, "text", 15) == rows
+    assert summary(release, count, 480, 848, (480, 854)) == (
+        f"{count} frames ({count / 24:.1f} s at 24 fps) of height 480 × width 848 pixels (published 480×854, cut to "
+        f"whole cells): latent {channels}×15×60×106, 23,850 tokens, {tera} TFLOP per network row, {peta} PFLOP for 30 "
+        "steps with the released 1.1 B model."
+    )
+    assert "published" not in summary(release, count, 480, 848, (480, 848))
 
 
 @EVERY

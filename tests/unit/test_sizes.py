@@ -1,4 +1,4 @@
-"""Sizes the nodes offer, the refusals, and the cost sentence."""
+"""Sizes of 1.2 and 1.3, and their arithmetic; what holds for every release is in test_shapes.py."""
 
 from __future__ import annotations
 
@@ -31,32 +31,6 @@ def test_unknown_names_are_refused_with_what_is_allowed(resolution: str, ratio: 
         sizes.image_size(resolution, ratio)
 
 
-@pytest.mark.parametrize(
-    ("version", "given", "good"),
-    [("1.2", (480, 854), "480×856"), ("1.3", (360, 640), "368×640"), ("1.2", (0, 64), "8×64")],
-)
-def test_a_size_of_broken_cells_is_refused_with_the_nearest_good_one(version, given, good: str) -> None:
-    with pytest.raises(ValueError, match=f"the nearest good size is {good}"):
-        sizes.check_size(version, *given)
-
-
-def test_a_side_beyond_the_largest_class_is_refused() -> None:
-    with pytest.raises(ValueError, match=f"at most {sizes.MAX_SIDE}"):
-        sizes.check_size("1.2", 8, sizes.MAX_SIDE + 8)
-
-
-def test_published_sizes_shrink_to_whole_cells() -> None:
-    assert sizes.usable_size("1.2", 480, 854) == (480, 848)
-    assert sizes.usable_size("1.3", 360, 640) == (352, 640)
-
-
-@pytest.mark.parametrize(
-    ("preset", "v12", "v13"), [("2s", 51, 49), ("4s", 102, 97), ("8s", 204, 193), ("16s", 408, 385)]
-)
-def test_presets_fill_the_groups_of_their_version(preset: str, v12: int, v13: int) -> None:
-    assert (sizes.preset_frames("1.2", preset), sizes.preset_frames("1.3", preset)) == (v12, v13)
-
-
 # TFLOP per row: an operation counter attached to the original network, text of 300 tokens.
 @pytest.mark.parametrize(
     ("version", "latent", "tera"),
@@ -70,11 +44,3 @@ def test_presets_fill_the_groups_of_their_version(preset: str, v12: int, v13: in
 )
 def test_arithmetic_equals_the_counted_operations(version, latent, tera: float) -> None:
     assert cost.operations_per_row(cost.RELEASED[version], latent) / 1e12 == pytest.approx(tera, abs=0.05)
-
-
-def test_the_sentence_tells_the_cut_and_the_latent() -> None:
-    text = cost.summary("1.2", 51, 480, 848, (480, 854))
-    assert "51 frames (2.1 s at 24 fps)" in text
-    assert "published 480×854" in text
-    assert "latent 4×15×60×106, 23,850 tokens" in text
-    assert "published" not in cost.summary("1.3", 113, 720, 1280, (720, 1280))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...releases.groups import SPATIAL_FACTOR
 from ...releases.guidance import PRESETS, Guidance
-from ...releases.known import RELEASES, believed_release, releases_with
+from ...releases.known import IMAGE_STAGE, RELEASES, STAGE_OF, believed_release, release_named, releases_with
 from ...releases.release import Release
 from ...sampling import schedule
 from ..messages import tell
@@ -81,6 +81,23 @@ def clip_size(latent: Latent, model: ModelPatcher | None = None, vae: Any = None
     height, width = (side * (release.latents.space if release else SPATIAL_FACTOR) for side in samples.shape[-2:])
     count = release.latents.lengths.counting.frames(frames) if release else frames
     return ClipSize(release, height, width, count, frames)
+
+
+def picture_size(latent: Latent) -> ClipSize:
+    """Size of a LATENT of Flux, as the picture that is made before a video of 2.0.
+
+    Raises:
+        ValueError: more than one frame.
+    """
+    samples = latent["samples"]
+    if samples.ndim == 5 and samples.shape[2] > 1:
+        raise ValueError(
+            f"The {IMAGE_STAGE} makes one picture and the latent has {samples.shape[2]} latent frames; make an empty "
+            "picture latent for it (Empty SD3 Latent)."
+        )
+    space = latent.get("downscale_ratio_spacial") or SPATIAL_FACTOR
+    height, width = (side * space for side in samples.shape[-2:])
+    return ClipSize(release_named(STAGE_OF), height, width, 1, 1)
 
 
 def latent_release(latent: Latent, vae: Any = None) -> Release | None:
