@@ -73,12 +73,13 @@ class Decode(DecodingNode):
         cls, samples: dict[str, Any], vae: object, tile_size: str, filename_prefix: str, num_frames: int,
         save_latent: bool,
     ) -> io.NodeOutput:  # fmt: skip
-        vae, latents, kept = own_vae(vae), samples["samples"], None
+        vae, kept = own_vae(vae), None
         if save_latent:
-            choose = lambda: decoding.latent_name(latents, filename_prefix, cls.hidden)  # noqa: E731
+            choose = lambda: decoding.latent_name(vae, samples, filename_prefix, cls.hidden)  # noqa: E731
             metadata = decoding.workflow_metadata(cls.hidden)
-            kept = decoding.keep_latent(vae, latents, choose, {"num_frames": num_frames}, metadata)
+            kept = decoding.keep_latent(vae, samples, choose, {"num_frames": num_frames}, metadata)
         with decoding.behind(kept):
+            latents = decoding.latents_for(vae, samples)
             return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
 
 
@@ -92,7 +93,7 @@ class DecodeToVideo(DecodingNode):
             display_name="Open-Sora Decode to Video",
             category="Open-Sora/latent",
             description="Decodes straight into a video file in constant memory. A run that was cut off continues at "
-            "the first missing group of frames when the same latents are decoded again.",
+            "the first missing part when the same latents are decoded again.",
             search_aliases=["save video", "vae decode", "mp4", "webm"],
             is_output_node=True,
             inputs=[
@@ -118,11 +119,12 @@ class DecodeToVideo(DecodingNode):
         cls, samples: dict[str, Any], vae: object, tile_size: str, filename_prefix: str, num_frames: int,
         frame_rate: float, format: str, quality: int,
     ) -> io.NodeOutput:  # fmt: skip
-        vae, latents, metadata = own_vae(vae), samples["samples"], decoding.workflow_metadata(cls.hidden)
+        vae, metadata = own_vae(vae), decoding.workflow_metadata(cls.hidden)
         notes = {"num_frames": num_frames, "frame_rate": frame_rate}
-        choose = lambda: decoding.latent_name(latents, filename_prefix, cls.hidden)  # noqa: E731
-        kept = decoding.keep_latent(vae, latents, choose, notes, metadata)
+        choose = lambda: decoding.latent_name(vae, samples, filename_prefix, cls.hidden)  # noqa: E731
+        kept = decoding.keep_latent(vae, samples, choose, notes, metadata)
         with decoding.behind(kept):
+            latents = decoding.latents_for(vae, samples)
             file = decoding.decode_to_video(
                 vae, latents, num_frames or None, frame_rate, format, quality, tile_size, kept, metadata
             )

@@ -26,7 +26,7 @@ class Encode(OpenSoraNode):
             node_id="OSoraEncode",
             display_name="Open-Sora Encode",
             category="Open-Sora/latent",
-            description="Encodes a picture or a clip of any length to latents, group by group.",
+            description="Encodes a picture or a clip of any length to latents, piece by piece.",
             search_aliases=["vae encode", "open-sora encode"],
             inputs=[
                 io.Image.Input("images", tooltip="One picture, or the frames of one clip."),
@@ -38,7 +38,7 @@ class Encode(OpenSoraNode):
                     default=MODE,
                     advanced=True,
                     tooltip="mode: the likeliest latents, the same every time. sample: drawn with the seed, as the "
-                    "original program does.",
+                    "original program does; the high-compression VAE of 2.0 has nothing to draw.",
                 ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=2**63 - 1, advanced=True, tooltip="Only used by posterior sample."

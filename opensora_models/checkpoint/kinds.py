@@ -42,6 +42,10 @@ HUNYUAN_VAE = FileKind("hunyuan-vae", "an Open-Sora 2.0 (HunyuanVideo) video VAE
 DC_AE = FileKind("dc-ae", "an Open-Sora 2.0 high-compression video autoencoder (DC-AE)", "vae")
 FLUX_VAE = FileKind("flux-vae", "a Flux image VAE", "vae")
 SD_VAE = FileKind("sd-vae", "a Stable Diffusion or SDXL image VAE", "vae")
+HUNYUAN15_VAE = FileKind("hunyuan15-vae", "a HunyuanVideo 1.5 video VAE", "vae")
+WAN_VAE = FileKind("wan-vae", "a Wan video VAE", "vae")
+COGVIDEOX_VAE = FileKind("cogvideox-vae", "a CogVideoX video VAE", "vae")
+LTXV_VAE = FileKind("ltxv-vae", "an LTX-Video VAE", "vae")
 OTHER_VAE = FileKind("other-vae", "a VAE of another model", "vae")
 T5 = FileKind("t5", "a T5 text encoder", "text_encoders")
 UMT5 = FileKind("umt5", "a umT5 text encoder", "text_encoders")
@@ -121,6 +125,21 @@ def _is_vae(names: Names) -> bool:
     )
 
 
+def _has_video_layers(names: Names) -> bool:
+    return any(names.rank(f"{half}.conv_in.conv.weight") == 5 for half in ("encoder", "decoder"))
+
+
+def _is_hunyuan_vae(names: Names) -> bool:
+    """Under the original's names, or under ComfyUI's, which are 1.3's but for a few layers."""
+    if names.starts("decoder.up_blocks."):
+        return names.has("encoder.conv_in.conv.weight")
+    return _is_causal_vae(names) and names.rank("quant_conv.weight") == 5
+
+
+def _is_causal_vae(names: Names) -> bool:
+    return names.rank("encoder.conv_in.conv.weight") == 5 and names.starts("decoder.up.", "encoder.down.")
+
+
 def _is_flux_vae(names: Names) -> bool:
     return names.shape("decoder.conv_in.weight")[1:2] == (16,) and names.rank("decoder.conv_in.weight") == 4
 
@@ -140,8 +159,12 @@ RULES: tuple[tuple[FileKind, Callable[[Names], bool]], ...] = (
     (MMDIT_V20_DCAE, lambda n: _is_mmdit(n) and _is_high_compression(n)),
     (MMDIT_V20, _is_mmdit),
     (VAE_V12, lambda n: n.starts("temporal_vae.", "spatial_vae.")),
-    (VAE_V13, lambda n: n.rank("encoder.conv_in.conv.weight") == 5 and n.starts("decoder.up.", "encoder.down.")),
-    (HUNYUAN_VAE, lambda n: n.has("encoder.conv_in.conv.weight") and n.starts("decoder.up_blocks.")),
+    (HUNYUAN15_VAE, lambda n: _has_video_layers(n) and n.contains(".gamma")),
+    (WAN_VAE, lambda n: n.starts("encoder.", "decoder.") and n.contains(".gamma")),
+    (COGVIDEOX_VAE, lambda n: _has_video_layers(n) and n.contains(".norm_layer.")),
+    (LTXV_VAE, lambda n: _has_video_layers(n) and n.contains(".res_blocks.") and n.starts("decoder.up_blocks.")),
+    (HUNYUAN_VAE, _is_hunyuan_vae),
+    (VAE_V13, _is_causal_vae),
     (DC_AE, lambda n: n.starts("encoder.project_in.", "decoder.project_out.")),
     (FLUX_VAE, _is_flux_vae),
     (SD_VAE, lambda n: n.rank("decoder.conv_in.weight") == 4),

@@ -28,6 +28,9 @@ class Counting(Protocol):
     def holding(self, frame: int, latents: int) -> int:
         """The latent frame that holds frame ``frame`` (from 0) of a clip of ``latents`` latent frames."""
 
+    def true_lengths(self, latents: int) -> list[int]:
+        """Every length of a clip that comes back from so many latents where the decoder is told it; never empty."""
+
 
 @dataclass(frozen=True)
 class Grouped:
@@ -55,6 +58,14 @@ class Grouped:
         inside = frame - group * step
         return group * GROUP_LATENTS + (0 if inside == 0 else 1 + (inside - 1) // 4)
 
+    def true_lengths(self, latents: int) -> list[int]:
+        """See :class:`Counting`; 1.2 drops the frames its groups were filled up with."""
+        longest = self.frames(latents)
+        if self.version == "1.3":
+            return [longest]
+        top = longest + 3
+        return [n for n in range(max(1, top - 20), top + 1) if self.latents(n) == latents] or [longest]
+
 
 @dataclass(frozen=True)
 class Causal:
@@ -79,6 +90,10 @@ class Causal:
         """See :class:`Counting`."""
         return -(-frame // self.factor)
 
+    def true_lengths(self, latents: int) -> list[int]:
+        """See :class:`Counting`."""
+        return [self.frames(latents)]
+
 
 @dataclass(frozen=True)
 class Strided:
@@ -102,6 +117,10 @@ class Strided:
     def holding(self, frame: int, latents: int) -> int:
         """See :class:`Counting`."""
         return frame // self.factor
+
+    def true_lengths(self, latents: int) -> list[int]:
+        """See :class:`Counting`."""
+        return [self.frames(latents)]
 
 
 @dataclass(frozen=True)

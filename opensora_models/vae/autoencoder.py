@@ -1,40 +1,41 @@
-"""Open-Sora's two video autoencoders behind one face: clips of any length, group by group.
+"""Open-Sora 1.2's and 1.3's video autoencoders: clips of any length, group by group.
 
-Latents are those before the diffusion model's normalisation. Groups share nothing but (in v1.3) one blended frame, so
-working through them one after the other is exact and keeps memory constant.
+Groups share nothing but (in v1.3) one blended frame, so working through them one after the other is exact and keeps
+memory constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES, Version, decoded_frames
+from ..releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES, SPATIAL_FACTOR, Version
 from .causal import CausalConfig, CausalDecoder, CausalEncoder
 from .distribution import Draw, Posterior, mode
 from .image import ImageAutoencoder, ImageConfig
+from .piecewise import PiecewiseAutoencoder
 from .statistics import V12_IMAGE_SCALE, V12_STATISTICS, V13_STATISTICS
 from .strips import Strips
 from .temporal import TemporalAutoencoder, TemporalConfig
-
-Between = Callable[[int, int], None]
-"""Called after each group with the number of groups done and of all groups; may raise to stop."""
+from .tiling import Axis, Layout
 
 
-class VideoAutoencoder(nn.Module):
-    """What both releases share: cutting a clip into groups and joining them.
+class VideoAutoencoder(PiecewiseAutoencoder):
+    """What both releases share: cutting a clip into groups.
 
-    ``group_frames`` is upstream's ``micro_frame_size``; None takes any clip in one piece.
+    ``group_frames`` is upstream's ``micro_frame_size``; None takes any clip in one piece. ``overlap``: neighbouring
+    groups share a frame, which becomes the mean of both.
     """
 
     version: Version
-    latent_channels: int
+    space_factor = SPATIAL_FACTOR
     frames_per_latent: int = FRAMES_PER_LATENT
     group_frames: int | None = GROUP_FRAMES
     overlap: bool = False
+    clips_apart = False
 
     @property
     def group_latents(self) -> int | None:
@@ -54,6 +55,42 @@ class VideoAutoencoder(nn.Module):
         size = self.group_latents or latents
         return [slice(start, min(start + size, latents)) for start in range(0, latents, size)]
 
+    def encode_layout(self, shape: Sequence[int]) -> Layout:
+        frames, height, width = shape[-3:]
+        slices = tuple(self.encode_slices(frames))
+        gives = tuple(-(-(part.stop - part.start) // self.frames_per_latent) for part in slices)
+        small = lambda side: side // SPATIAL_FACTOR  # noqa: E731
+        return Layout(Axis(slices, gives, gives), Axis.whole(height, small), Axis.whole(width, small))
+
+    def decode_layout(self, shape: Sequence[int], num_frames: int | None = None) -> Layout:
+        latents, height, width = shape[-3:]
+        large = lambda side: side * SPATIAL_FACTOR  # noqa: E731
+        return Layout(self._decode_axis(latents, num_frames), Axis.whole(height, large), Axis.whole(width, large))
+
+    def _decode_axis(self, latents: int, num_frames: int | None) -> Axis:
+        slices = tuple(self.decode_slices(latents))
+        total = self.frames_of(latents) if num_frames is None else num_frames
+        size = self.group_frames or total
+        gives = tuple(
+            self.frames_of_group(part.stop - part.start, min(size, total - size * index))
+            for index, part in enumerate(slices)
+        )
+        if not self.overlap:
+            return Axis(slices, gives, gives)
+        keeps = tuple(count - (index + 1 < len(gives)) for index, count in enumerate(gives))
+        return Axis(slices, gives, keeps, blend=1, weight=0.5)
+
+    def frames_of_group(self, latents: int, frames: int) -> int:
+        """Frames that a group of ``latents`` latent frames and the true length ``frames`` gives."""
+        return self.frames_per_latent * (latents - 1) + 1
+
+    def frames_of(self, latents: int) -> int:
+        """Frames that come back for ``latents`` latent frames when the true length is not given."""
+        return sum(
+            self.frames_per_latent * (part.stop - part.start - 1) + 1 - (self.overlap and part.start > 0)
+            for part in self.decode_slices(latents)
+        )
+
     def encode_group(self, frames: Tensor, plan: Strips | None, draw: Draw) -> Tensor:
         """Pixels [B, 3, t, H, W] in [-1, 1] of one group to latents [B, C, l, h, w]."""
         raise TypeError("VideoAutoencoder is a base; use OpenSora12 or OpenSora13")
@@ -62,95 +99,12 @@ class VideoAutoencoder(nn.Module):
         """Latents [B, C, l, h, w] of one group to pixels [B, 3, t, H, W]; ``frames`` is the group's true length."""
         raise TypeError("VideoAutoencoder is a base; use OpenSora12 or OpenSora13")
 
-    def encode(
-        self, video: Tensor, plan: Strips | None = None, *, draw: Draw = mode, between: Between | None = None,
-        device: torch.device | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Pixels [B, 3, T, H, W] in [-1, 1] to latents [B, C, l, h, w]; ``device``: where each group is computed."""
-        slices = self.encode_slices(video.shape[2])
-        parts = []
-        for index, part in enumerate(slices):
-            group = video[:, :, part]
-            parts.append(self.encode_group(group if device is None else group.to(device), plan, draw))
-            if between is not None:
-                between(index + 1, len(slices))
-        return torch.cat(parts, dim=2)
+    def encode_piece(self, pixels: Tensor, plan: Strips | None = None, draw: Draw = mode) -> Tensor:
+        return self.encode_group(pixels, plan, draw)
 
-    def decoded(
-        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *, first_group: int = 0,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield pixels [B, 3, t, H, W] group by group; a frame shared by two groups comes with the later one.
-
-        ``first_group`` leaves out earlier groups: the first part then equals what the whole run would yield there.
-        """
+    def decode_piece(self, latents: Tensor, plan: Strips | None = None, *, frames: int | None = None) -> Tensor:
         count = latents.shape[2]
-        total = self.frames_of(count) if num_frames is None else num_frames
-        slices = self.decode_slices(count)
-        shared: Tensor | None = None
-        start = max(0, first_group - 1) if self.overlap else first_group
-        for index in range(start, len(slices)):
-            frames = self._decode_clips(latents[:, :, slices[index]], index, total, plan)
-            if not self.overlap:
-                yield frames
-                continue
-            if shared is not None:
-                frames[:, :, :1] = 0.5 * shared + 0.5 * frames[:, :, :1]
-            last = index == len(slices) - 1
-            shared = frames[:, :, -1:].clone()
-            if index >= first_group:
-                yield frames if last else frames[:, :, :-1]
-
-    def _decode_clips(self, latents: Tensor, index: int, total: int, plan: Strips | None) -> Tensor:
-        """One group of every clip of a batch; by strips one clip at a time, as memory counts there."""
-        frames = total if self.group_frames is None else min(self.group_frames, total - self.group_frames * index)
-        if plan is None or latents.shape[0] == 1:
-            return self.decode_group(latents, frames, plan)
-        return torch.cat([self.decode_group(clip[None], frames, plan) for clip in latents])
-
-    def decode(
-        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *,
-        between: Between | None = None, out: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Latents [B, C, l, h, w] to pixels [B, 3, T, H, W].
-
-        ``num_frames``: the clip's true length, else the longest that is certain; ``out``: written group by group,
-        on any device.
-        """
-        groups = len(self.decode_slices(latents.shape[2]))
-        parts: list[Tensor] = []
-        position = 0
-        for index, frames in enumerate(self.decoded(latents, num_frames, plan)):
-            if out is None:
-                parts.append(frames)
-            else:
-                out[:, :, position : position + frames.shape[2]] = frames
-                position += frames.shape[2]
-            if between is not None:
-                between(index + 1, groups)
-        return out if out is not None else torch.cat(parts, dim=2)
-
-    def latents_of(self, frames: int) -> int:
-        """Latent frames that encoding ``frames`` frames gives, ragged last groups included."""
-        return sum(-(-(part.stop - part.start) // self.frames_per_latent) for part in self.encode_slices(frames))
-
-    def frames_of(self, latents: int) -> int:
-        """Frames that come back for ``latents`` latent frames when the true length is not given."""
-        if self.group_frames is None:
-            return self.frames_per_latent * (latents - 1) + 1
-        if self.overlap == (self.version == "1.3") and self.group_frames == GROUP_FRAMES:
-            return decoded_frames(self.version, latents)
-        return sum(
-            self.frames_per_latent * (part.stop - part.start - 1) + 1 - (self.overlap and part.start > 0)
-            for part in self.decode_slices(latents)
-        )
-
-    def normalise(self, latents: Tensor) -> Tensor:
-        """What the diffusion model sees of the latents."""
-        raise TypeError("VideoAutoencoder is a base; use OpenSora12 or OpenSora13")
-
-    def denormalise(self, latents: Tensor) -> Tensor:
-        """The inverse of ``normalise``."""
-        raise TypeError("VideoAutoencoder is a base; use OpenSora12 or OpenSora13")
+        return self.decode_group(latents, self.frames_of_group(count, 1) if frames is None else frames, plan)
 
 
 class _SpatialStage(nn.Module):
@@ -212,6 +166,9 @@ class OpenSora12(VideoAutoencoder):
     def encode_group(self, frames: Tensor, plan: Strips | None, draw: Draw) -> Tensor:
         images = self.spatial_vae.encode(frames, plan, draw)
         return draw(Posterior(self.temporal_vae.moments(images)))
+
+    def frames_of_group(self, latents: int, frames: int) -> int:
+        return self.frames_per_latent * latents - -frames % self.frames_per_latent
 
     def decode_group(self, latents: Tensor, frames: int, plan: Strips | None) -> Tensor:
         return self.spatial_vae.decode(self.temporal_vae.decode(latents, frames), plan)

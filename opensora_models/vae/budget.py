@@ -171,13 +171,3 @@ def candidate_plans() -> list[Strips]:
         plans.append(Strips(size, True, 1))
         size //= 4
     return plans
-
-
-def tiles(height: int, width: int, model: VideoAutoencoder, element_size: int) -> Strips:
-    """A lean plan whose strips have the area of a tile of ``height`` × ``width`` pixels, all frames of a group deep."""
-    channels = (
-        model.spatial_vae.module.config.widths[0]
-        if isinstance(model, OpenSora12)
-        else model.encoder.conv_in.conv.out_channels * GROUP_FRAMES
-    )
-    return Strips(max(1, height * width * channels * element_size), True, 1)

@@ -7,27 +7,45 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..releases.groups import LATENT_CHANNELS, VERSIONS, Version, decoded_frames, latent_frames
+from ..releases.known import RELEASES, release_named, releases_with
 
 
-def check_latents(latents: Tensor, version: Version, channels: int) -> None:
-    """ValueError unless ``latents`` is a finite [B, channels, T, h, w]."""
-    shape = tuple(latents.shape)
+def check_latents(latents: Tensor, version: str, channels: int) -> None:
+    """ValueError unless ``latents`` is a finite [B, channels, T, h, w]; ``version`` is the release of the VAE."""
+    shape, title = tuple(latents.shape), release_named(version).title
     if latents.ndim != 5:
         raise ValueError(
-            f"Open-Sora {version} latents are [batch, {channels}, frames, height, width], these are {list(shape)}; "
-            "use latents of an Open-Sora model."
+            f"{title} latents are [batch, {channels}, frames, height, width], these are {list(shape)}; use latents of "
+            "an Open-Sora model."
         )
     if shape[1] != channels:
-        other = next((v for v in VERSIONS if LATENT_CHANNELS[v] == shape[1] and v != version), None)
-        belongs = f" as Open-Sora {other} has them" if other else ""
         raise ValueError(
-            f"These latents have {shape[1]} channels{belongs}, the Open-Sora {version} VAE needs {channels}; "
-            "load the VAE that belongs to the model."
+            f"These latents have {shape[1]} channels{_owners(shape[1])}, the {title} VAE needs {channels}; load the "
+            "VAE that belongs to the model."
         )
     if 0 in shape:
         raise ValueError(f"These latents are empty ({list(shape)}); every size must be at least 1.")
     check_numbers(latents)
+
+
+def _owners(channels: int) -> str:
+    """Whose latents have so many channels, as the middle of a sentence."""
+    first, *others = [release.title for release in releases_with(channels)] or [""]
+    also = f" ({' and '.join(other.removeprefix('Open-Sora ') for other in others)} as well)" if others else ""
+    return f" as {first} has them{also}" if first else ""
+
+
+def check_release(word: object, channels: int, version: str) -> None:
+    """ValueError where latents say that they are another release's, and their channels agree.
+
+    ``word``: what their LATENT carries; a word that is no release's says nothing, another program may have made it.
+    """
+    release = RELEASES.get(word) if isinstance(word, str) else None
+    if release is not None and release.id != version and release.latents.channels == channels:
+        raise ValueError(
+            f"These latents are {release.title}'s and the VAE is {release_named(version).title}'s; load the VAE that "
+            "belongs to the model."
+        )
 
 
 def check_numbers(latents: Tensor) -> None:
@@ -44,22 +62,19 @@ def check_pixels(frames: Tensor) -> None:
         raise ValueError("Decoding gave values that are not numbers (NaN); load the VAE with dtype fp32 and try again.")
 
 
-def possible_lengths(version: Version, latents: int) -> list[int]:
-    """Every number of frames that encodes to ``latents`` latent frames, ascending; never empty."""
-    if version == "1.3":
-        return [decoded_frames(version, latents)]
-    top = decoded_frames(version, latents) + 3
-    return [n for n in range(max(1, top - 20), top + 1) if latent_frames(version, n) == latents] or [top - 3]
+def possible_lengths(version: str, latents: int) -> list[int]:
+    """Every number of frames that ``latents`` latent frames can be decoded to, ascending; never empty."""
+    return release_named(version).latents.lengths.counting.true_lengths(latents)
 
 
-def check_num_frames(version: Version, latents: int, num_frames: int) -> None:
+def check_num_frames(version: str, latents: int, num_frames: int) -> None:
     """ValueError unless a clip of ``num_frames`` frames has ``latents`` latent frames."""
     good = possible_lengths(version, latents)
     if num_frames not in good:
         nearest = min(good, key=lambda n: abs(n - num_frames))
         raise ValueError(
-            f"{latents} latent frames of Open-Sora {version} decode to {_listed(good)} frames, {num_frames} was asked "
-            f"for; the nearest good value is {nearest}."
+            f"{latents} latent frames of {release_named(version).title} decode to {_listed(good)} frames, {num_frames} "
+            f"was asked for; the nearest good value is {nearest}."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -10,22 +10,30 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint.counting import count_blocks
-from ..checkpoint.kinds import SD_VAE, VAE_V12, VAE_V13
+from ..checkpoint.kinds import DC_AE, FLUX_VAE, HUNYUAN_VAE, SD_VAE, VAE_V12, VAE_V13, FileKind
 from ..checkpoint.opening import Checkpoint, expect_shapes, expect_weights
 from ..checkpoint.reading import reading
 from ..checkpoint.settings import Settings
 from ..releases.groups import FRAMES_PER_LATENT, SPATIAL_FACTOR, Version
+from ..releases.known import release_named
 from .autoencoder import OpenSora12, OpenSora13
 from .causal import CausalConfig
 from .file_settings import groups_of, options_of
 from .image import ImageConfig
 from .keys import PIPELINE_PREFIX, image_names
+from .piecewise import PiecewiseAutoencoder
 from .temporal import TemporalConfig
+from .tiled import DC_AE_TILING, HUNYUAN_TILING, OpenSora20, OpenSora20HighCompression
+from .tiled_files import as_linear, dc_ae_config, hunyuan_config, hunyuan_names, is_dc_ae, is_hunyuan, tiling_of
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
-EXPECTED = "an Open-Sora 1.2 or 1.3 video VAE"
+EXPECTED = "a video VAE of Open-Sora 1.2, 1.3 or 2.0"
+NETWORKS: dict[str, type[PiecewiseAutoencoder]] = {
+    kind.version: kind for kind in (OpenSora12, OpenSora13, OpenSora20, OpenSora20HighCompression)
+}
+"""The network of each release."""
 TEMPORAL_PREFIX = "temporal_vae."
 LATENT_CHANNELS: dict[Version, int] = {"1.2": 4, "1.3": 16}
 """Channels of the latents every program of a version exchanges."""
@@ -35,10 +43,11 @@ LATENT_CHANNELS: dict[Version, int] = {"1.2": 4, "1.3": 16}
 class Recipe:
     """What a file (or a pair of files) holds: settings, and for each file its tensors under our names.
 
-    ``options`` are what a 1.3 file says of its network beside the weights: ``overlap`` and ``normalization``.
+    ``options`` are what a file says of its network beside the weights: a 1.3 file ``overlap`` and ``normalization``,
+    a 2.0 file its ``tiling``.
     """
 
-    version: Version
+    version: str
     settings: tuple[Any, ...]
     parts: tuple[Checkpoint, ...]
     names: tuple[Mapping[str, str], ...]
@@ -49,11 +58,9 @@ class Recipe:
         """Of the main file, for messages."""
         return self.parts[0].name
 
-    def build(self, **options: Any) -> OpenSora12 | OpenSora13:
-        """The empty network; ``options`` go to its constructor, over what the file says."""
-        if self.version == "1.2":
-            return OpenSora12(*self.settings, **options)
-        return OpenSora13(*self.settings, **{**self.options, **options})
+    def build(self, kinds: Mapping[str, type[PiecewiseAutoencoder]] = NETWORKS, **options: Any) -> PiecewiseAutoencoder:
+        """The empty network, of one of ``kinds``; ``options`` go to its constructor, over what the file says."""
+        return kinds[self.version](*self.settings, **{**self.options, **options})
 
     def check(self) -> list[str]:
         """Hold the files against the network: ValueError for missing or wrong tensors, else names not used."""
@@ -75,23 +82,24 @@ class Recipe:
             for theirs, tensor in part.load().items():
                 ours = names.get(theirs)
                 if ours is not None:
-                    loaded[ours] = tensor.flatten(1) if _is_projection(ours, tensor.shape) else tensor
+                    loaded[ours] = as_linear(ours, tensor)
         return loaded
 
 
 def recognise(checkpoint: Checkpoint, spatial: Checkpoint | None = None) -> Recipe:
     """What ``checkpoint`` holds; ``spatial`` is the image VAE where the main file has only the temporal part.
 
-    Raises ValueError with one sentence for anything that is not an Open-Sora 1.2 or 1.3 video VAE.
+    Raises ValueError with one sentence for anything that is not a video VAE of Open-Sora.
     """
     with reading(checkpoint.name):
-        if checkpoint.kind is not VAE_V13 and checkpoint.kind is not VAE_V12:
+        holds_all = _WHOLE.get(checkpoint.kind)
+        if holds_all is None:
             return _split(checkpoint, spatial)
         if spatial is not None:
             raise ValueError(
                 f"{checkpoint.quoted} already holds everything; leave spatial_vae on none instead of {spatial.quoted}."
             )
-        return _causal(checkpoint) if checkpoint.kind is VAE_V13 else _whole_pipeline(checkpoint)
+        return holds_all(checkpoint)
 
 
 def _causal(checkpoint: Checkpoint) -> Recipe:
@@ -116,6 +124,35 @@ def _whole_pipeline(checkpoint: Checkpoint) -> Recipe:
         temporal_config(_below(ours, TEMPORAL_PREFIX), settings),
     )
     return Recipe("1.2", _expect_halves(*configs), (checkpoint,), (names,))
+
+
+def _hunyuan(checkpoint: Checkpoint) -> Recipe:
+    if not is_hunyuan(checkpoint.shapes):
+        _refuse(checkpoint, "of which it lacks parts")
+    settings, names = checkpoint.settings(), hunyuan_names(checkpoint.shapes)
+    config = hunyuan_config({ours: checkpoint.shapes[name] for name, ours in names.items()}, settings)
+    _expect_reductions("2.0", config.factors)
+    return Recipe("2.0", (config,), (checkpoint,), (names,), {"tiling": tiling_of(settings, HUNYUAN_TILING)})
+
+
+def _dc_ae(checkpoint: Checkpoint) -> Recipe:
+    shapes, settings = checkpoint.shapes, checkpoint.settings()
+    if not is_dc_ae(shapes):
+        _refuse(checkpoint, "of which it lacks parts")
+    config = dc_ae_config(shapes, settings)
+    version = OpenSora20HighCompression.version
+    _expect_reductions(version, (config.time_factor, config.space_factor))
+    names = {name: name for name in shapes}
+    return Recipe(version, (config,), (checkpoint,), (names,), {"tiling": tiling_of(settings, DC_AE_TILING)})
+
+
+_WHOLE: dict[FileKind, Callable[[Checkpoint], Recipe]] = {
+    VAE_V12: _whole_pipeline,
+    VAE_V13: _causal,
+    HUNYUAN_VAE: _hunyuan,
+    DC_AE: _dc_ae,
+}
+"""What to do with files that hold everything."""
 
 
 def temporal_names(shapes: Shapes) -> dict[str, str]:
@@ -158,13 +195,19 @@ def spatial_config(spatial: Checkpoint) -> ImageConfig:
         return image_config({renamed[name]: shape for name, shape in spatial.shapes.items()}, spatial.settings())
 
 
-def _refuse(checkpoint: Checkpoint) -> NoReturn:
+def _refuse(checkpoint: Checkpoint, flaw: str = "") -> NoReturn:
     if checkpoint.kind is SD_VAE:
         raise ValueError(
             f"{checkpoint.quoted} looks like {SD_VAE.title}, which is only the spatial half of Open-Sora 1.2's VAE; "
             "choose the temporal file as vae_name and this one as spatial_vae."
         )
-    raise ValueError(f"{checkpoint.quoted} looks like {checkpoint.kind.sentence_part()}; expected {EXPECTED}.")
+    if checkpoint.kind is FLUX_VAE:
+        raise ValueError(
+            f"{checkpoint.quoted} looks like {FLUX_VAE.title}, which makes single pictures and is loaded with "
+            f"ComfyUI's Load VAE; expected {EXPECTED}."
+        )
+    looks = checkpoint.kind.sentence_part() + (f", {flaw}" if flaw else "")
+    raise ValueError(f"{checkpoint.quoted} looks like {looks}; expected {EXPECTED}.")
 
 
 def image_config(shapes: Shapes, settings: Settings | None = None) -> ImageConfig:
@@ -245,6 +288,17 @@ def _expect_factors(version: Version, channels: int, halvings: int, halvings_of_
         )
 
 
+def _expect_reductions(version: str, factors: tuple[int, int]) -> None:
+    """Refuses an autoencoder of 2.0 that reduces frames or pixels by other factors than the released one."""
+    release = release_named(version)
+    wanted = (release.latents.lengths.step, release.latents.space)
+    if factors != wanted:
+        raise ValueError(
+            f"it makes one latent of {factors[0]} frames and {factors[1]} pixels to a side; Open-Sora {version} makes "
+            f"one of {wanted[0]} and {wanted[1]}."
+        )
+
+
 def _below(shapes: Shapes, prefix: str) -> dict[str, Shape]:
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
@@ -266,13 +320,9 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> Shape:
     return shape
 
 
-def _is_projection(name: str, shape: Shape) -> bool:
-    return ".attentions.0.to_" in name and name.endswith("weight") and len(shape) == 4
-
-
 def _as_wanted(shape: Shape, wanted: Shape | None) -> Shape:
     """A 1×1 convolution counts as the linear layer it is."""
-    return shape[:2] if wanted is not None and len(wanted) == 2 and shape[2:] == (1, 1) else shape
+    return shape[:2] if wanted is not None and len(wanted) == 2 and set(shape[2:]) == {1} else shape
 
 
 def plain_network(recipe: Recipe) -> nn.Module:

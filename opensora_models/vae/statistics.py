@@ -163,3 +163,14 @@ def exchange_named(normalization: str | None) -> Exchange | None:
         return None
     own = None if normalization is None else V13_STATISTICS[normalization]
     return Exchange(own, V13_STATISTICS[V13_RELEASED])
+
+
+def exchange_scaled(own: tuple[float, float], common: tuple[float, float], channels: int) -> Exchange | None:
+    """How latents of a file with one shift and one scale for all channels are exchanged; None where both are alike.
+
+    The diffusion model sees ``scale · (latents - shift)``; each pair is (shift, scale).
+    """
+    if own == common:
+        return None
+    mine, others = (ChannelStatistics((shift,) * channels, (1 / scale,) * channels) for shift, scale in (own, common))
+    return Exchange(mine, others)

@@ -6,19 +6,18 @@ are those before the diffusion model's normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .autoencoder import Between
 from .dcae import DcAeConfig, DcAeDecoder, DcAeEncoder
 from .distribution import Draw, Posterior, mode
 from .hunyuan import HunyuanConfig, HunyuanDecoder, HunyuanEncoder
+from .piecewise import PiecewiseAutoencoder
 from .strips import Strips
-from .tiling import Axis, Compute, Cut, Layout, Piece, joined
+from .tiling import Axis, Cut, Layout
 
 
 @dataclass(frozen=True)
@@ -39,20 +38,15 @@ HUNYUAN_TILING = Tiling(spatial=True, temporal=False)
 DC_AE_TILING = Tiling(spatial=True, temporal=True, frames=32)
 
 
-class TiledAutoencoder(nn.Module):
-    """What both share: cutting a clip into pieces, and joining what comes of them.
+class TiledAutoencoder(PiecewiseAutoencoder):
+    """What both share: cutting a clip into tiles.
 
     ``leading``: frames at the start of a clip that have a latent frame of their own.
     """
 
-    version: str
-    latent_channels: int
     time_factor: int
-    space_factor: int
     leading: int
     tiling: Tiling
-
-    # -- Sizes -------------------------------------------------------------------------------------------------------
 
     def latents_of_piece(self, frames: int) -> int:
         """Latent frames of a clip that is encoded in one piece."""
@@ -63,7 +57,6 @@ class TiledAutoencoder(nn.Module):
         raise TypeError("TiledAutoencoder is a base; use OpenSora20 or OpenSora20HighCompression")
 
     def encode_layout(self, shape: Sequence[int]) -> Layout:
-        """The pieces of pixels [..., T, H, W]. ValueError for a clip the autoencoder cannot take."""
         frames, height, width = shape[-3:]
         size, tile = self.tiling.size, self.tiling.frames
         return Layout(
@@ -71,14 +64,14 @@ class TiledAutoencoder(nn.Module):
             *self._sides(height, width, size, size // self.space_factor, lambda side: -(-side // self.space_factor)),
         )
 
-    def decode_layout(self, shape: Sequence[int]) -> Layout:
-        """The pieces of latents [..., T, h, w]."""
+    def decode_layout(self, shape: Sequence[int], num_frames: int | None = None) -> Layout:
         frames, height, width = shape[-3:]
         size, tile = self.tiling.size, self.tiling.frames
-        return Layout(
+        layout = Layout(
             self._time(frames, tile // self.time_factor, tile, self.frames_of_piece),
             *self._sides(height, width, size // self.space_factor, size, lambda side: side * self.space_factor),
         )
+        return layout if num_frames is None else replace(layout, time=layout.time.limited(num_frames))
 
     def _time(self, length: int, size: int, gives: int, count: Callable[[int], int]) -> Axis:
         if not self.tiling.temporal or length <= size:
@@ -90,14 +83,6 @@ class TiledAutoencoder(nn.Module):
             return Axis.whole(height, count), Axis.whole(width, count)
         cut = Cut.overlapping(size, gives, self.tiling.overlap)
         return cut.axis(height, count), cut.axis(width, count)
-
-    def latents_of(self, frames: int) -> int:
-        """Latent frames that encoding ``frames`` frames gives."""
-        return self.encode_layout((frames, self.space_factor, self.space_factor)).time.total
-
-    def frames_of(self, latents: int) -> int:
-        """Frames that come back for ``latents`` latent frames."""
-        return self.decode_layout((latents, 1, 1)).time.total
 
     def expect_even_tiles(self) -> None:
         """ValueError for a tiling whose tiles do not keep as much as they are apart, so that clips change their size.
@@ -118,89 +103,6 @@ class TiledAutoencoder(nn.Module):
             )
             raise ValueError(f"Tiles of {name} {size} cannot overlap evenly by {tiling.overlap:g}; {near}.")
 
-    # -- Pieces ------------------------------------------------------------------------------------------------------
-
-    def encode_piece(self, pixels: Tensor, plan: Strips | None = None) -> Tensor:
-        """Pixels [B, 3, t, h, w] in [-1, 1] of one piece to features, which are blended; plain without a plan."""
-        raise TypeError("TiledAutoencoder is a base; use OpenSora20 or OpenSora20HighCompression")
-
-    def decode_piece(self, latents: Tensor, plan: Strips | None = None) -> Tensor:
-        """Latents [B, C, t, h, w] of one piece to pixels; plain without a plan."""
-        raise TypeError("TiledAutoencoder is a base; use OpenSora20 or OpenSora20HighCompression")
-
-    def drawn(self, features: Tensor, draw: Draw) -> Tensor:
-        """Latents [B, C, T, h, w] from the joined features of a clip."""
-        return features
-
-    # -- Clips -------------------------------------------------------------------------------------------------------
-
-    def encode(
-        self, video: Tensor, plan: Strips | None = None, *, draw: Draw = mode, between: Between | None = None,
-        device: torch.device | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Pixels [B, 3, T, H, W] in [-1, 1] to latents [B, C, t, h, w]; ``device``: where each piece is computed."""
-        layout = self.encode_layout(video.shape)
-        work = self._each_clip(video, lambda block: self.encode_piece(block, plan), plan, device)
-        features = torch.cat(list(joined(layout, _reported(work, layout.pieces, between))), dim=2)
-        return self.drawn(features, draw)
-
-    def decoded(
-        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *, first_part: int = 0,
-        between: Between | None = None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield pixels [B, 3, t, H, W] part by part, ``num_frames`` frames at most.
-
-        ``first_part`` leaves out earlier parts: what follows equals what the whole run would yield there.
-        """
-        layout = self.decode_layout(latents.shape)
-        work = self._each_clip(latents, lambda block: self.decode_piece(block, plan), plan, None)
-        compute = _reported(work, layout.remaining(first_part), between)
-        left = (layout.time.total if num_frames is None else num_frames) - layout.time.kept(first_part).start
-        for frames in joined(layout, compute, first_part=first_part):
-            if left <= 0:
-                return
-            yield frames[:, :, :left]
-            left -= frames.shape[2]
-
-    def decode(
-        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *,
-        between: Between | None = None, out: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Latents [B, C, T, h, w] to pixels [B, 3, t, H, W]; ``out``: written part by part, on any device."""
-        parts: list[Tensor] = []
-        position = 0
-        for frames in self.decoded(latents, num_frames, plan, between=between):
-            if out is None:
-                parts.append(frames)
-            else:
-                out[:, :, position : position + frames.shape[2]] = frames
-                position += frames.shape[2]
-        return out if out is not None else torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
-
-    def _each_clip(
-        self, batch: Tensor, work: Callable[[Tensor], Tensor], plan: Strips | None, device: torch.device | None
-    ) -> Compute:
-        """Work on a piece of every clip of a batch; by strips one clip at a time, as memory counts there."""
-
-        def compute(piece: Piece) -> Tensor:
-            block = piece.of(batch)
-            block = block if device is None else block.to(device)
-            if plan is None or block.shape[0] == 1:
-                return work(block)
-            return torch.cat([work(clip[None]) for clip in block])
-
-        return compute
-
-    # -- What the diffusion model sees -------------------------------------------------------------------------------
-
-    def normalise(self, latents: Tensor) -> Tensor:
-        """What the diffusion model sees of the latents."""
-        raise TypeError("TiledAutoencoder is a base; use OpenSora20 or OpenSora20HighCompression")
-
-    def denormalise(self, latents: Tensor) -> Tensor:
-        """The inverse of ``normalise``."""
-        raise TypeError("TiledAutoencoder is a base; use OpenSora20 or OpenSora20HighCompression")
-
 
 def _is_even(size: int, factor: int, overlap: float) -> bool:
     """Whether tiles of ``size`` pixels or frames keep what their neighbours leave, in both directions."""
@@ -212,20 +114,6 @@ def _is_even(size: int, factor: int, overlap: float) -> bool:
         and int(size * (1 - overlap)) == factor * stride == size - int(size * overlap)
         and latents - int(latents * overlap) == stride
     )
-
-
-def _reported(compute: Compute, pieces: Sequence[Piece], between: Between | None) -> Compute:
-    """The same, telling after each piece how many of ``pieces`` are done."""
-    if between is None:
-        return compute
-    first, count = pieces[0].number, len(pieces)
-
-    def told(piece: Piece) -> Tensor:
-        result = compute(piece)
-        between(piece.number - first + 1, count)
-        return result
-
-    return told
 
 
 class OpenSora20(TiledAutoencoder):
@@ -255,10 +143,10 @@ class OpenSora20(TiledAutoencoder):
     def frames_of_piece(self, latents: int) -> int:
         return self.time_factor * (latents - 1) + 1
 
-    def encode_piece(self, pixels: Tensor, plan: Strips | None = None) -> Tensor:
+    def encode_piece(self, pixels: Tensor, plan: Strips | None = None, draw: Draw = mode) -> Tensor:
         return self.quant_conv(self.encoder(pixels) if plan is None else self.encoder.strips(pixels, plan))
 
-    def decode_piece(self, latents: Tensor, plan: Strips | None = None) -> Tensor:
+    def decode_piece(self, latents: Tensor, plan: Strips | None = None, *, frames: int | None = None) -> Tensor:
         features = self.post_quant_conv(latents)
         return self.decoder(features) if plan is None else self.decoder.strips(features, plan)
 
@@ -318,10 +206,10 @@ class OpenSora20HighCompression(TiledAutoencoder):
     def frames_of_piece(self, latents: int) -> int:
         return 1 if latents == 1 else self.time_factor * latents
 
-    def encode_piece(self, pixels: Tensor, plan: Strips | None = None) -> Tensor:
+    def encode_piece(self, pixels: Tensor, plan: Strips | None = None, draw: Draw = mode) -> Tensor:
         return self.encoder(pixels) if plan is None else self.encoder.strips(pixels, plan)
 
-    def decode_piece(self, latents: Tensor, plan: Strips | None = None) -> Tensor:
+    def decode_piece(self, latents: Tensor, plan: Strips | None = None, *, frames: int | None = None) -> Tensor:
         return self.decoder(latents) if plan is None else self.decoder.strips(latents, plan)
 
     def lost_frames(self, latents: int) -> int:

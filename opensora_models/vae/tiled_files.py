@@ -8,17 +8,20 @@ diffusers, and ComfyUI's. The DC-AE has its own alone. Errors are what
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..checkpoint.counting import count_blocks
 from ..checkpoint.reading import shown
-from ..checkpoint.settings import Settings, whole_number
+from ..checkpoint.settings import Settings, expect_object, whole_number, yes_or_no
 from .dcae import DcAeConfig
 from .file_settings import groups_of
 from .hunyuan import HunyuanConfig
 from .keys import image_names
+from .statistics import Exchange, exchange_scaled
+from .tiled import OpenSora20, OpenSora20HighCompression, TiledAutoencoder, Tiling
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -108,6 +111,53 @@ def dc_ae_config(shapes: Shapes, settings: Settings | None = None) -> DcAeConfig
         scale=_scale(settings, 1.0, "scale", "scaling_factor"),
         **(_attention_sizes(shapes, attention.index(True)) if any(attention) else {}),
     )
+
+
+# Names of the original for the fields of a tiling: the Hunyuan VAE's, then the DC-AE's.
+_TILING_NAMES = {
+    "spatial": ("use_spatial_tiling",),
+    "temporal": ("use_temporal_tiling",),
+    "size": ("sample_size", "spatial_tile_size"),
+    "frames": ("sample_tsize", "temporal_tile_size"),
+    "overlap": ("tile_overlap_factor",),
+}
+LARGEST_TILE = 2**16
+
+
+def tiling_of(settings: Settings, released: Tiling) -> Tiling:
+    """The tiling a file was saved with, under ``tiling`` or in the original's names, else the released one."""
+    own = expect_object(settings["tiling"], "tiling") if settings.get("tiling") is not None else {}
+    found: dict[str, Any] = {}
+    for name, others in _TILING_NAMES.items():
+        value = own.get(name, _setting(settings, None, *others))
+        if value is None:
+            continue
+        if name in ("spatial", "temporal"):
+            found[name] = yes_or_no(value, name)
+        elif name == "overlap":
+            found[name] = _number({name: value}, released.overlap, name)
+        else:
+            found[name] = whole_number(value, name, 1, LARGEST_TILE)
+    return replace(released, **found)
+
+
+def saved_tiled_settings(network: TiledAutoencoder) -> dict[str, Any]:
+    """What must travel with the weights of a 2.0 autoencoder so that its file gives the same pictures again."""
+    settings: dict[str, Any] = {"version": network.version, "tiling": asdict(network.tiling)}
+    if isinstance(network, OpenSora20):
+        config = network.config
+        return settings | {"groups": config.groups, "scale": config.scale, "shift": config.shift}
+    assert isinstance(network, OpenSora20HighCompression)
+    return settings | {"scale": network.config.scale}
+
+
+def tiled_exchange(network: TiledAutoencoder) -> Exchange | None:
+    """How latents of a network with its own scale are exchanged with programs that expect the released one."""
+    if isinstance(network, OpenSora20):
+        config, released = network.config, HunyuanConfig()
+        return exchange_scaled((config.shift, config.scale), (released.shift, released.scale), config.latent_channels)
+    assert isinstance(network, OpenSora20HighCompression)
+    return exchange_scaled((0.0, 1 / network.config.scale), (0.0, 1.0), network.latent_channels)
 
 
 def _expect_folding(widths: tuple[int, ...], latents: int) -> None:

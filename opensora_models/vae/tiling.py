@@ -10,7 +10,7 @@ Source: ``spatial_tiled_*`` and ``temporal_tiled_*`` of 2.0's autoencoders (open
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -49,6 +49,13 @@ class Axis:
         """Where in the output the kept part of a piece lies."""
         start = sum(self.keeps[:index])
         return slice(start, start + self.keeps[index])
+
+    def limited(self, total: int) -> Axis:
+        """The axis up to ``total`` output positions; pieces that keep none of them go."""
+        starts = [sum(self.keeps[:index]) for index in range(len(self.keeps))]
+        count = max(1, sum(start < total for start in starts))
+        keeps = tuple(min(keep, total - start) for keep, start in zip(self.keeps[:count], starts, strict=False))
+        return replace(self, takes=self.takes[:count], gives=self.gives[:count], keeps=keeps)
 
     def shares(self, extent: int) -> list[float]:
         """Share of the later piece at each of ``extent`` blended positions."""

@@ -348,6 +348,13 @@ def vae(version: str) -> tuple[Tensors, dict[str, str]]:
     return weights, metadata
 
 
+def vae_v2(kind: str) -> tuple[Tensors, dict[str, str]]:
+    """A tiny autoencoder of 2.0, "hunyuan" or "dc_ae", and its file metadata."""
+    from support import random_vaes  # which is built of what stands here
+
+    return getattr(random_vaes, kind)()
+
+
 def _halved(weights: Tensors) -> Tensors:
     return {name: weight.half() for name, weight in weights.items()}
 
@@ -359,6 +366,8 @@ FILES: dict[str, Callable[[], tuple[Tensors, dict[str, str]]]] = {
     "diffusion_models/random-v2.0-hc.safetensors": lambda: mmdit("2.0 high compression"),
     "vae/random-vae-v1.2.safetensors": lambda: vae("1.2"),
     "vae/random-vae-v1.3.safetensors": lambda: vae("1.3"),
+    "vae/random-vae-v2.0.safetensors": lambda: vae_v2("hunyuan"),
+    "vae/random-vae-v2.0-hc.safetensors": lambda: vae_v2("dc_ae"),
     "text_encoders/random-t5.safetensors": text_encoder,
     "text_encoders/random-clip-l.safetensors": clip_l,
 }

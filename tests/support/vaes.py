@@ -42,7 +42,7 @@ def decode_into(folder: Path, pause: float = 0.0) -> list[int]:
     video = GroupedVideo(folder, FORMATS["mp4 (h264)"], exact_rate(24), 18)
     first, written = video.done(), []
     with torch.inference_mode():
-        for number, pixels in enumerate(model.decoded(latents, first_group=first), first):
+        for number, pixels in enumerate(model.decoded(latents, first_part=first), first):
             video.write(number, (pixels[0].movedim(0, -1) + 1) / 2)
             written.append(number)
             time.sleep(pause)

@@ -128,7 +128,7 @@ def test_wrong_files_get_one_sentence(tiny: Path, weights: dict[str, Tensor], tm
         (lambda: recognise(open_checkpoint(temporal), whole), "expected a Stable Diffusion or SDXL"),
         (lambda: recognise(whole, open_checkpoint(image)), "leave spatial_vae on none"),
         (lambda: recognise(open_checkpoint(half)).check(), "lacks"),
-        (lambda: recognise(open_checkpoint(foreign)), "expected an Open-Sora 1.2 or 1.3 video VAE"),
+        (lambda: recognise(open_checkpoint(foreign)), "expected a video VAE of Open-Sora 1.2, 1.3 or 2.0"),
     ):
         with pytest.raises(ValueError, match=words) as error:
             call()

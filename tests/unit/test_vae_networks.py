@@ -86,7 +86,7 @@ def test_groups_from_the_middle_are_those_of_the_whole_run(make: type) -> None:
     assert len(whole) == 4
     assert sum(part.shape[2] for part in whole) == model.frames_of(17)
     for first in range(4):
-        for part, expected in zip(model.decoded(latents, first_group=first), whole[first:], strict=True):
+        for part, expected in zip(model.decoded(latents, first_part=first), whole[first:], strict=True):
             assert torch.equal(part, expected)
 
 

@@ -15,13 +15,16 @@ from typing import Any
 import comfy.sd
 from torch import Tensor
 
-from ...checkpoint.kinds import CLIP, T5, VAE_V12, VAE_V13, describe
+from ...checkpoint.kinds import CLIP, HUNYUAN_VAE, T5, VAE_V12, VAE_V13, describe
 from ...checkpoint.opening import CLIP_PARTS, VAE_PARTS, Checkpoint, checkpoint_of
 from ...checkpoint.readers import LoadedTensors
 from ...checkpoint.reading import one_line
+from ...checkpoint.settings import NAME as SETTINGS
 from ...text.t5_config import EMBEDDING, GATED, TIED_EMBEDDING
 from ...text.tokens import VOCABULARY
 from ...vae.recognition import Recipe, recognise, temporal_names
+from ...vae.tiled import OpenSora20
+from ...vae.tiled_files import is_dc_ae
 from ..text.clip import clip_of
 from ..text.clip_l import ClipL, clip_l_of
 from ..vae.vae import OpenSoraVAE
@@ -33,6 +36,9 @@ ONLY_V12 = "decoder.block_res_blocks."
 
 ONLY_V13 = ".upsample.conv3d."
 """In the names of Open-Sora 1.3's decoder and of no other causal autoencoder that shares the rest of its names."""
+ONLY_DC_AE = "decoder.project_out."
+"""In the names of 2.0's high-compression autoencoder. Core has others of its design, for pictures and sound."""
+
 CORES_MARK, CORES_SIZES = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight", ((10240,), (5120,))
 """By the rows of this matrix core tells the T5 v1.1 it has classes for, XXL and XL."""
 
@@ -52,17 +58,24 @@ def _naming(loader: str) -> Iterator[None]:
 def vae_recipe(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Recipe | None:
     """What core's VAE is to be built of where the state dict is an Open-Sora VAE; None for any other.
 
-    Raises ValueError for one of ours that is damaged or only half of one.
+    2.0's released VAE is HunyuanVideo's, tensor by tensor, and core has a class of its own for that: it is ours only
+    where settings say that one of our VAEs was saved. Raises ValueError for one of ours that is damaged or only half
+    of one.
     """
-    if not any(mark in name for name in state_dict for mark in (ONLY_V12, ONLY_V13)):
+    if not any(mark in name for name in state_dict for mark in (ONLY_V12, ONLY_V13, ONLY_DC_AE, SETTINGS)):
         return None
     checkpoint = _in_memory(state_dict, metadata, "The VAE file", VAE_PARTS)
-    if checkpoint.kind not in (VAE_V12, VAE_V13) and not temporal_names(checkpoint.shapes):
+    ours = checkpoint.kind in (VAE_V12, VAE_V13) or is_dc_ae(checkpoint.shapes) or temporal_names(checkpoint.shapes)
+    if not ours and not (checkpoint.kind is HUNYUAN_VAE and _saved_by_us(checkpoint)):
         return None
     with _naming("Open-Sora Load VAE"):
         recipe = recognise(checkpoint)
         recipe.check()
     return recipe
+
+
+def _saved_by_us(checkpoint: Checkpoint) -> bool:
+    return checkpoint.settings().get("version") == OpenSora20.version
 
 
 def _in_memory(

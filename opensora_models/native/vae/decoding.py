@@ -1,10 +1,10 @@
-"""Decoding and encoding for the nodes: progress, interruption, memory, files. Group by group throughout."""
+"""Decoding and encoding for the nodes: progress, interruption, memory, files. Piece by piece throughout."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +18,21 @@ import torch
 from comfy.cli_args import args
 from torch import Tensor
 
-from ...releases.groups import SPATIAL_FACTOR
+from ...releases.known import RELEASES
 from ...storage.locks import one_writer, remove_if_idle
-from ...vae.budget import Job, candidate_plans, decode_bytes, encode_bytes, fitting
+from ...vae.budget import candidate_plans
 from ...vae.distribution import mode, seeded
-from ...vae.guards import check_latents, check_num_frames, check_numbers, check_pixels
+from ...vae.guards import check_latents, check_numbers, check_pixels, check_release
 from ...vae.latent_file import ENDING, save_new_latent
+from ...vae.needs import decode_bytes, encode_bytes, fitting
 from ...vae.strips import Strips
 from ...vae.video_file import FORMATS, KEPT, GroupedVideo, PartsMissing, VideoJob, exact_rate, unfinished_videos
 from ..identity import model_identity, vae_parts
 from ..memory import check_frames_fit
 from ..messages import tell
 from ..outputs import OutputFile, next_output
+from ..sampling.clips import RELEASE_KEY
+from .first_stage import interrupted, tell_length_decoded, tell_length_encoded
 from .vae import OpenSoraVAE
 
 logger = logging.getLogger("opensora")
@@ -47,6 +50,7 @@ UNFINISHED = "opensora_unfinished"
 APART = "apart-"
 ATTEMPTS = 3
 ONE_PIECE = Strips(None, images=4)
+CONVERTED = 16  # frames that are turned into images at once
 
 
 def own_vae(vae: Any) -> OpenSoraVAE:
@@ -66,78 +70,105 @@ def chosen_plan(vae: OpenSoraVAE, tile: str) -> Strips | None:
     return ONE_PIECE if tile == WHOLE else vae.tile_plan(int(tile), int(tile))
 
 
-def _prepare(vae: OpenSoraVAE, job: Job, plan: Strips | None, *, decoding: bool) -> Strips:
+def _prepare(vae: OpenSoraVAE, shape: Sequence[int], plan: Strips | None, *, decoding: bool) -> Strips:
     """Make room on the device, load the weights, and settle the plan by what is then free."""
     measure = decode_bytes if decoding else encode_bytes
-    needed = measure(vae.network, job, plan or candidate_plans()[0])
+    size = vae.vae_dtype.itemsize
+    needed = measure(vae.network, shape, size, plan or candidate_plans()[0])
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=vae.disable_offload)
     if plan is not None:
         return plan
     free = vae.patcher.get_free_memory(vae.device)
-    settled = fitting(vae.network, job, free, decoding=decoding)
-    logger.info("%s %d x %d in %s, %.1f GB free.", "Decoding" if decoding else "Encoding", job.width, job.height,
-                settled, free / 2**30)  # fmt: skip
+    settled = fitting(vae.network, shape, size, free, decoding=decoding)
+    logger.info("%s %s in %s, %.1f GB free.", "Decoding" if decoding else "Encoding",
+                " x ".join(str(side) for side in shape[-3:]), settled, free / 2**30)  # fmt: skip
     return settled
 
 
-def decoded_groups(
-    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_group: int = 0
+def _decoded_parts(
+    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0
 ) -> Generator[Tensor, None, None]:
-    """Yield images [B, t, H, W, 3] in [0, 1] on the output device, group after group, with progress."""
+    """Yield pixels [B, 3, t, H, W] in [-1, 1] on the VAE's device, part after part, with progress."""
     network = vae.network
     check_latents(samples, network.version, network.latent_channels)
-    if num_frames is not None:
-        check_num_frames(network.version, samples.shape[2], num_frames)
-    plan = _prepare(vae, Job.decoding(samples.shape, vae.vae_dtype.itemsize), plan, decoding=True)
+    tell_length_decoded(network, samples.shape[2], num_frames)
+    plan = _prepare(vae, samples.shape, plan, decoding=True)
     latents = network.to_own(samples.to(vae.device, vae.vae_dtype))
-    groups = len(network.decode_slices(samples.shape[2]))
-    progress = comfy.utils.ProgressBar(groups)
-    for index, pixels in enumerate(network.decoded(latents, num_frames, plan, first_group=first_group)):
+    layout = network.decode_layout(samples.shape, num_frames)
+    wanted = sum(piece.part >= first_part for piece in layout.pieces)
+    again = len(layout.remaining(first_part)) - wanted  # pieces of the part before, whose end is blended
+    total = len(layout.pieces)
+    progress = comfy.utils.ProgressBar(total)
+
+    def between(done: int, pieces: int) -> None:
+        interrupted()
+        if done > again:
+            progress.update_absolute(total - pieces + done)
+
+    for pixels in network.decoded(latents, num_frames, plan, first_part=first_part, between=between):
         check_pixels(pixels)
-        images = vae.process_output(pixels.to(vae.output_device, torch.float32, copy=True))
-        del pixels
-        progress.update_absolute(first_group + index + 1)
-        yield images.movedim(1, -1)
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield pixels
+        interrupted()
+
+
+def _images(vae: OpenSoraVAE, pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, t, H, W] in [-1, 1] to images [B, t, H, W, 3] in [0, 1] on the output device."""
+    return vae.process_output(pixels.to(vae.output_device, torch.float32, copy=True)).movedim(1, -1)
+
+
+def decoded_groups(
+    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0
+) -> Generator[Tensor, None, None]:
+    """Yield images [B, t, H, W, 3] in [0, 1] on the output device, part after part, with progress."""
+    for pixels in _decoded_parts(vae, samples, num_frames, plan, first_part):
+        yield _images(vae, pixels)
 
 
 def decode_images(vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, tile: str) -> Tensor:
     """Latents [B, C, T, h, w] to images [B·F, H, W, 3] in [0, 1]; memory for the result is taken once."""
-    count = num_frames or vae.network.frames_of(samples.shape[2])
-    batch, height, width = samples.shape[0], *(SPATIAL_FACTOR * size for size in samples.shape[-2:])
-    check_frames_fit((batch, 3, count, height, width))
-    images: Tensor | None = None
+    check_latents(samples, vae.network.version, vae.network.latent_channels)
+    count, height, width = vae.network.decode_layout(samples.shape, num_frames).shape
+    check_frames_fit((samples.shape[0], 3, count, height, width))
+    images = torch.empty((samples.shape[0], count, height, width, 3), device=vae.output_device)
     done = 0
-    for group in decoded_groups(vae, samples, num_frames, chosen_plan(vae, tile)):
-        if images is None:
-            images = torch.empty((batch, count, height, width, 3), device=vae.output_device)
-        images[:, done : done + group.shape[1]] = group
-        done += group.shape[1]
-    assert images is not None
+    for pixels in _decoded_parts(vae, samples, num_frames, chosen_plan(vae, tile)):
+        for some in pixels.split(CONVERTED, dim=2):
+            images[:, done : done + some.shape[2]] = _images(vae, some)
+            done += some.shape[2]
+        del pixels
     return images.flatten(0, 1)
 
 
 def encode_images(vae: OpenSoraVAE, images: Tensor, tile: str, seed: int | None) -> Tensor:
-    """Images [F, H, W, 3] in [0, 1] to latents [1, C, T, h, w]; sides are cropped to multiples of 8 at the centre."""
-    if images.ndim != 4 or images.shape[0] < 1 or min(images.shape[1:3]) < SPATIAL_FACTOR:
+    """Images [F, H, W, 3] in [0, 1] to latents [1, C, T, h, w]; sides are cropped to whole latents at the centre."""
+    network, least = vae.network, vae.network.space_factor
+    if images.ndim != 4 or images.shape[0] < 1 or min(images.shape[1:3]) < least:
         raise ValueError(
-            f"The VAE encodes images [frames, height, width, 3] of at least {SPATIAL_FACTOR} x {SPATIAL_FACTOR} "
-            f"pixels; {list(images.shape)} was given."
+            f"The VAE encodes images [frames, height, width, 3] of at least {least} x {least} pixels; "
+            f"{list(images.shape)} was given."
         )
     pixels = vae.vae_encode_crop_pixels(images).movedim(-1, 0).unsqueeze(0)
-    job = Job.encoding(pixels.shape, vae.vae_dtype.itemsize)
-    plan = _prepare(vae, job, chosen_plan(vae, tile), decoding=False)
-    network = vae.network
+    tell_length_encoded(network, pixels.shape[2])
+    plan = _prepare(vae, pixels.shape, chosen_plan(vae, tile), decoding=False)
+    progress = comfy.utils.ProgressBar(len(network.encode_layout(pixels.shape).pieces))
+
+    def between(done: int, pieces: int) -> None:
+        progress.update_absolute(done)
+        interrupted()
+
+    def prepare(block: Tensor) -> Tensor:
+        return vae.process_input(block).to(vae.device, vae.vae_dtype)
+
     draw = mode if seed is None else seeded(seed)
-    slices = network.encode_slices(pixels.shape[2])
-    progress = comfy.utils.ProgressBar(len(slices))
-    parts = []
-    for part in slices:
-        group = vae.process_input(pixels[:, :, part]).to(vae.device, vae.vae_dtype)
-        parts.append(network.encode_group(group, plan, draw).to(vae.output_device, torch.float32))
-        progress.update(1)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-    return network.from_own(torch.cat(parts, dim=2))
+    latents = network.encode_own(pixels, plan, draw=draw, between=between, prepare=prepare)
+    return network.from_own(latents.to(vae.output_device, torch.float32))
+
+
+def latents_for(vae: OpenSoraVAE, latent: Mapping[str, Any]) -> Tensor:
+    """The latents of a LATENT. ValueError where it says that they are another release's than the VAE's."""
+    samples = latent["samples"]
+    check_release(latent.get(RELEASE_KEY), samples.shape[1], vae.network.version)
+    return samples
 
 
 def workflow_metadata(hidden: Any) -> dict[str, Any] | None:
@@ -150,14 +181,14 @@ def workflow_metadata(hidden: Any) -> dict[str, Any] | None:
     return metadata
 
 
-def latent_name(samples: Tensor, prefix: str, hidden: Any) -> OutputFile:
+def latent_name(vae: OpenSoraVAE, latent: Mapping[str, Any], prefix: str, hidden: Any) -> OutputFile:
     """The next free name for latents; ``hidden`` are the node's hidden inputs, read by placeholders."""
-    height, width = (SPATIAL_FACTOR * size for size in samples.shape[-2:])
+    height, width = (vae.network.space_factor * size for size in latent["samples"].shape[-2:])
     return next_output(prefix, ENDING, hidden, (width, height))
 
 
 def keep_latent(
-    vae: OpenSoraVAE, samples: Tensor, choose: Callable[[], OutputFile], notes: Mapping[str, Any],
+    vae: OpenSoraVAE, latent: Mapping[str, Any], choose: Callable[[], OutputFile], notes: Mapping[str, Any],
     metadata: Mapping[str, Any] | None,
 ) -> OutputFile:  # fmt: skip
     """Save latents before anything can fail, and say where; ``choose`` gives the next free name.
@@ -165,10 +196,12 @@ def keep_latent(
     Latents of another model than the VAE's are saved as well: sampling them was work. ValueError if they hold no
     numbers, which nothing can go on from.
     """
+    samples = latent["samples"]
     check_numbers(samples)
     fits = samples.ndim == 5 and samples.shape[1] == vae.network.latent_channels
-    version = {"version": vae.network.version} if fits else {}
-    file = save_new_latent(choose, samples, {**version, **notes}, metadata)
+    word = latent.get(RELEASE_KEY)
+    version = word if word in RELEASES else vae.network.version if fits else None
+    file = save_new_latent(choose, samples, {**({"version": version} if version else {}), **notes}, metadata)
     logger.info("Latents saved to '%s'.", file.path)
     return file
 
@@ -201,10 +234,10 @@ def decode_to_video(
     settings = {"frames": num_frames, "rate": rate, "format": kind, "quality": quality, "plan": plan}
     job = _job(store, vae, samples, settings)
     names = (f"{latent_file.path.stem}{number}{kind.ending}" for number in ("", *range(2, 1000)))
-    with one_writer(job.parts, 2, waiting=_interrupted, tell=tell, kept=KEPT):
+    with one_writer(job.parts, 2, waiting=interrupted, tell=tell, kept=KEPT):
         video = GroupedVideo(job.parts, kind, rate, quality, f"{job.clip} {job.settings}")
         decoded = lambda first: decoded_groups(vae, samples, num_frames, plan, first)  # noqa: E731
-        groups = len(vae.network.decode_slices(samples.shape[2]))
+        groups = vae.network.decode_layout(samples.shape, num_frames).parts
         path = _complete(video, groups, decoded, lambda: latent_file.folder / next(names), metadata)
     job.finish()
     _tell_unfinished(store)
@@ -217,7 +250,7 @@ def _job(store: Path, vae: OpenSoraVAE, samples: Tensor, settings: Mapping[str, 
         with suppress(OSError):
             remove_if_idle(left)
     libraries = {"av": av.__version__, "codec": av.library_versions.get("libavcodec")}
-    found = model_identity({"vae": vae_parts(vae), **settings, **libraries}, _interrupted)
+    found = model_identity({"vae": vae_parts(vae), **settings, **libraries}, interrupted)
     job = VideoJob.of(store, samples, found.digest)
     if not found.unknown:
         return job
@@ -260,7 +293,3 @@ def _tell_unfinished(store: Path) -> None:
     if count:
         logger.info("Unfinished videos of other latents: %d, %.0f MB in '%s'. Decoding those latents again finishes "
                     "them; deleting the folder gives the space back.", count, size / 1e6, store)  # fmt: skip
-
-
-def _interrupted() -> None:
-    comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,8 +1,8 @@
 """The video autoencoders as ComfyUI's own VAE, so that every node with a VAE input works on them.
 
-Core calls ``first_stage_model.decode`` and ``encode``; both work group by group and strip by strip, which bounds
-memory, and check for an interrupt between groups. Core's tiled nodes get the same exact computation with strips of
-the asked size: nothing is cut in time or space, so no tile can have a seam.
+Core calls ``first_stage_model.decode`` and ``encode``; both work piece by piece and strip by strip, which bounds
+memory, and check for an interrupt between pieces. Core's tiled nodes get the same exact computation with strips of
+the asked size: nothing is cut in time or space but where the release does it, so no tile can have a seam.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.sd
 import torch
 from torch import Tensor
@@ -24,115 +24,53 @@ from ...checkpoint.opening import VAE_PARTS, open_checkpoint
 from ...checkpoint.reading import quoted, reading
 from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import to_tensor
-from ...releases.groups import SPATIAL_FACTOR
-from ...vae.autoencoder import OpenSora12, OpenSora13
-from ...vae.budget import Job, candidate_plans, decode_bytes, encode_bytes, fitting, tiles
-from ...vae.distribution import Draw, mode
+from ...vae.autoencoder import OpenSora13
+from ...vae.budget import candidate_plans
+from ...vae.dcae import DcAeConfig
 from ...vae.file_settings import saved_settings
-from ...vae.guards import check_latents, check_num_frames
+from ...vae.needs import decode_bytes, encode_bytes, tile_strips
 from ...vae.recognition import Recipe, recognise
-from ...vae.statistics import V12_STATISTICS, Exchange, exchange_named, exchange_with
+from ...vae.statistics import V12_STATISTICS, exchange_named, exchange_with
 from ...vae.strips import Strips
+from ...vae.tiled import TiledAutoencoder
+from ...vae.tiled_files import saved_tiled_settings, tiled_exchange
 from ..memory import check_frames_fit
 from ..messages import tell
-
-if TYPE_CHECKING:
-    from ...vae.autoencoder import VideoAutoencoder
-else:
-    VideoAutoencoder = object  # the mixin stands before the network among the bases, not behind it
+from .first_stage import FIRST_STAGES, FirstStage, Operations
 
 logger = logging.getLogger("opensora")
 
 SMALL_TILE = 256  # pixels; what core falls back to when memory ran out
 
+AS_RELEASED, ONE_PIECE, IN_TIME_TOO = "as released", "one piece", "temporal too"
+TILINGS: dict[str, dict[str, bool]] = {
+    AS_RELEASED: {},
+    ONE_PIECE: {"spatial": False, "temporal": False},
+    IN_TIME_TOO: {"spatial": True, "temporal": True},
+}
+"""What a person may choose of a 2.0 autoencoder's tiles: fields of its tiling that are changed."""
+
 OUTPUT_TYPE = getattr(comfy.model_management, "intermediate_dtype", lambda: torch.float32)
 
 
-class Operations(comfy.ops.disable_weight_init):
-    """Core's layers; the group norm can also lend its weights, wherever they are kept."""
+@dataclass(frozen=True)
+class VAEChoices:
+    """What a person chooses of a VAE beside its file; each is for some releases only.
 
-    class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
-        def weight_and_bias(self, like: Tensor) -> tuple[Tensor, Tensor]:
-            """Weight and bias on the device of ``like``."""
-            weight, bias, stream = comfy.ops.cast_bias_weight(self, like, offloadable=True)
-            values = weight.clone(), bias.clone()
-            comfy.ops.uncast_bias_weight(self, weight, bias, stream)
-            return values
+    ``overlap``: groups of 1.3 share a frame. ``tiling``: one of :data:`TILINGS`, of 2.0. ``scale``: what the
+    high-compression autoencoder's latents are divided by; None is what its file says, else 1.
+    """
 
-
-class _CoreFace(VideoAutoencoder):
-    """How core calls the networks; the mixin keeps their state-dict names."""
-
-    comfy_has_chunked_io = True
-    plan: Strips | None = None
-    exchange: Exchange | None = None
-    true_length: int | None = None
-
-    def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Pixels [B, 3, T, H, W] that come from latents of ``shape``."""
-        batch, _, latents, height, width = shape
-        frames = self.true_length or self.frames_of(latents)
-        return batch, 3, frames, height * SPATIAL_FACTOR, width * SPATIAL_FACTOR
-
-    def decode(  # type: ignore[override]  # core's arguments, not the network's
-        self, samples: Tensor, output_buffer: Tensor | None = None, num_frames: int | None = None
-    ) -> Tensor:
-        """Latents to pixels in [-1, 1], on core's output device."""
-        check_latents(samples, self.version, self.latent_channels)
-        num_frames = num_frames or self.true_length
-        if num_frames is not None:
-            check_num_frames(self.version, samples.shape[2], num_frames)
-        pixels = output_buffer
-        if pixels is None:
-            device = comfy.model_management.intermediate_device()
-            pixels = torch.empty(self.decode_output_shape(samples.shape), dtype=samples.dtype, device=device)
-        super().decode(self.to_own(samples), num_frames, self.plan_for(samples, decoding=True), between=_between,
-                       out=pixels)  # fmt: skip
-        return pixels
-
-    def encode(  # type: ignore[override]
-        self, pixels: Tensor, device: torch.device | None = None, draw: Draw = mode
-    ) -> Tensor:
-        """Pixels [B, 3, T, H, W] in [-1, 1] to latents."""
-        if pixels.shape[2] < 1:
-            raise ValueError("The VAE was given a clip without frames; give it at least one image.")
-        plan = self.plan_for(pixels, decoding=False)
-        return self.from_own(super().encode(pixels, plan, draw=draw, between=_between, device=device))
-
-    def plan_for(self, tensor: Tensor, *, decoding: bool) -> Strips:
-        """The plan somebody set, else the fastest that fits into the memory that is free now."""
-        if self.plan is not None:
-            return self.plan
-        job = (Job.decoding if decoding else Job.encoding)(tensor.shape, tensor.element_size())
-        device = comfy.model_management.vae_device() if tensor.device.type == "cpu" else tensor.device
-        return fitting(self, job, comfy.model_management.get_free_memory(device), decoding=decoding)
-
-    def to_own(self, latents: Tensor) -> Tensor:
-        """Exchangeable latents to those of a file with other statistics."""
-        return latents if self.exchange is None else self.exchange.to_file(latents)
-
-    def from_own(self, latents: Tensor) -> Tensor:
-        """The inverse of ``to_own``."""
-        return latents if self.exchange is None else self.exchange.from_file(latents)
-
-
-class FirstStage12(_CoreFace, OpenSora12):
-    """Open-Sora 1.2's network with core's calls."""
-
-
-class FirstStage13(_CoreFace, OpenSora13):
-    """Open-Sora 1.3's network with core's calls."""
-
-
-def _between(done: int, groups: int) -> None:
-    comfy.model_management.throw_exception_if_processing_interrupted()
+    overlap: bool = True
+    tiling: str = AS_RELEASED
+    scale: float | None = None
 
 
 class OpenSoraVAE(comfy.sd.VAE):
     """ComfyUI's VAE object around an Open-Sora network."""
 
     def __init__(
-        self, recipe: Recipe, *, overlap: bool = True, device: torch.device | None = None,
+        self, recipe: Recipe, *, choices: VAEChoices = VAEChoices(), device: torch.device | None = None,
         dtype: torch.dtype | None = None, disable_dynamic: bool = False,
     ) -> None:  # fmt: skip
         with _quiet():
@@ -142,19 +80,25 @@ class OpenSoraVAE(comfy.sd.VAE):
         with reading(recipe.name):
             weights = recipe.load()
             exchange = exchange_with(weights.get("shift"), weights.get("scale"))
+        recipe = _chosen(recipe, choices)
         self.configs = recipe.settings
-        self.first_stage_model = _first_stage(recipe, overlap)
+        self.first_stage_model = recipe.build(FIRST_STAGES, operations=Operations).eval()
+        if isinstance(self.first_stage_model, TiledAutoencoder):
+            with reading(recipe.name):
+                self.first_stage_model.expect_even_tiles()
         self._describe()
         self._place(device, dtype, disable_dynamic)
         if isinstance(self.first_stage_model, OpenSora13):
             exchange = exchange_named(self.first_stage_model.normalization)
+        elif isinstance(self.first_stage_model, TiledAutoencoder):
+            exchange = tiled_exchange(self.first_stage_model)
         self.first_stage_model.exchange = exchange
         self.first_stage_model.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
         self.size = None
         self.model_size()
 
     @property
-    def network(self) -> FirstStage12 | FirstStage13:
+    def network(self) -> FirstStage:
         """The network, typed."""
         return self.first_stage_model
 
@@ -163,20 +107,19 @@ class OpenSoraVAE(comfy.sd.VAE):
         network = self.network
         self.latent_dim, self.output_channels = 3, 3
         self.latent_channels = network.latent_channels
-        self.downscale_ratio = (network.latents_of, SPATIAL_FACTOR, SPATIAL_FACTOR)
-        self.upscale_ratio = (lambda count: network.frames_of(max(1, count)), SPATIAL_FACTOR, SPATIAL_FACTOR)
+        space = network.space_factor
+        self.downscale_ratio = (network.latents_of, space, space)
+        self.upscale_ratio = (lambda count: network.frames_of(max(1, count)), space, space)
         self.downscale_index_formula, self.upscale_index_formula = self.downscale_ratio, self.upscale_ratio
         self.memory_used_decode = self._decode_bytes
         self.memory_used_encode = self._encode_bytes
         self.working_dtypes = [torch.bfloat16, torch.float32]
 
     def _decode_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
-        job = Job.decoding(shape, dtype.itemsize)
-        return decode_bytes(self.network, job, self.network.plan or candidate_plans()[0])
+        return decode_bytes(self.network, shape, dtype.itemsize, self.network.plan or candidate_plans()[0])
 
     def _encode_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
-        job = Job.encoding(shape, dtype.itemsize)
-        return encode_bytes(self.network, job, self.network.plan or candidate_plans()[0])
+        return encode_bytes(self.network, shape, dtype.itemsize, self.network.plan or candidate_plans()[0])
 
     def _place(self, device: torch.device | None, dtype: torch.dtype | None, disable_dynamic: bool) -> None:
         """Devices, dtype and patcher, as core's own constructor chooses them."""
@@ -199,7 +142,10 @@ class OpenSoraVAE(comfy.sd.VAE):
             # As they were read: the network's own copies have the dtype it computes in.
             own = self.network.exchange.own if self.network.exchange is not None else None
             weights["shift"], weights["scale"] = (own or V12_STATISTICS).tensors(1)
-        weights[SETTINGS] = to_tensor(saved_settings(self.configs, self.network))
+        network = self.network
+        tiled = isinstance(network, TiledAutoencoder)
+        settings = saved_tiled_settings(network) if tiled else saved_settings(self.configs, network)
+        weights[SETTINGS] = to_tensor(settings)
         return weights
 
     @contextlib.contextmanager
@@ -221,17 +167,29 @@ class OpenSoraVAE(comfy.sd.VAE):
         finally:
             self.network.true_length = None
 
+    def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
+        """Core's cropping [..., H, W, 3] to whole latents, said where it takes something away."""
+        cropped = super().vae_encode_crop_pixels(pixels)
+        before, after = pixels.shape[-3:-1], cropped.shape[-3:-1]
+        if before != after:
+            tell(
+                f"Pictures of {before[1]} x {before[0]} pixels are cropped to {after[1]} x {after[0]}, the middle that "
+                f"is made of whole latents of {self.network.space_factor} pixels."
+            )
+        return cropped
+
     def tile_plan(self, height: int, width: int) -> Strips:
         """Strips with the area of a tile of ``height`` × ``width`` pixels."""
-        return tiles(height, width, self.network, self.vae_dtype.itemsize)
+        return tile_strips(self.network, height, width, self.vae_dtype.itemsize)
 
     def decode_tiled(
         self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, overlap: int | None = None,
         tile_t: int | None = None, overlap_t: int | None = None,
     ) -> Tensor:  # fmt: skip
         """Core's tiled decoding: tile sizes (in latents) set the size of the strips; the result is the untiled one."""
-        side = SMALL_TILE // SPATIAL_FACTOR
-        with self.using(self.tile_plan((tile_y or side) * SPATIAL_FACTOR, (tile_x or side) * SPATIAL_FACTOR)):
+        space = self.network.space_factor
+        side = SMALL_TILE // space
+        with self.using(self.tile_plan((tile_y or side) * space, (tile_x or side) * space)):
             return self.decode(samples)
 
     def encode_tiled(
@@ -246,7 +204,8 @@ class OpenSoraVAE(comfy.sd.VAE):
         self, samples: Tensor, tile_t: int = 999, tile_x: int = 32, tile_y: int = 32, overlap: Any = None
     ) -> Tensor:
         """What core calls when decoding ran out of memory: latents [B, C, l, h, w] to images [B, 3, T, H, W]."""
-        with self.using(self.tile_plan(tile_y * SPATIAL_FACTOR, tile_x * SPATIAL_FACTOR)):
+        space = self.network.space_factor
+        with self.using(self.tile_plan(tile_y * space, tile_x * space)):
             pixels = self.network.decode(samples.to(self.vae_dtype).to(self.device))
         return self.process_output(pixels.to(device=self.output_device, dtype=OUTPUT_TYPE()))
 
@@ -261,25 +220,27 @@ class OpenSoraVAE(comfy.sd.VAE):
 
 def load_vae(
     path: str | Path, spatial: str | Path | None = None, overlap: bool = True, dtype: torch.dtype | None = None,
-    disable_dynamic: bool = False,
+    tiling: str = AS_RELEASED, scale: float | None = None, *, disable_dynamic: bool = False,
 ) -> OpenSoraVAE:  # fmt: skip
-    """The VAE of a file, or of a temporal and a spatial file of version 1.2.
+    """The VAE of a file, or of a temporal and a spatial file of version 1.2; choices as in :class:`VAEChoices`.
 
     Raises ValueError with one sentence for any other or damaged file.
     """
     recipe = recognise(open_checkpoint(path, VAE_PARTS), open_checkpoint(spatial, VAE_PARTS) if spatial else None)
-    vae = OpenSoraVAE(recipe, overlap=overlap, dtype=dtype, disable_dynamic=disable_dynamic)
-    arguments = (str(path), str(spatial) if spatial else None, overlap, dtype)
+    choices = VAEChoices(overlap, tiling, scale)
+    vae = OpenSoraVAE(recipe, choices=choices, dtype=dtype, disable_dynamic=disable_dynamic)
+    arguments = (str(path), str(spatial) if spatial else None, overlap, dtype, tiling, scale)
     vae.patcher.cached_patcher_init = (load_vae_patcher, arguments)
-    logger.info("%s: Open-Sora %s VAE, %s on %s.", quoted(recipe.name), recipe.version, vae.vae_dtype, vae.device)
+    logger.info("%s: %s VAE, %s on %s.", quoted(recipe.name), vae.network.release.title, vae.vae_dtype, vae.device)
     return vae
 
 
 def load_vae_patcher(
-    path: str, spatial: str | None, overlap: bool, dtype: torch.dtype | None, *, disable_dynamic: bool = False
-) -> Any:
+    path: str, spatial: str | None, overlap: bool, dtype: torch.dtype | None, tiling: str, scale: float | None, *,
+    disable_dynamic: bool = False,
+) -> Any:  # fmt: skip
     """The patcher alone: how ComfyUI makes further copies of a loaded VAE."""
-    return load_vae(path, spatial, overlap, dtype, disable_dynamic=disable_dynamic).patcher
+    return load_vae(path, spatial, overlap, dtype, tiling, scale, disable_dynamic=disable_dynamic).patcher
 
 
 def recipe_check(recipe: Recipe) -> None:
@@ -290,14 +251,25 @@ def recipe_check(recipe: Recipe) -> None:
                        quoted(unused[0]))  # fmt: skip
 
 
-def _first_stage(recipe: Recipe, overlap: bool) -> FirstStage12 | FirstStage13:
-    if recipe.version == "1.2":
-        return FirstStage12(*recipe.settings, operations=Operations).eval()
-    options = dict(recipe.options)
-    if overlap and not options.get("overlap", True):
-        tell(f"{quoted(recipe.name)} was saved for groups of frames that lie side by side; temporal_overlap stays off.")
-    options["overlap"] = overlap and options.get("overlap", True)
-    return FirstStage13(*recipe.settings, operations=Operations, **options).eval()
+def _chosen(recipe: Recipe, choices: VAEChoices) -> Recipe:
+    """The recipe with what the person chose; a choice that this file or release has no use for is told."""
+    options, settings, unused = dict(recipe.options), recipe.settings, []
+    if "tiling" in options:
+        options["tiling"] = replace(options["tiling"], **TILINGS[choices.tiling])
+    elif choices.tiling != AS_RELEASED:
+        unused.append(f"tiling '{choices.tiling}'")
+    if choices.scale is not None and isinstance(settings[0], DcAeConfig):
+        settings = (replace(settings[0], scale=choices.scale),)
+    elif choices.scale is not None:
+        unused.append(f"scaling_factor {choices.scale:g}")
+    if recipe.version == OpenSora13.version:
+        options["overlap"] = choices.overlap and options.get("overlap", True)
+        if choices.overlap and not options["overlap"]:
+            tell(f"{quoted(recipe.name)} was saved for groups of frames that lie side by side; temporal_overlap stays "
+                 "off.")  # fmt: skip
+    tell(*(f"{quoted(recipe.name)} is a VAE of Open-Sora {recipe.version}, which has no use for {each}."
+           for each in unused))  # fmt: skip
+    return replace(recipe, options=options, settings=settings)
 
 
 @contextlib.contextmanager
