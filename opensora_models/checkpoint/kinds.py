@@ -22,9 +22,14 @@ class FileKind:
     folder: str = ""
 
     def sentence_part(self) -> str:
-        """The title, with the models folder where such a file belongs if there is one."""
+        """The title, with what loads it where that is ComfyUI, else the models folder where such a file belongs."""
+        if self.folder in CORE_LOADERS and self not in OPEN_SORA:
+            return f"{self.title}, which ComfyUI's {CORE_LOADERS[self.folder]} loads"
         return f"{self.title}, which belongs in models/{self.folder}" if self.folder else self.title
 
+
+CORE_LOADERS = {"diffusion_models": "Load Diffusion Model"}
+"""ComfyUI's nodes for files of other models, by the folder that these belong in; in the other folders ours look, too."""
 
 STDIT3_V12 = FileKind("stdit3-v1.2", "an Open-Sora 1.2 diffusion model (STDiT3)", "diffusion_models")
 STDIT3_V13 = FileKind("stdit3-v1.3", "an Open-Sora 1.3 diffusion model (STDiT3)", "diffusion_models")
@@ -172,11 +177,11 @@ RULES: tuple[tuple[FileKind, Callable[[Names], bool]], ...] = (
     (UMT5, lambda n: n.has("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight")),
     (T5, lambda n: n.starts("encoder.block.0.layer.0.SelfAttention.")),
     (CLIP, lambda n: n.contains("text_model.encoder.layers.") or n.contains("transformer.resblocks.")),
-    (HUNYUAN_VIDEO, lambda n: n.contains("txt_in.individual_token_refiner.")),
+    (HUNYUAN_VIDEO, lambda n: n.contains("txt_in.individual_token_refiner.") or n.contains(".token_refiner.")),
     (FLUX, _is_dual_stream),
     (SD3, lambda n: n.starts("joint_blocks.")),
     (PIXART, lambda n: n.has("t_block.1.weight") or n.has("adaln_single.linear.weight", "pos_embed.proj.weight")),
-    (WAN, lambda n: n.has("head.modulation")),
+    (WAN, lambda n: n.has("head.modulation") or n.starts("condition_embedder.time_embedder.")),
     (LTXV, lambda n: n.has("patchify_proj.weight")),
     (SD_UNET, lambda n: n.starts("input_blocks.") or n.starts("down_blocks.", "up_blocks.")),
     (COGVIDEOX, lambda n: n.starts("transformer_blocks.")),

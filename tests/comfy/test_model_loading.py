@@ -139,11 +139,11 @@ def test_settings_and_choices_decide_what_weights_cannot_tell(comfy: Path, tiny_
     assert (chosen.kernel_size, chosen.use_spatial_rope) == ((2, 2, -1), True)
 
 
-def scaled_fp8(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def scaled_fp8(weights: dict[str, torch.Tensor], part: str = ".attn.") -> dict[str, torch.Tensor]:
     """The older form of a scaled fp8 file: fp8 weights of linear layers, one scale each, and a flag."""
     scaled = {}
     for name, tensor in weights.items():
-        if ".attn." in name and name.endswith(".weight") and tensor.ndim == 2:
+        if part in name and name.endswith(".weight") and tensor.ndim == 2:
             scale = tensor.abs().max() / 448  # the largest float8_e4m3fn
             scaled[name] = (tensor / scale).to(torch.float8_e4m3fn)
             scaled[name.removesuffix("weight") + "scale_weight"] = scale.reshape(1)
@@ -160,21 +160,52 @@ def test_scaled_fp8_files_are_used_as_they_are(weights: dict, reference: torch.T
     assert 0 < relative(result_of(model), reference) < 0.5
 
 
-def test_quantised_files_with_metadata_are_used_as_they_are(
-    weights: dict, reference: torch.Tensor, tmp_path: Path
-) -> None:
+def with_metadata(old: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The newer form of a scaled fp8 file, and its metadata."""
     scaled = {
         name.replace(".scale_weight", ".weight_scale"): tensor.reshape(()) if name.endswith("scale_weight") else tensor
-        for name, tensor in scaled_fp8(weights).items()
+        for name, tensor in old.items()
         if name != "scaled_fp8"
     }
     layers = {name.removesuffix(".weight_scale"): {"format": "float8_e4m3fn"} for name in scaled if "_scale" in name}
     layers = {name: form for name, form in layers.items() if f"{name}.weight" in scaled}
-    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    return scaled, {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+
+
+def test_quantised_files_with_metadata_are_used_as_they_are(
+    weights: dict, reference: torch.Tensor, tmp_path: Path
+) -> None:
+    scaled, metadata = with_metadata(scaled_fp8(weights))
     save_file(scaled, tmp_path / "quant.safetensors", metadata=metadata)
     assert 0 < relative(result_of(open_model(tmp_path / "quant.safetensors")), reference) < 0.5
     with pytest.raises(ValueError, match="quantised already"):
         open_model(tmp_path / "quant.safetensors", "bf16")
+
+
+def loss_of(got: torch.Tensor, want: torch.Tensor) -> float:
+    return float((got - want).norm() / want.norm())
+
+
+@pytest.mark.parametrize("form", ["bf16", "fp8_e4m3fn", "fp8 file", "scaled fp8 file", "fp8 with metadata"])
+@pytest.mark.parametrize("release", ["2.0", "2.0 high compression"])
+def test_20_is_stored_in_fewer_bits(comfy: Path, tiny_models: Path, tmp_path: Path, release: str, form: str) -> None:
+    path, latent = model_file(tiny_models, release), empty(release, 3, 4, 6)
+    weights, metadata, dtype = load_file(path), {}, "default"
+    want = sample(open_model(path), latent, steps=2)
+    if form == "fp8 file":
+        weights = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in weights.items()}
+    elif form == "scaled fp8 file":
+        weights = scaled_fp8(weights, "_attn.")
+    elif form == "fp8 with metadata":
+        weights, metadata = with_metadata(scaled_fp8(weights, "_attn."))
+    else:
+        dtype = form
+    save_file(weights, tmp_path / "stored.safetensors", metadata=metadata)
+    model = open_model(tmp_path / "stored.safetensors", dtype)
+    layer = model.model.diffusion_model.double_blocks[0].img_attn.q_proj.weight
+    if form != "fp8 file":  # which ComfyUI unpacks where memory allows
+        assert layer.dtype.itemsize < 4 or "Quantized" in f"{type(layer).__name__} {type(layer.data).__name__}"
+    assert 0 < loss_of(sample(model, latent, steps=2), want) < (0.02 if form == "bf16" else 0.4)
 
 
 def test_plain_fp8_files_stay_fp8(weights: dict, reference: torch.Tensor, tmp_path: Path) -> None:
@@ -296,7 +327,44 @@ WRONG = {
     ),
     "flux.safetensors": (
         {"double_blocks.0.img_attn.qkv.weight": (4, 4), "single_blocks.0.linear1.weight": (4, 4)},
-        "a Flux image model",
+        "a Flux image model, which ComfyUI's Load Diffusion Model loads",
+    ),
+    "flux_diffusers.safetensors": (
+        {"transformer_blocks.0.attn.to_q.weight": (4, 4), "single_transformer_blocks.0.proj_mlp.weight": (4, 4)},
+        "a Flux image model, which ComfyUI's Load Diffusion Model loads",
+    ),
+    "hunyuan.safetensors": (
+        {
+            "double_blocks.0.img_attn_qkv.weight": (4, 4),
+            "single_blocks.0.linear1.weight": (4, 4),
+            "img_in.proj.weight": (4, 16, 1, 2, 2),
+            "txt_in.individual_token_refiner.blocks.0.self_attn_qkv.weight": (4, 4),
+        },
+        "a HunyuanVideo model, which ComfyUI's Load Diffusion Model loads",
+    ),
+    "hunyuan_diffusers.safetensors": (
+        {
+            "transformer_blocks.0.attn.to_q.weight": (4, 4),
+            "single_transformer_blocks.0.proj_mlp.weight": (4, 4),
+            "context_embedder.token_refiner.refiner_blocks.0.attn.to_q.weight": (4, 4),
+        },
+        "a HunyuanVideo model, which ComfyUI's Load Diffusion Model loads",
+    ),
+    "wan.safetensors": (
+        {
+            "blocks.0.self_attn.q.weight": (4, 4),
+            "head.modulation": (1, 2, 4),
+            "patch_embedding.weight": (4, 16, 1, 2, 2),
+        },
+        "a Wan video model, which ComfyUI's Load Diffusion Model loads",
+    ),
+    "wan_diffusers.safetensors": (
+        {"blocks.0.attn1.to_q.weight": (4, 4), "condition_embedder.time_embedder.linear_1.weight": (4, 4)},
+        "a Wan video model, which ComfyUI's Load Diffusion Model loads",
+    ),
+    "sd3.safetensors": (
+        {"joint_blocks.0.x_block.attn.qkv.weight": (4, 4), "x_embedder.proj.weight": (4, 16, 2, 2)},
+        "a Stable Diffusion 3 image model, which ComfyUI's Load Diffusion Model loads",
     ),
     "stdit.safetensors": ({"blocks.0.attn_temp.qkv.weight": (4, 4)}, "an Open-Sora 1.0 diffusion model"),
     "stdit2.safetensors": (

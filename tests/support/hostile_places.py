@@ -51,6 +51,12 @@ def models(version: str) -> bytes:
     return packed_tensors(weights, {"opensora.config": "{}"})
 
 
+def mmdit() -> bytes:
+    """The smallest diffusion model of 2.0."""
+    sizes = {"hidden_size": 24, "num_heads": 2, "double": 1, "single": 1, "caption_channels": 8, "pooled": 4}
+    return packed_tensors(random_weights.fill(random_weights.mmdit_shapes("2.0", **sizes)), {"opensora.config": "{}"})
+
+
 def image_vae() -> dict[str, torch.Tensor]:
     """The smallest spatial half."""
     return random_weights.fill(random_weights.image_shapes(VAE_WIDTHS, 1))
@@ -105,6 +111,7 @@ def conditioning() -> bytes:
 KINDS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "model 1.2": (".safetensors", lambda: models("1.2")),
     "model 1.3": (".safetensors", lambda: models("1.3")),
+    "model 2.0": (".safetensors", mmdit),
     "vae 1.2": (".safetensors", lambda: packed_tensors(pipeline_vae())),
     "vae 1.3": (".safetensors", lambda: packed_tensors(causal_vae(), {"opensora.config": '{"groups": 4}'})),
     "split vae": (".safetensors", lambda: packed_tensors(temporal_vae())),
@@ -113,7 +120,7 @@ KINDS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "latent": (".latent", latent),
     "conditioning": (".conditioning.safetensors", conditioning),
 }
-WEIGHTS = tuple(KINDS)[:7]
+WEIGHTS = tuple(KINDS)[:8]
 
 
 class Harmful:
