@@ -29,7 +29,7 @@ class FileKind:
 
 
 CORE_LOADERS = {"diffusion_models": "Load Diffusion Model"}
-"""ComfyUI's nodes for files of other models, by the folder that these belong in; in the other folders ours look, too."""
+"""ComfyUI's nodes for files of other models, by the folder that these belong in."""
 
 STDIT3_V12 = FileKind("stdit3-v1.2", "an Open-Sora 1.2 diffusion model (STDiT3)", "diffusion_models")
 STDIT3_V13 = FileKind("stdit3-v1.3", "an Open-Sora 1.3 diffusion model (STDiT3)", "diffusion_models")
