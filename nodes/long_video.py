@@ -112,8 +112,10 @@ class LongVideoSampler(OpenSoraNode):
     @classmethod
     def check_early(cls, **known: Any) -> None:
         chain = known.get("references")
-        rules = [known[name] for name in ("segments", "overlap", "method")]
-        check_long_video(known["model"], known["latent"], chain, *rules)
+        check_long_video(
+            known["model"], known["latent"], chain, known["segments"], known["overlap"], known["method"],
+            known.get("vae"),
+        )  # fmt: skip
 
     @classmethod
     def execute(

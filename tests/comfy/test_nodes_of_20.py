@@ -46,11 +46,12 @@ def bench(comfy: Path, tiny_models: Path) -> SimpleNamespace:
     import comfy.samplers
 
     from opensora.nodes import NODES
+    from opensora.opensora_models.native.vae.vae import load_vae
 
     nodes = {node.define_schema().node_id: node for node in NODES}
     return SimpleNamespace(
         nodes=nodes, model=load(tiny_models, "2.0"), older=load(tiny_models, "1.3"), core=comfy.samplers,
-        sample=comfy.sample,
+        sample=comfy.sample, vae=load_vae(tiny_models / "vae" / "random-vae-v1.3.safetensors"),
     )  # fmt: skip
 
 
@@ -206,6 +207,11 @@ BAD: dict[str, tuple[str, Any, str]] = {
     ),
     "overlap": ("OSoraLongVideo", lambda b: {"overlap": 12}, "nearest good value is 11"),
     "method of segments": ("OSoraLongVideo", lambda b: {"method": "frame mask"}, "nearest good value is given frames"),
+    "vae of 1.3": (
+        "OSoraLongVideo",
+        lambda b: {"vae": b.vae},
+        "The VAE is Open-Sora 1.3's but the model is Open-Sora 2.0",
+    ),
     "segment": (
         "OSoraLongVideo",
         lambda b: {"references": chain(b, 1, segment=4)},

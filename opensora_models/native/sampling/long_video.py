@@ -25,7 +25,7 @@ from ...text.segments import conditioning_of_segment
 from ..identity import model_identity, vae_parts
 from ..memory import check_latents_fit
 from ..messages import tell
-from .clips import ClipRun, ClipSize, clip_size, latent_for, marked, sample_clip
+from .clips import ClipRun, ClipSize, clip_size, latent_for, marked, sample_clip, vae_release
 from .guiders import GIVEN_FRAMES, GIVEN_LATENT, GIVEN_PICTURES, Conditioning, given_values, with_given_frames
 from .reference_inputs import (
     AUTOMATIC,
@@ -83,6 +83,7 @@ def check_long_video(
     segments: int,
     overlap: int,
     method: str = AUTOMATIC,
+    vae: Any = None,
 ) -> ClipSize:
     """The size of one segment; refuses, before prompts are encoded, what cannot be made or joined."""
     clip = clip_size(latent, model)
@@ -90,6 +91,7 @@ def check_long_video(
         check_overlap(clip.opensora_version, overlap, clip.latent_frames)
     chain = chain or ReferenceChain()
     _check_segments(chain, segments)
+    _check_vae(vae, clip.known_release)
     for segment, frames in check_clip(model, latent, chain, method, segments).items():
         if segment:
             _check_something_is_made(clip, frames, overlap)
@@ -99,7 +101,9 @@ def check_long_video(
 
 def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any], str]:
     """The joined LATENT and a report in sentences."""
-    clip = check_long_video(inputs.model, inputs.latent, inputs.chain, video.segments, video.overlap, video.method)
+    clip = check_long_video(
+        inputs.model, inputs.latent, inputs.chain, video.segments, video.overlap, video.method, inputs.vae
+    )
     release = clip.known_release
     if video.segments > 1:
         tell(*_overlap_notes(release, inputs, video, clip))
@@ -176,6 +180,15 @@ def _continued(placed: PlacedClip, end: Tensor, method: str, strength: float, re
         for each in (placed.positive, placed.negative)
     ]
     return replace(placed, positive=given[0], negative=given[1])
+
+
+def _check_vae(vae: Any, release: Release) -> None:
+    """Refuse a VAE that is known to make latents of another release."""
+    other = vae_release(vae)
+    if other is not None and other.autoencoder != release.autoencoder:
+        raise ValueError(
+            f"The VAE is {other.title}'s but the model is {release.title}; connect the VAE of {release.title}, or none."
+        )
 
 
 def _check_segments(chain: ReferenceChain, segments: int) -> None:
