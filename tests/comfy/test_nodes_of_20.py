@@ -252,3 +252,53 @@ def test_pictures_are_written_back_by_ksampler_after_place_references(bench: Sim
     )  # fmt: skip
     given: Tensor = references.references[0].latent
     assert torch.equal(done[0, :, [0, -1]], given.expand(-1, 2, -1, -1))
+
+
+# ---- with 2.0's own autoencoders ----
+
+VAES = {"2.0": "random-vae-v2.0", "2.0 high compression": "random-vae-v2.0-hc"}
+
+
+def own_clip(release: str, frames: int = FRAMES) -> dict[str, Any]:
+    """The LATENT of a small clip of a release."""
+    from opensora.opensora_models.releases.known import RELEASES
+
+    latents = RELEASES[release].latents
+    return {"samples": torch.zeros(1, latents.channels, frames, 2, 2), "opensora_release": release}
+
+
+@pytest.mark.parametrize("release", VAES)
+def test_pictures_and_clips_are_encoded_by_the_releases_autoencoder(
+    bench: SimpleNamespace, tiny_models: Path, release: str
+) -> None:
+    from opensora.opensora_models.native.vae.vae import load_vae
+    from opensora.opensora_models.releases.known import RELEASES
+    from opensora.opensora_models.sampling.pictures import fit_as_original
+
+    rules = RELEASES[release]
+    vae, side = load_vae(tiny_models / "vae" / f"{VAES[release]}.safetensors"), 2 * rules.latents.space
+    take = rules.given.takes[0]
+    film = torch.rand(take + 2, side + 6, 2 * side, 3, generator=torch.Generator().manual_seed(2))
+    unmarked = {"samples": own_clip(release)["samples"]}  # the VAE tells the release
+    for placement, taken in (("first frame", film[:1]), ("last frame", film[-1:]), ("extend forwards", film[-take:])):
+        (found,) = run(bench, "OSoraReference", clip_latent=unmarked, vae=vae, image=film, placement=placement)
+        (reference,) = found.references
+        latent = vae.encode(fit_as_original(taken, side, side))
+        assert torch.equal(reference.latent, latent[0].float().cpu()), placement
+        assert reference.release == release
+        assert reference.frames == rules.latents.lengths.counting.latents(taken.shape[0])
+
+
+@pytest.mark.parametrize("release", VAES)
+def test_a_long_video_goes_on_through_the_autoencoder(bench: SimpleNamespace, tiny_models: Path, release: str) -> None:
+    from opensora.opensora_models.native.vae.vae import load_vae
+
+    vae, model = load_vae(tiny_models / "vae" / f"{VAES[release]}.safetensors"), load(tiny_models, release)
+    start = {"model": model, "latent": own_clip(release), "positive": conditioning(), "negative": conditioning(5, 2)}
+    for overlap in (1, 3):
+        done, report = run(bench, "OSoraLongVideo", **start, vae=vae, overlap=overlap)
+        assert done["samples"].shape[2] == 2 * FRAMES - overlap and "segments of 12 latent frames" in report
+        assert done["samples"].isfinite().all()
+        without, _ = run(bench, "OSoraLongVideo", **start, overlap=overlap)
+        assert torch.equal(done["samples"][:, :, :FRAMES], without["samples"][:, :, :FRAMES])
+        assert not torch.allclose(done["samples"][:, :, FRAMES:], without["samples"][:, :, FRAMES:], atol=1e-3)
