@@ -217,6 +217,29 @@ def test_neither_file_is_rounded_because_of_the_other(
     assert torch.equal(kept.float(), stored["text_model.embeddings.token_embedding.weight"].float())
 
 
+def test_scaled_fp8_beside_clip(pair: Any, model: Any, tiny_models: Path, tmp_path: Path) -> None:
+    from opensora.opensora_models.native.text.encoding import encode_prompt
+
+    scaled: dict[str, Tensor] = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    for name, weight in load_file(tiny_models / "text_encoders" / "random-t5.safetensors").items():
+        if weight.ndim == 2 and not name.startswith("shared") and "bias" not in name:
+            scale = weight.float().abs().max() / 448
+            scaled[name] = (weight.float() / scale).to(torch.float8_e4m3fn)
+            scaled[name.removesuffix("weight") + "scale_weight"] = scale.reshape(1)
+        else:
+            scaled[name] = weight
+    save_file(scaled, tmp_path / "t5_scaled.safetensors")
+    from opensora.opensora_models.native.text.clip import load_text_encoder
+
+    clip_l = tiny_models / "text_encoders" / "random-clip-l.safetensors"
+    clip = load_text_encoder(tmp_path / "t5_scaled.safetensors", clip_l=clip_l)
+    (got, extra), (want, wanted) = (
+        encode_prompt(each, "a cat", limit=512, release=model.model.release).conditioning[0] for each in (clip, pair)
+    )
+    assert float((got - want).norm() / want.norm()) < 0.3 and not torch.equal(got, want)
+    assert torch.equal(extra["pooled_output"], wanted["pooled_output"])
+
+
 def test_copies_can_be_made_again(pair: Any) -> None:
     make, settings = pair.patcher.cached_patcher_init
     copy = make(*settings, disable_dynamic=True).model.state_dict()
