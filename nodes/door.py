@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from comfy_api.latest import io
 
 from ..opensora_models.messages.printable import is_printable, printable
-from ..opensora_models.native.core.wires import quoted, wrong_on_wire
+from ..opensora_models.messages.quoting import described
+from ..opensora_models.native.core.wires import wrong_on_wire
 from ..opensora_models.native.messages import hushed, speaking
 
 GUARDED = "opensora_guarded"
@@ -92,7 +93,7 @@ def _problem(entry: io.Input, value: Any, *, suggest: bool) -> str | None:
 def _number_problem(entry: io.Int.Input | io.Float.Input, value: Any, suggest: bool) -> str | None:
     whole = isinstance(entry, io.Int.Input)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return f"got {quoted(value)}, but needs a {'whole ' if whole else ''}number"
+        return f"got {described(value)}, but needs a {'whole ' if whole else ''}number"
     low, high = entry.min, entry.max
     finite = math.isfinite(value)
     if finite and (not whole or value == int(value)) and _between(value, low, high) == value:
@@ -101,7 +102,7 @@ def _number_problem(entry: io.Int.Input | io.Float.Input, value: Any, suggest: b
     kind = "a whole number" if whole else "a number"
     limits = "" if low is None or high is None else f" between {low} and {high}"
     best = f"; the nearest good value is {good}" if suggest else ""
-    return f"is {quoted(value)}, but must be {kind}{limits}{best}"
+    return f"is {described(value)}, but must be {kind}{limits}{best}"
 
 
 def _between(value: float, low: float | None, high: float | None) -> float:
@@ -114,10 +115,10 @@ def _choice_problem(entry: io.Combo.Input, value: Any) -> str | None:
     if value in options:
         return None
     if _names_a_file(entry):
-        return None if isinstance(value, str) else f"got {quoted(value)}, but needs the name of a file"
+        return None if isinstance(value, str) else f"got {described(value)}, but needs the name of a file"
     near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0.0)
     best = f"; the nearest good value is {near[0]}" if near else ""
-    return f"is {quoted(value)}, but must be one of {', '.join(map(str, options))}{best}"
+    return f"is {described(value)}, but must be one of {', '.join(map(str, options))}{best}"
 
 
 def _names_a_file(entry: io.Combo.Input) -> bool:
@@ -127,9 +128,9 @@ def _names_a_file(entry: io.Combo.Input) -> bool:
 
 def _text_problem(value: Any) -> str | None:
     if not isinstance(value, str):
-        return f"got {quoted(value)}, but needs text"
+        return f"got {described(value)}, but needs text"
     if not is_printable(value):
-        return f"holds half a character ({quoted(printable(value))}), which no encoder can read; delete it"
+        return f"holds half a character ({described(printable(value))}), which no encoder can read; delete it"
     return None
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
+from ..messages.quoting import LONGEST_FILE_NAME, quoted
 from .kinds import EMPTY, FULL_CHECKPOINT, OPEN_SORA, FileKind, Shape, describe
 from .readers import PICKLE_ENDINGS, SAFETENSORS_ENDINGS, LoadedTensors, PickleFile, SafetensorsFile, TensorInfo
-from .reading import LONGEST_FILE_NAME, expect_plain_file, is_file, is_folder, quoted, read_json, reading
+from .reading import expect_plain_file, is_file, is_folder, read_json, reading
 from .settings import NAME as SETTINGS
 from .settings import expect_object, from_tensor, parse_settings
 

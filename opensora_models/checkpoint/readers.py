@@ -13,17 +13,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from .reading import (
-    LONGEST_FILE_NAME,
-    LONGEST_QUOTE,
-    STUMBLES,
-    expect_memory,
-    expect_plain_file,
-    one_line,
-    quoted,
-    reading,
-    shown,
-)
+from ..messages.quoting import LONGEST_FILE_NAME, LONGEST_QUOTE, one_line, quoted, shown
+from .reading import STUMBLES, expect_memory, expect_plain_file, reading
 
 Shape = tuple[int, ...]
 

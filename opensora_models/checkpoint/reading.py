@@ -22,11 +22,8 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
-from ..messages.printable import printable
+from ..messages.quoting import LONGEST_FILE_NAME, LONGEST_QUOTE, one_line, quoted, shortened
 
-LONGEST_FILE_NAME = 255  # what file systems allow, and so what a message must be able to quote
-LONGEST_QUOTE = 80
-LONGEST_SENTENCE = 700
 NO_MEMORY = "can't allocate memory"  # in what PyTorch says of the system's memory
 LARGEST_JSON = 16_000_000
 """Bytes of a JSON file beside weights; the index of the largest released models has less than one million."""
@@ -68,35 +65,6 @@ def _sentence(file: str, error: Exception) -> str:
         reason = reason if reason.endswith((".", "!", "?")) else f"{reason}."
         return reason if name in reason or reason.startswith("'") else f"{name} cannot be used: {reason}"
     return f"{name} is damaged or made by a program this pack does not know ({reason}); download or export it again."
-
-
-def one_line(text: str, longest: int = LONGEST_SENTENCE) -> str:
-    """The first line of ``text``, printable, with its middle left out where it is too long."""
-    line = next((line.strip() for line in printable(text).splitlines() if line.strip()), "")
-    return shortened("".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in line), longest)
-
-
-def shortened(text: str, longest: int) -> str:
-    """``text`` with its middle left out where it is longer."""
-    half = (longest - 3) // 2
-    return text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"
-
-
-def quoted(name: str, longest: int = LONGEST_QUOTE) -> str:
-    """A name of a file or tensor in quotes, on one line, printable, and not too long."""
-    text = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in printable(name[: 2 * longest]))
-    return f"'{shortened(text, longest)}'"
-
-
-def shown(value: Any) -> str:
-    """A value from a file for a message: short, whatever it is."""
-    if isinstance(value, (dict, list, tuple)) and len(value) > 8:
-        return f"a {type(value).__name__} of {len(value)} entries"
-    try:
-        text = repr(value)
-    except ValueError:  # a number with more digits than Python prints
-        text = "a very long number"
-    return one_line(text, LONGEST_QUOTE)
 
 
 def expect_plain_file(path: Path) -> int:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .reading import parse_json, shown
+from ..messages.quoting import shown
+from .reading import parse_json
 
 NAME = "opensora.config"
 """Of the metadata entry and of the tensor."""

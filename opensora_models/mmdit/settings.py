@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..checkpoint.reading import shown
 from ..checkpoint.settings import Choices, whole_number, yes_or_no
+from ..messages.quoting import shown
 from .config import ROTATIONS, MMDiTConfig, default_axes
 
 logger = logging.getLogger("opensora")

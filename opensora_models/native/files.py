@@ -12,7 +12,7 @@ from pathlib import Path
 import folder_paths
 
 from ..checkpoint.opening import SHARD_NAME
-from ..checkpoint.reading import LONGEST_FILE_NAME, quoted, shown
+from ..messages.quoting import LONGEST_FILE_NAME, quoted, shown
 from ..storage.file_tree import FileTree, is_inside, stamp
 from ..vae.latent_file import ENDING as LATENT_ENDING
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import folder_paths
 
-from ..checkpoint.reading import LONGEST_FILE_NAME, quoted
+from ..messages.quoting import LONGEST_FILE_NAME, quoted
 from ..storage.file_tree import is_inside
 from ..storage.output_names import output_name
 from ..storage.placeholders import Placeholders

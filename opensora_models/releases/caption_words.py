@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..messages.quoting import shortened
 from ..text import suffixes, wording
-from ..text.quoting import shortened
 from ..text.wording import Score
 from .release import Release
 

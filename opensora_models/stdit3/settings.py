@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..checkpoint.reading import shown
 from ..checkpoint.settings import Choices, whole_number, yes_or_no
+from ..messages.quoting import shown
 from .config import RELEASED_KERNEL_SIZE, STDiT3Config
 
 __all__ = ["Choices", "complete", "saved_settings"]

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..messages.printable import printable
+from ..messages.quoting import shown_path
 
-SHOWN_CHARACTERS = 200
 ELSEWHERE = "start ComfyUI with --output-directory and a folder it may write to"
 
 _REASONS = {
@@ -63,19 +63,13 @@ def explained(path: Path | str, kept: str = "") -> Iterator[None]:
         raise CannotStore(_sentence(path, *reason, kept)) from error
 
 
-def shown(path: Path | str) -> str:
-    """A path for a message: readable, and of bounded length."""
-    text = printable(path).replace("\0", "\\0")
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …"
-
-
 def _sentence(path: Path | str, reason: str, advice: str, kept: str) -> str:
-    return f"'{shown(path)}' cannot be written: {reason}; {advice}{f' ({kept})' if kept else ''}."
+    return f"'{shown_path(path)}' cannot be written: {reason}; {advice}{f' ({kept})' if kept else ''}."
 
 
 def _reason(error: OSError, path: Path | str) -> tuple[str, str]:
     if isinstance(error, (NotADirectoryError, FileExistsError)):
-        return f"'{shown(_in_the_way(Path(path)))}' is no folder", "move it away or choose another folder"
+        return f"'{shown_path(_in_the_way(Path(path)))}' is no folder", "move it away or choose another folder"
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         reason, advice = REASONS[error.errno or 0]
         return f"{reason}{_free(Path(path))}", advice

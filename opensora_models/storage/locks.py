@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .failures import explained, shown
+from ..messages.quoting import shown_path
+from .failures import explained
 from .places import clear, is_file, is_folder, own_folder
 
 try:
@@ -75,7 +76,7 @@ class FolderLock:
                 if locked is not None:
                     break
             else:
-                logger.info("'%s' lies on a file system without locks.", shown(self.folder))
+                logger.info("'%s' lies on a file system without locks.", shown_path(self.folder))
                 return True
             # Whoever had the lock may have removed the folder, with the file that has just been locked.
             if locked and (path.parent != self.folder or _is_still(path, self._handle)):
@@ -150,7 +151,7 @@ def one_writer(
     with explained(folder, kept):
         ours = lock.take()
     if not ours:
-        tell(f"Another ComfyUI works in '{shown(folder)}'; waiting until it has finished.")
+        tell(f"Another ComfyUI works in '{shown_path(folder)}'; waiting until it has finished.")
         with suppress(OSError):
             os.close(os.open(folder / WANTED, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         while not ours:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..checkpoint.reading import LONGEST_FILE_NAME, quoted, shown
+from ..messages.quoting import LONGEST_FILE_NAME, quoted, shown
 from .placeholders import NOT_STORABLE
 
 MAX_PART_BYTES = 200

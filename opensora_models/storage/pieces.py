@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .failures import CannotStore, explained, shown
+from ..messages.quoting import shown_path
+from .failures import CannotStore, explained
 from .places import clear, is_file, own_folder
 from .writing import Write, write_whole
 
@@ -82,7 +83,7 @@ class Pieces:
     def remove(self, name: str, why: str = "") -> None:
         """Remove a piece and its record; with ``why``, the rest of a sentence, a log line says so."""
         if why:
-            logger.warning("'%s' in '%s' %s; it is removed and made again.", name, shown(self.folder), why)
+            logger.warning("'%s' in '%s' %s; it is removed and made again.", name, shown_path(self.folder), why)
         with explained(self.path(name), self.kept):
             clear(self.path(name))
             clear(self._record_path(name))

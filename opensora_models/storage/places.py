@@ -8,7 +8,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from .failures import shown
+from ..messages.quoting import shown_path
 
 logger = logging.getLogger("opensora")
 
@@ -67,12 +67,12 @@ def _level(folder: Path, ours: bool) -> None:
         if is_folder(folder) or (not ours and folder.is_dir()):
             return
     if ours:
-        logger.warning("'%s' is no folder; it is removed and made again.", shown(folder))
+        logger.warning("'%s' is no folder; it is removed and made again.", shown_path(folder))
         clear(folder)
     else:
         number = 1
         while os.path.lexists(aside := folder.with_name(f"{folder.name}.moved-{number}")):
             number += 1
-        logger.warning("'%s' is no folder; it is now '%s'.", shown(folder), aside.name)
+        logger.warning("'%s' is no folder; it is now '%s'.", shown_path(folder), aside.name)
         os.rename(folder, aside)
     os.mkdir(folder)

@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from .failures import CannotStore, explained, shown
+from ..messages.quoting import shown_path
+from .failures import CannotStore, explained
 from .locks import try_lock
 from .places import clear, is_file
 
@@ -65,7 +66,7 @@ def write_new(choose: Callable[[], Name], write: Write[object], kept: str = "") 
                     _flush_folder(folder)
                     return name
                 name = choose()
-    raise CannotStore(f"'{shown(Path(name))}' cannot be written: every name is taken; choose another file name.")
+    raise CannotStore(f"'{shown_path(Path(name))}' cannot be written: every name is taken; choose another file name.")
 
 
 class _Private:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.counting import count_blocks
-from ..checkpoint.reading import LONGEST_FILE_NAME, quoted
+from ..messages.quoting import LONGEST_FILE_NAME, quoted
 from .padding import CLIP_LENGTH
 
 Shape = tuple[int, ...]

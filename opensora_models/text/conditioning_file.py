@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint.readers import SafetensorsFile
-from ..checkpoint.reading import LONGEST_FILE_NAME, quoted, reading, shown
+from ..checkpoint.reading import reading
 from ..checkpoint.settings import parse_settings, whole_number
+from ..messages.quoting import LONGEST_FILE_NAME, quoted, shown
 from ..storage.tensors import expect_whole, save_file
 from ..storage.writing import Name, write_new, write_whole
 from .padding import ENCODED_FOR

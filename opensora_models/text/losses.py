@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote_plus
 
+from ..messages.quoting import shortened
 from .markup import unescape
-from .quoting import shortened
 from .repair import repair_text
 from .segments import SETTINGS, PromptPart, is_segmented, split_prompt
 

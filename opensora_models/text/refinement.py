@@ -11,7 +11,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from .quoting import shortened
+from ..messages.quoting import shortened
 
 logger = logging.getLogger("opensora")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .quoting import shortened
+from ..messages.quoting import shortened
 
 OPENING = "|0|"
 SEGMENT_KEY = "opensora_segment"

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from .quoting import SHOWN_CHARACTERS, shortened
+from ..messages.quoting import SHOWN_CHARACTERS, shortened
 from .wording import NO_SCORE, Score
 
 MOTION_WORDS: Mapping[str, float] = {"static": 1, "normal": 4, "strong": 7}

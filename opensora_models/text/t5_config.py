@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from ..checkpoint.counting import count_blocks
-from ..checkpoint.reading import LONGEST_FILE_NAME
-from ..checkpoint.reading import quoted as in_quotes
+from ..messages.quoting import LONGEST_FILE_NAME, quoted
 from .tokens import VOCABULARY
 
 Shape = tuple[int, ...]
@@ -58,7 +57,7 @@ def t5_config(shapes: Mapping[str, Shape], file: str) -> T5Config:
 
     Raises ValueError naming ``file`` where it is another kind of T5 or lacks weights.
     """
-    name = in_quotes(file, LONGEST_FILE_NAME)
+    name = quoted(file, LONGEST_FILE_NAME)
     if not any(GATED in key for key in shapes):
         raise ValueError(f"{name} is an older T5 without gated layers; expected {EXPECTED}.")
     embedding = EMBEDDING if EMBEDDING in shapes else TIED_EMBEDDING

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .quoting import shortened
+from ..messages.quoting import shortened
 
 MAX_TOKENS = 300
 """Tokens of one prompt in 1.2 and 1.3, the end token included (``model_max_length`` of the original)."""

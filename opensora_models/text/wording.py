@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .quoting import SHOWN_CHARACTERS, shortened
+from ..messages.quoting import SHOWN_CHARACTERS, shortened
 
 Score = float | str
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..checkpoint.reading import shown
 from ..checkpoint.settings import Settings, whole_number, yes_or_no
+from ..messages.quoting import shown
 from .autoencoder import OpenSora12, OpenSora13
 from .image import ImageConfig
 from .statistics import V13_STATISTICS

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.readers import SafetensorsFile
-from ..checkpoint.reading import reading, shown
+from ..checkpoint.reading import reading
 from ..checkpoint.settings import parse_settings, whole_number
+from ..messages.quoting import shown
 from ..storage.tensors import CHECKSUM, expect_whole, save_file
 from ..storage.writing import Name, write_new, write_whole
 

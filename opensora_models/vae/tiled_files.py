@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint.counting import count_blocks
-from ..checkpoint.reading import shown
 from ..checkpoint.settings import Settings, expect_object, whole_number, yes_or_no
+from ..messages.quoting import shown
 from .dcae import DcAeConfig
 from .file_settings import groups_of
 from .hunyuan import HunyuanConfig

@@ -23,7 +23,7 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
-from ..storage.failures import shown
+from ..messages.quoting import shown_path
 from ..storage.identity import tensor_digest
 from ..storage.locks import POLL_SECONDS, WANTED, remove_if_idle
 from ..storage.pieces import Pieces
@@ -108,7 +108,7 @@ class VideoJob:
             pass
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
-                logger.warning("'%s' could not be removed: %s.", shown(clip), error.strerror)
+                logger.warning("'%s' could not be removed: %s.", shown_path(clip), error.strerror)
 
 
 def unfinished_videos(folder: Path) -> tuple[int, int]:

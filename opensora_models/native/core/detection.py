@@ -23,9 +23,9 @@ import comfy.sd
 import comfy.supported_models
 
 from ...checkpoint.kinds import describe
-from ...checkpoint.reading import one_line
 from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import from_tensor, parse_settings
+from ...messages.quoting import one_line
 from ..model.families import CONFIG_CLASSES, FAMILIES
 from . import parts as core_parts
 from .replacement import Function, Replacement

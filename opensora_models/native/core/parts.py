@@ -18,8 +18,8 @@ from torch import Tensor
 from ...checkpoint.kinds import CLIP, HUNYUAN_VAE, T5, VAE_V12, VAE_V13, describe
 from ...checkpoint.opening import CLIP_PARTS, VAE_PARTS, Checkpoint, checkpoint_of
 from ...checkpoint.readers import LoadedTensors
-from ...checkpoint.reading import one_line
 from ...checkpoint.settings import NAME as SETTINGS
+from ...messages.quoting import one_line
 from ...text.t5_config import EMBEDDING, GATED, TIED_EMBEDDING
 from ...text.tokens import VOCABULARY
 from ...vae.recognition import Recipe, recognise, temporal_names

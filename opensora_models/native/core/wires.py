@@ -12,28 +12,16 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...messages.printable import printable
+from ...messages.quoting import described
 from ..sampling.reference_inputs import ReferenceChain
 
 Check = Callable[[Any], str | None]
-
-SHOWN_CHARACTERS = 60
-
-
-def quoted(value: object) -> str:
-    """A short form of a value for a message."""
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {list(value.shape)}"
-    if isinstance(value, (str, int, float, bool, type(None))):
-        text = printable(repr(value) if isinstance(value, str) else value)
-        return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …"
-    return f"a {type(value).__name__}"
 
 
 def _latent(value: Any) -> str | None:
     samples = value.get("samples") if isinstance(value, dict) else None
     if not isinstance(samples, Tensor):
-        got = quoted(value) if not isinstance(value, dict) else f"samples: {quoted(samples)}"
+        got = described(value) if not isinstance(value, dict) else f"samples: {described(samples)}"
         return f"got {got}, but needs a LATENT with a tensor 'samples'; connect Empty Open-Sora Latent"
     if samples.ndim not in (4, 5) or 0 in samples.shape:
         return (
@@ -42,7 +30,7 @@ def _latent(value: Any) -> str | None:
         )
     mask = value.get("noise_mask")
     if mask is not None and not (isinstance(mask, Tensor) and mask.ndim in (2, 3, 4, 5) and 0 not in mask.shape):
-        return f"holds the noise mask {quoted(mask)}, but a mask is [batch, height, width] or one value per latent"
+        return f"holds the noise mask {described(mask)}, but a mask is [batch, height, width] or one value per latent"
     return None
 
 
@@ -53,7 +41,7 @@ def _conditioning(value: Any) -> str | None:
         for pair in pairs
     )
     if not pairs or not fits:
-        got = "an empty list" if isinstance(value, (list, tuple)) and not value else quoted(value)
+        got = "an empty list" if isinstance(value, (list, tuple)) and not value else described(value)
         return f"got {got}, but needs a CONDITIONING; connect Open-Sora Text Encode"
     return None
 
@@ -61,12 +49,12 @@ def _conditioning(value: Any) -> str | None:
 def _image(value: Any) -> str | None:
     if isinstance(value, Tensor) and value.ndim == 4 and value.shape[-1] in (1, 3, 4) and 0 not in value.shape:
         return None
-    return f"got {quoted(value)}, but needs pictures [frames, height, width, 3]; connect an IMAGE"
+    return f"got {described(value)}, but needs pictures [frames, height, width, 3]; connect an IMAGE"
 
 
 def _sigmas(value: Any) -> str | None:
     if not isinstance(value, Tensor) or value.ndim != 1 or len(value) < 2:
-        return f"got {quoted(value)}, but needs SIGMAS, a list of at least 2 noise levels; connect Open-Sora Sigmas"
+        return f"got {described(value)}, but needs SIGMAS, a list of at least 2 noise levels; connect Open-Sora Sigmas"
     if not all(math.isfinite(level) for level in value.tolist()):
         return "holds noise levels that are not numbers; connect Open-Sora Sigmas"
     return None
@@ -74,7 +62,7 @@ def _sigmas(value: Any) -> str | None:
 
 def _of(kinds: type | tuple[type, ...], name: str, source: str) -> Check:
     def check(value: Any) -> str | None:
-        return None if isinstance(value, kinds) else f"got {quoted(value)}, but needs a {name}; connect {source}"
+        return None if isinstance(value, kinds) else f"got {described(value)}, but needs a {name}; connect {source}"
 
     return check
 
@@ -82,7 +70,7 @@ def _of(kinds: type | tuple[type, ...], name: str, source: str) -> Check:
 def _with(methods: tuple[str, ...], name: str, source: str) -> Check:
     def check(value: Any) -> str | None:
         fits = all(callable(getattr(value, method, None)) for method in methods)
-        return None if fits else f"got {quoted(value)}, but needs a {name}; connect {source}"
+        return None if fits else f"got {described(value)}, but needs a {name}; connect {source}"
 
     return check
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoint.kinds import T5, describe
-from ...checkpoint.reading import LONGEST_QUOTE, one_line, quoted
 from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import Choices, to_tensor
+from ...messages.quoting import LONGEST_QUOTE, one_line, quoted
 from ...releases.known import RELEASES
 from ...releases.release import Release
 from ...text.t5_config import t5_config

@@ -14,8 +14,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...checkpoint.opening import Checkpoint, expect_kind, expect_shapes, expect_weights, open_checkpoint
-from ...checkpoint.reading import quoted, reading
+from ...checkpoint.reading import reading
 from ...checkpoint.settings import Choices
+from ...messages.quoting import quoted
 from ...stdit3.keys import TABLE
 from .base_model import OpenSoraBase, OpenSoraConfigBase
 from .families import EXPECTED, FAMILIES, Family

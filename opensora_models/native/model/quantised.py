@@ -8,7 +8,8 @@ import comfy.utils
 from torch import Tensor
 
 from ...checkpoint.opening import Checkpoint
-from ...checkpoint.reading import quoted, reading
+from ...checkpoint.reading import reading
+from ...messages.quoting import quoted
 
 # Per-layer scales, and the flag or metadata that announces them.
 SCALES = (".weight_scale", ".input_scale", ".scale_weight", ".scale_input")

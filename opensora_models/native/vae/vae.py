@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.opening import VAE_PARTS, open_checkpoint
-from ...checkpoint.reading import quoted, reading
+from ...checkpoint.reading import reading
 from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import to_tensor
+from ...messages.quoting import quoted
 from ...vae.autoencoder import OpenSora13
 from ...vae.budget import candidate_plans
 from ...vae.dcae import DcAeConfig
