@@ -16,6 +16,7 @@ from ..opensora_models.native.sampling.long_video import (
     sample_long_video,
 )
 from ..opensora_models.native.sampling.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
+from ..opensora_models.text.segments import MAX_SEGMENTS
 from .door import OpenSoraNode
 from .references import references_input
 from .sampling import preset_inputs, run_inputs
@@ -43,7 +44,7 @@ class LongVideoSampler(OpenSoraNode):
                 ),
                 io.Conditioning.Input("negative", lazy=True, tooltip="The negative or empty prompt."),
                 io.Latent.Input("latent", tooltip="One segment: its size and length."),
-                io.Int.Input("segments", default=2, min=1, max=1000, tooltip="How many segments to make."),
+                io.Int.Input("segments", default=2, min=1, max=MAX_SEGMENTS, tooltip="How many segments to make."),
                 *run_inputs(),
                 io.Int.Input(
                     "overlap",

@@ -24,6 +24,7 @@ from ..opensora_models.native.sampling.reference_inputs import (
 )
 from ..opensora_models.sampling.fitting import FITS, Fit
 from ..opensora_models.sampling.placements import FIRST, PLACEMENTS, latent_of_frame
+from ..opensora_models.text.segments import MAX_SEGMENTS
 from .door import OpenSoraNode
 
 CATEGORY = "Open-Sora/references"
@@ -118,7 +119,7 @@ class Reference(OpenSoraNode):
                     "segment",
                     default=0,
                     min=-1,
-                    max=1000,
+                    max=MAX_SEGMENTS - 1,
                     advanced=True,
                     tooltip="Segment of a long video it belongs to: 0 the first one, -1 the last one.",
                 ),

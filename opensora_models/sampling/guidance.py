@@ -35,6 +35,8 @@ FLAW_FIX_FACTOR = 0.7
 """Share of the guided velocity that takes the prompt row's spread (upstream ``use_flaw_fix``)."""
 
 
+SAME_LEVEL = 1e-6
+"""Noise levels that differ by less of themselves are one: float32 rounds by a tenth of this."""
 NO_GUIDANCE = 1.0
 """The scale at which a guidance term vanishes."""
 
@@ -75,8 +77,8 @@ def image_weights(scale: float, initial: float, step: int, steps: int, frames: i
 
 def step_scales(guidance: Guidance, step: int, steps: int, sigma: float, frames: int) -> Scales:
     """The scales of step ``step`` of ``steps`` at noise level ``sigma`` for a clip of ``frames`` latent frames."""
-    # A float32 schedule may start a hair above 1.
-    if not guidance.sigma_end <= min(sigma, 1.0) <= guidance.sigma_start:
+    # Levels are float32, bounds are not: a schedule may start a hair above 1, and 0.8 is a hair above 0.8.
+    if not guidance.sigma_end * (1 - SAME_LEVEL) <= min(sigma, 1.0) <= guidance.sigma_start * (1 + SAME_LEVEL):
         return Scales(NO_GUIDANCE, (NO_GUIDANCE,))
     text = guidance.text_scale
     image = text if guidance.image_scale is None else guidance.image_scale

@@ -22,9 +22,6 @@ from .windows import gather, join
 MOST_COPIED = 2**16
 """Most elements of a row that is copied to save an attention call; a twentieth of a training step at 10000 elements."""
 
-V13_FLASH_LENGTH = 128
-"""Sequences up to this length get no flash kernel in version 1.3's original (``STDiT3Block``'s attention)."""
-
 
 class SelfAttention(nn.Module):
     """Projections and per-head norms; subclasses say which tokens see one another."""
@@ -33,7 +30,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         width, place = config.hidden_size, {"dtype": dtype, "device": device}
         self.heads = config.num_heads
-        self.version = config.version
+        self.written_out_length = config.written_out_length
         self.qkv = operations.Linear(width, 3 * width, **place)
         self.proj = operations.Linear(width, width, **place)
         self.q_norm, self.k_norm = (
@@ -57,7 +54,7 @@ class SelfAttention(nn.Module):
 
     def written_out(self, sequences: int, length: int) -> bool:
         """Whether the original, with flash attention installed, still forms the logits of these sequences."""
-        return length <= (sequences if self.version == "1.2" else V13_FLASH_LENGTH)
+        return length <= (sequences if self.written_out_length is None else self.written_out_length)
 
 
 class SpatialAttention(SelfAttention):

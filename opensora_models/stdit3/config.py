@@ -21,6 +21,10 @@ RELEASED_INPUT_SQ_SIZE = 512
 """Side in pixels at which the position embedding has scale 1 (both versions)."""
 
 
+V13_FLASH_LENGTH = 128
+"""Sequences up to this length get no flash kernel in version 1.3's original (``STDiT3Block``'s attention)."""
+
+
 @dataclass(frozen=True)
 class STDiT3Config:
     """Constructor settings of :class:`~.network.STDiT3`; the defaults are Open-Sora 1.2's XL/2.
@@ -84,8 +88,18 @@ class STDiT3Config:
 
     @property
     def takes_given_frames(self) -> bool:
-        """Open-Sora 1.3 has embedders for given latents and their mask."""
+        """Whether there are embedders for given latents and their mask (1.3)."""
         return self.version == "1.3"
+
+    @property
+    def float_time(self) -> bool:
+        """Whether the original keeps the float32 timestep even when the rest runs in bfloat16 (1.3)."""
+        return self.version == "1.3"
+
+    @property
+    def written_out_length(self) -> int | None:
+        """Sequences up to this length get no flash kernel in the original; None: up to their number (1.2)."""
+        return V13_FLASH_LENGTH if self.version == "1.3" else None
 
 
 XL_V12 = STDiT3Config()

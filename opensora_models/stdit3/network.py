@@ -201,8 +201,7 @@ class STDiT3(nn.Module):
         """The time vector [B, C] and its six modulation vectors [B, 1, 6, C]."""
         precision = arithmetic.precision(x.dtype)
         rates = torch.as_tensor(fps, dtype=torch.float32, device=x.device).reshape(-1).to(precision)
-        # Version 1.3 keeps the float32 timestep even when the rest of the original runs in bfloat16.
-        time = timestep.to(precision) if self.config.version == "1.2" else timestep.float()
+        time = timestep.float() if self.config.float_time else timestep.to(precision)
         vector = self.t_embedder(tile_rows(time, x.shape[0]), x.dtype)
         vector = vector + self.fps_embedder(tile_rows(rates, x.shape[0]), x.dtype)
         return vector, self.t_block(vector).unflatten(-1, (6, -1))[:, None]

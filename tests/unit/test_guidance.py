@@ -118,6 +118,20 @@ def test_guidance_interval_leaves_the_rest_to_the_prompt_alone() -> None:
         assert g.step_scales(settings, 0, 10, sigma, 5).text == text
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_that_stand_on_a_bound_are_inside_whatever_their_dtype(dtype: torch.dtype) -> None:
+    for bound in (0.1, 0.2, 0.3, 0.7, 0.8, 0.9):
+        level = float(torch.tensor(bound, dtype=dtype))
+        for settings in (
+            g.with_interval(Guidance(text_scale=7.0), 1.0, bound),
+            g.with_interval(Guidance(text_scale=7.0), bound, 0.0),
+        ):
+            assert g.step_scales(settings, 0, 10, level, 5).text == 7.0
+        below = g.step_scales(g.with_interval(Guidance(text_scale=7.0), 1.0, bound), 0, 10, bound * 0.9999, 5)
+        above = g.step_scales(g.with_interval(Guidance(text_scale=7.0), bound, 0.0), 0, 10, bound * 1.0001, 5)
+        assert below.text == above.text == 1.0
+
+
 def test_a_hair_above_one_counts_as_the_start() -> None:
     assert g.step_scales(Guidance(text_scale=7.0), 0, 10, 1.0000001, 5).text == 7.0
 

@@ -110,6 +110,48 @@ def test_the_rooms_form_no_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
+RELEASE_IDS = {"1.2", "1.3", "2.0", "2.0 high compression"}
+TELLS_RELEASES_APART = {
+    "opensora_models/stdit3/config.py": "which of two networks a file holds, and what the two do differently",
+}
+"""The only files outside ``releases/`` that may compare with a release's id."""
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=named)
+def test_what_depends_on_the_release_is_asked_of_its_description(path: Path) -> None:
+    found = [node.lineno for node in ast.walk(tree(path)) if _asks_for_a_release(node)]
+    allowed = "releases" in path.parts or named(path) in TELLS_RELEASES_APART
+    assert allowed or not found, f"lines {found} ask which release it is; give Release a field that says what differs"
+
+
+def _asks_for_a_release(node: ast.AST) -> bool:
+    """Whether a comparison, a match case or ``startswith`` names a release; ``in`` with its ids counts as well."""
+    if isinstance(node, ast.Compare):
+        return any(_names_a_release(each) for each in (node.left, *node.comparators))
+    if isinstance(node, ast.MatchValue):
+        return _names_a_release(node.value)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "startswith":
+        return any(isinstance(each, ast.Constant) and each.value in {"1.", "2.", *RELEASE_IDS} for each in node.args)
+    return False
+
+
+def _names_a_release(node: ast.AST) -> bool:
+    if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+        return any(_names_a_release(each) for each in node.elts)
+    if isinstance(node, ast.Subscript):  # RELEASES["1.2"]
+        return _names_a_release(node.slice)
+    return isinstance(node, ast.Constant) and node.value in RELEASE_IDS
+
+
+@pytest.mark.parametrize(
+    "code",
+    ['version == "1.2"', '"2.0" != x.id', 'v in ("1.2", "1.3")', 'release is RELEASES["2.0"]', 'v.startswith("2.")'],
+)
+def test_the_rule_sees_every_way_of_asking(code: str) -> None:
+    assert any(_asks_for_a_release(node) for node in ast.walk(ast.parse(code)))
+    assert all(any(map(_asks_for_a_release, ast.walk(tree(PACK_ROOT / path)))) for path in TELLS_RELEASES_APART)
+
+
 @pytest.mark.parametrize("path", sources("nodes"), ids=named)
 def test_nodes_speak_to_comfyui_through_its_node_api_only(path: Path) -> None:
     absolute = {
