@@ -13,6 +13,7 @@ from math import isqrt
 from typing import Literal, get_args
 
 from ..checkpoint.counting import count_blocks
+from ..text.padding import T5_LENGTH
 from .keys import to_checkpoint_key
 
 Shape = tuple[int, ...]
@@ -36,7 +37,8 @@ class MMDiTConfig:
     parts of a head that are rotated by frame, row and column. ``cond_embed``: an input for a mask and reference
     latents. ``guidance_embed``: an input for a guidance scale (Flux). ``fused_qkv``: one layer makes queries, keys and
     values. ``rotation`` and ``round_time`` cannot be read off weights. ``round_time``: the network sees its time in
-    bfloat16, as in training, whatever it computes in; above 512 of 1000 that means multiples of 4.
+    bfloat16, as in training, whatever it computes in; above 512 of 1000 that means multiples of 4. Neither can
+    ``text_tokens``, the number of text states it was trained with, padding included; the network takes any number.
     """
 
     in_channels: int = 64
@@ -56,6 +58,7 @@ class MMDiTConfig:
     patch_size: int = 2
     rotation: Rotation = "half-split"
     round_time: bool = True
+    text_tokens: int = T5_LENGTH
 
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.hidden_size % self.num_heads:

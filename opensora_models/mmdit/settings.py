@@ -1,8 +1,9 @@
 """What an MMDiT's weights cannot tell: how heads are rotated and by which axes, the patch where nothing shows it.
 
-Beside upstream's names, ``round_time`` says whether the network sees its time in bfloat16 (see
-:class:`~.config.MMDiTConfig`). The order is: the person's own choice, then the settings beside the file
-(``config.json`` of the release, or metadata), then the released rule that :func:`~.config.config_from_shapes` applied.
+Beside upstream's names, ``round_time`` says whether the network sees its time in bfloat16, and ``text_tokens`` how many
+text states it was trained with (see :class:`~.config.MMDiTConfig`). The order is: the person's own choice, then the
+settings beside the file (``config.json`` of the release, or metadata), then the released rule that
+:func:`~.config.config_from_shapes` applied.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from ..checkpoint.settings import Choices, whole_number, yes_or_no
 from ..messages.quoting import shown
+from ..text.padding import T5_LENGTH
 from .config import ROTATIONS, MMDiTConfig, default_axes
 
 logger = logging.getLogger("opensora")
@@ -27,6 +29,8 @@ SHARED_NUMBERS = (
 
 LARGEST_PATCH = 64
 LARGEST_THETA = 10**9
+MOST_TEXT_TOKENS = 8192
+"""Far more than the encoder tells apart, so that only nonsense is refused."""
 
 
 def complete(config: MMDiTConfig, settings: Mapping[str, Any], choices: Choices | None = None) -> MMDiTConfig:
@@ -51,6 +55,8 @@ def complete(config: MMDiTConfig, settings: Mapping[str, Any], choices: Choices 
         changes["rotation"] = "half-split" if yes_or_no(settings["use_liger_rope"], "use_liger_rope") else "interleaved"
     if "round_time" in settings:
         changes["round_time"] = yes_or_no(settings["round_time"], "round_time")
+    if "text_tokens" in settings:
+        changes["text_tokens"] = whole_number(settings["text_tokens"], "text_tokens", 1, MOST_TEXT_TOKENS)
     if choices.rotation is not None:
         changes["rotation"] = choices.rotation
     return replace(config, **changes)
@@ -64,6 +70,8 @@ def saved_settings(config: MMDiTConfig) -> dict[str, Any]:
         "use_liger_rope": config.rotation == ROTATIONS[0],
         "round_time": config.round_time,
     }
+    if config.text_tokens != T5_LENGTH:
+        settings["text_tokens"] = config.text_tokens
     return settings if config.cond_embed else {**settings, "patch_size": config.patch_size}
 
 

@@ -62,7 +62,7 @@ OTHER_VALUES: dict[type, tuple[Any, dict[str, Any]]] = {
             "in_channels": 32, "vec_in_dim": 8, "context_in_dim": 16, "hidden_size": 96, "mlp_ratio": 2.5,
             "num_heads": 1, "depth": 2, "depth_single_blocks": 3, "axes_dim": (8, 8, 8), "theta": 500.0,
             "qkv_bias": False, "guidance_embed": True, "cond_embed": False, "fused_qkv": True, "patch_size": 1,
-            "rotation": "interleaved", "round_time": False,
+            "rotation": "interleaved", "round_time": False, "text_tokens": 24,
         },
     ),
     CausalConfig: (
@@ -159,7 +159,7 @@ def files(comfy: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFacto
         "random-v1.3.safetensors": {"kernel_size": [2, 3, -1], "use_spatial_rope": False, "input_sq_size": 256},
         "random-v1.2.safetensors": {"input_sq_size": 128},
         "random-v2.0.safetensors": {"use_liger_rope": False, "theta": 500, "axes_dim": [8, 12, 12]},
-        "random-v2.0-hc.safetensors": {"round_time": False},
+        "random-v2.0-hc.safetensors": {"round_time": False, "text_tokens": 24},
         "random-vae-v1.3.safetensors": {"groups": 16, "overlap": False, "normalization": "video_5frames"},
         "random-vae-v1.2.safetensors": {"image_groups": 8, "temporal_groups": 2},
     }

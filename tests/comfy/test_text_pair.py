@@ -103,6 +103,27 @@ def _clip(pair: Any) -> Any:
     return pair.tokenizer.clip_l.tokenizer
 
 
+def test_a_model_says_how_many_tokens_it_was_trained_with(
+    pair: Any, tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the settings of its file; small models are trained with few."""
+    from opensora.opensora_models.native.model.loading import load_model
+    from opensora.opensora_models.native.text.encoding import encode_both
+
+    weights = load_file(tiny_models / "diffusion_models" / "random-v2.0.safetensors")
+    save_file(weights, tmp_path / "few.safetensors", metadata={"opensora.config": '{"text_tokens": 24}'})
+    few = load_model(tmp_path / "few.safetensors")
+    encoded = encode_both(pair, "a red kite", "word " * 40, few)
+    assert encoded.positive[0][0].shape == encoded.negative[0][0].shape == (1, 24, WIDTH)
+    assert "4 of 24 tokens" in encoded.report and "longer than the 24" in encoded.report
+    with caplog.at_level(logging.WARNING, logger="opensora"):
+        few.model.extra_conds(
+            noise=torch.zeros(1, 16, 1, 4, 4), device=torch.device("cpu"), cross_attn=encoded.positive[0][0],
+            pooled_output=encoded.positive[0][1]["pooled_output"],
+        )  # fmt: skip
+    assert "was trained with" not in caplog.text
+
+
 def test_segments_are_padded_each(pair: Any, model: Any) -> None:
     from opensora.opensora_models.native.text.encoding import encode_both
 

@@ -61,7 +61,7 @@ class MMDiTModel(OpenSoraBase):
     ) -> float:
         """See :meth:`OpenSoraBase.bytes_of_forward`; the longest of the texts counts for all rows."""
         lengths = [each[1] for each in cond_shapes.get("text", ()) if len(each) == 3]
-        return activation_bytes(self.opensora, shape, max(lengths, default=self.release.text.limit), dtype_size)
+        return activation_bytes(self.opensora, shape, max(lengths, default=self.opensora.text_tokens), dtype_size)
 
     def _text(self, text: Tensor | None, mask: Tensor | None) -> Tensor:
         """States [B, L, C] as they are. Another number of tokens than in training, or masked padding, is told."""
@@ -72,7 +72,7 @@ class MMDiTModel(OpenSoraBase):
                 f"The conditioning holds {found}, but this {title} model reads text [batch, tokens, {wanted}] from a "
                 f"T5 encoder; {ENCODE}."
             )
-        limit = self.release.text.limit
+        limit = self.opensora.text_tokens
         if text.shape[1] != limit:
             tell(
                 f"The text has {text.shape[1]} tokens where {title} was trained with {limit}, padding included; "

@@ -27,8 +27,10 @@ def chosen_release(model: Any | None, version: str) -> Release:
 
 
 def token_limit(model: Any | None, release: Release) -> int:
-    """Tokens of a prompt; a 1.x model says it itself, in the length of its learned text."""
-    return getattr(opensora_config(model), "model_max_length", None) or release.text.limit
+    """Tokens of a prompt; a MODEL says itself how many it was trained with, 1.x in the length of its learned text."""
+    config = opensora_config(model)
+    own = getattr(config, "model_max_length", None) or getattr(config, "text_tokens", None)
+    return own or release.text.limit
 
 
 def state_width(config: Any | None) -> int | None:
