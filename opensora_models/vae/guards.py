@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..releases.known import RELEASES, release_named, releases_with
+from ..releases.known import believed_release, release_named, releases_with
 
 
 def check_latents(latents: Tensor, version: str, channels: int) -> None:
@@ -35,17 +35,19 @@ def _owners(channels: int) -> str:
     return f" as {first} has them{also}" if first else ""
 
 
-def check_release(word: object, channels: int, version: str) -> None:
-    """ValueError where latents say that they are another release's, and their channels agree.
+def otherwise_said(word: object, channels: int, version: str) -> str:
+    """A sentence where latents say that they are another release's than the VAE's, and their channels agree; else "".
 
-    ``word``: what their LATENT carries; a word that is no release's says nothing, another program may have made it.
+    ``word``: what their LATENT carries. It is told and not refused: samplers of other programs copy it along, whatever
+    the model is.
     """
-    release = RELEASES.get(word) if isinstance(word, str) else None
-    if release is not None and release.id != version and release.latents.channels == channels:
-        raise ValueError(
-            f"These latents are {release.title}'s and the VAE is {release_named(version).title}'s; load the VAE that "
-            "belongs to the model."
-        )
+    said, title = believed_release(latent=word, channels=channels), release_named(version).title
+    if said is None or said.id == version or said.latents.channels != channels:
+        return ""
+    return (
+        f"The latents say that they are {said.title}'s and are decoded as {title}'s, the VAE's; if pictures are noise, "
+        "load the VAE that belongs to the model that sampled them."
+    )
 
 
 def check_numbers(latents: Tensor) -> None:

@@ -148,6 +148,49 @@ def test_encoded_saved_and_loaded_latents_say_their_release(executor: Executor, 
     assert loaded[KEY] == version
 
 
+def test_a_word_that_a_sampler_copied_does_not_stop_decoding(
+    executor: Executor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made empty for 1.3, sampled by core with 2.0's MODEL, decoded with 2.0's VAE, saved and loaded again."""
+    loading = {"rounding": "accurate", "window": 0, "spatial_rotary": "automatic", "weight_dtype": "default"}
+    vae = {"spatial_vae": "none", "dtype": "default", "temporal_overlap": True}
+    prompt = {
+        "model": node("OSoraModelLoader", model_name="random-v2.0.safetensors", **loading),
+        "vae": node("OSoraVAELoader", vae_name="random-vae-v2.0.safetensors", **vae),
+        "empty": node("OSoraEmptyLatent", version="1.3", height=32, width=32, frames=17, batch_size=1),
+        "text": node("OSoraTestText"),
+        "done": node("KSampler", model=["model", 0], positive=["text", 0], negative=["text", 0],
+                     latent_image=["empty", 0], seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="simple",
+                     denoise=1.0),
+        "images": node("OSoraDecode", samples=["done", 0], vae=["vae", 0], tile_size="auto",
+                       filename_prefix="latents/stale", num_frames=0, save_latent=True),
+    }  # fmt: skip
+    import nodes as core
+    from opensora.opensora_models.native.files import LATENTS
+
+    class Text:
+        RETURN_TYPES, FUNCTION, CATEGORY = ("CONDITIONING",), "text", "test"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {}}
+
+        def text(self) -> tuple[Any]:
+            return (tiny.conditioning(),)
+
+    monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, "OSoraTestText", Text)
+    latent, images = executor.run(prompt, ("done", 0), ("images", 0))
+    assert latent[KEY] == "1.3" and images.shape[0] == 17
+    assert "say that they are Open-Sora 1.3's and are decoded as Open-Sora 2.0's" in caplog.text
+    name = next(name for name in LATENTS.names() if "stale" in name)
+    (loaded,) = executor.run({"load": node("OSoraLoadLatent", file=name)}, ("load", 0))
+    assert loaded[KEY] == "2.0"
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
 def test_latents_saved_before_they_said_anything_still_load(executor: Executor, tmp_path: Path) -> None:
     import folder_paths
 

@@ -18,11 +18,11 @@ import torch
 from comfy.cli_args import args
 from torch import Tensor
 
-from ...releases.known import RELEASES
+from ...releases.known import believed_release
 from ...storage.locks import one_writer, remove_if_idle
 from ...vae.budget import candidate_plans
 from ...vae.distribution import mode, seeded
-from ...vae.guards import check_latents, check_numbers, check_pixels, check_release
+from ...vae.guards import check_latents, check_numbers, check_pixels, otherwise_said
 from ...vae.latent_file import ENDING, save_new_latent
 from ...vae.needs import decode_bytes, encode_bytes, fitting
 from ...vae.strips import Strips
@@ -165,9 +165,9 @@ def encode_images(vae: OpenSoraVAE, images: Tensor, tile: str, seed: int | None)
 
 
 def latents_for(vae: OpenSoraVAE, latent: Mapping[str, Any]) -> Tensor:
-    """The latents of a LATENT. ValueError where it says that they are another release's than the VAE's."""
+    """The latents of a LATENT, and a sentence where it says that they are another release's than the VAE's."""
     samples = latent["samples"]
-    check_release(latent.get(RELEASE_KEY), samples.shape[1], vae.network.version)
+    tell(otherwise_said(latent.get(RELEASE_KEY), samples.shape[1], vae.network.version))
     return samples
 
 
@@ -199,9 +199,9 @@ def keep_latent(
     samples = latent["samples"]
     check_numbers(samples)
     fits = samples.ndim == 5 and samples.shape[1] == vae.network.latent_channels
-    word = latent.get(RELEASE_KEY)
-    version = word if word in RELEASES else vae.network.version if fits else None
-    file = save_new_latent(choose, samples, {**({"version": version} if version else {}), **notes}, metadata)
+    release = vae.network.release if fits else believed_release(latent=latent.get(RELEASE_KEY))
+    version = {} if release is None else {"version": release.id}
+    file = save_new_latent(choose, samples, {**version, **notes}, metadata)
     logger.info("Latents saved to '%s'.", file.path)
     return file
 
