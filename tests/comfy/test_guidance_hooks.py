@@ -19,15 +19,15 @@ STEPS = 6
 
 
 class Bench:
-    """A tiny 1.3 with two prompts and, where wanted, a given frame."""
+    """A tiny model with three rows, two prompts and, where wanted, a given frame."""
 
     def __init__(self, model: Any, given: bool) -> None:
         from opensora.opensora_models.native.sampling import guiders
 
-        self.model, self.latent = model, empty("1.3", 3)
+        self.model, self.latent = model, empty(model.model.release.id, 3)
         self.positive, self.negative = conditioning(9), conditioning(4, seed=2)
         if given:
-            self.positive = guiders.with_given_frames(self.positive, randn(*self.latent.shape, seed=7), [0])
+            self.positive = guiders.with_given_frames(self.positive, randn(*self.latent.shape, seed=7), [0], [0])
 
     def guided(self, settings: dict[str, Any], model: Any = None) -> Tensor:
         """Through our guider."""
@@ -70,9 +70,9 @@ class Bench:
         return model
 
 
-@pytest.fixture(scope="module")
-def model(comfy: Path, tiny_models: Path) -> Any:
-    return load(tiny_models, "1.3")
+@pytest.fixture(scope="module", params=["1.3", "2.0"])
+def model(comfy: Path, tiny_models: Path, request: pytest.FixtureRequest) -> Any:
+    return load(tiny_models, request.param)
 
 
 @pytest.fixture(params=[False, True], ids=["text", "given frames"])

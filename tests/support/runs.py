@@ -362,7 +362,14 @@ CHANGES: dict[str, Callable[[Run], Run]] = {
     "reference strength": lambda run: run.reference(edit_ratio=0.5),
     "reference's place": lambda run: run.reference(target_start=5),
     "reference's segment": lambda run: run.reference(segment=1),
+    "reference's release": lambda run: run.reference(release="1.2"),
     "no reference": lambda run: run.of(chain=run.native.inputs.ReferenceChain()),
+    "pictures of the prompt": lambda run: run.positive(opensora_given_pictures=[0]),
+    "pooled state of the prompt": lambda run: run.positive(pooled_output=torch.ones(1, 16)),
+    "vae": lambda run: run.of(vae=run.native.vae.load_vae(run.models / "vae" / "random-vae-v1.2.safetensors")),
+    "vae of another dtype": lambda run: run.of(
+        vae=run.native.vae.load_vae(run.models / "vae" / "random-vae-v1.2.safetensors", dtype=torch.bfloat16)
+    ),
 }  # fmt: skip
 VAE_CHANGES: dict[str, Callable[[Any], Any]] = {
     "dtype": lambda vae: setattr(vae, "vae_dtype", torch.bfloat16),
