@@ -165,3 +165,18 @@ def test_a_vae_is_part_of_what_a_stored_segment_was_made_from(
         for vae in (None, SimpleNamespace(weights=torch.ones(2)), SimpleNamespace(weights=torch.zeros(2)))
     ]
     assert len(set(parts)) == 3
+
+
+def test_finished_segments_are_stored_and_taken(
+    native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    long = Long(native, monkeypatch)
+    first, _ = long.make(resume=True)
+    again, said = long.make(resume=True)
+    assert len(long.seen) == 3 and torch.equal(again, first)
+    assert [sentence for sentence in said if "taken from" in sentence and "segment 1, 2, 3 of 3" in sentence]
+    long.make(resume=True, vae=Vae())
+    assert len(long.seen) == 6

@@ -77,7 +77,7 @@ def test_a_changed_run_gives_what_it_gives_without_a_store(
     assert change in NEUTRAL or not torch.equal(changed, before)
 
 
-@pytest.mark.parametrize("version", ["1.2", "1.3", "2.0"])
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_an_unchanged_run_is_taken_from_the_store_and_that_is_told(
     version: str, native: SimpleNamespace, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from opensora.opensora_models.releases.guidance import PRESETS, Guidance
 from opensora.opensora_models.sampling.schedule import sigmas
-from support.native import conditioning, load, randn, spy
+from support.native import conditioning, load, model_file, randn, spy
 
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 
@@ -155,6 +155,31 @@ def test_pictures_are_written_back_into_every_sample_and_clips_are_not(
     given = prompts(native, kind, 3)[2]
     equal = [bool((done[:, :, frame] == given[:, :, frame]).all()) for frame in range(FRAMES)]
     assert [frame for frame, same in enumerate(equal) if same] == GIVEN[kind][1]
+
+
+def test_a_model_from_cores_own_loaders_writes_back_as_well(native: SimpleNamespace, tmp_path: Path) -> None:
+    import comfy.sd
+    from safetensors.torch import load_file, save_file
+
+    from opensora.opensora_models.native.core import detection
+
+    path = model_file(native.models, "2.0")
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    save_file({f"model.diffusion_model.{name}": value for name, value in load_file(path).items()}, checkpoint)
+    before = detection.is_registered()
+    detection.register()
+    try:
+        loaded = [
+            comfy.sd.load_diffusion_model(str(path)),
+            comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False, output_clip=False)[0],
+        ]
+    finally:
+        if not before:
+            detection.unregister()
+    for model in loaded:
+        guider = native.core.CFGGuider(model)
+        guider.set_conds(*prompts(native, "picture")[:2])
+        assert torch.equal(run(native, guider, 2)[:, :, 0], prompts(native, "picture")[2][:, :, 0])
 
 
 def test_a_run_that_stops_early_is_not_written_back(native: SimpleNamespace) -> None:

@@ -1,7 +1,7 @@
 """Lets ComfyUI's own loaders (of diffusion models, checkpoints, VAEs and text encoders) recognise Open-Sora files.
 
 Without this, core takes an STDiT3 file for PixArt and stops with a size-mismatch text, makes noise of an MMDiT file,
-which it takes for Flux, and reads a VAE as that of another model. Core has no registry for kinds of files, so three of
+which it takes for Flux, and reads a VAE as that of another model. Core has no registry for kinds of files, so some of
 its functions are wrapped: they answer for our names and call the original for everything else. Set the environment
 variable ``OPENSORA_CORE_DETECTION=0`` before starting ComfyUI to leave core alone.
 
@@ -26,7 +26,9 @@ from ...checkpoint.kinds import describe
 from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import from_tensor, parse_settings
 from ...messages.quoting import one_line
+from ..model.base_model import release_of
 from ..model.families import CONFIG_CLASSES, FAMILIES
+from ..model.written_back import add_to
 from . import parts as core_parts
 from .replacement import Function, Replacement
 
@@ -82,10 +84,26 @@ def _making_text_encoder(original: Function) -> Function:
     return load_text_encoder_state_dicts
 
 
+def _finishing(original: Function) -> Function:
+    """A function that returns a MODEL, or several parts with the MODEL first: ours writes given pictures back."""
+
+    @functools.wraps(original)
+    def load(*args: Any, **kwargs: Any) -> Any:
+        loaded = original(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if release_of(model) is not None:
+            add_to(model)
+        return loaded
+
+    return load
+
+
 REPLACEMENTS = (
     Replacement(comfy.model_detection, "detect_unet_config", _detecting),
     Replacement(comfy.sd.VAE, "__init__", _making_vae),
     Replacement(comfy.sd, "load_text_encoder_state_dicts", _making_text_encoder),
+    Replacement(comfy.sd, "load_diffusion_model_state_dict", _finishing),
+    Replacement(comfy.sd, "load_state_dict_guess_config", _finishing),
 )
 
 
