@@ -99,8 +99,8 @@ def lines(frames: int) -> Iterator[str]:
                 fits = [verdict(parameters(network) * width, row, card) for width in STORED.values()]
                 room = "fits" if tile <= card * GIB - RESERVED else "does not fit"
                 yield (
-                    f"| {name}, {size}, {count} frames | {card} GB | {fits[0]} | {fits[1]} | {room}, {tile / GB:.1f} GB "
-                    f"| counted; a row {row / GB:.2f} GB |"
+                    f"| {name}, {size}, {count} frames | {card} GB | {fits[0]} | {fits[1]} "
+                    f"| {room}, {tile / GB:.1f} GB | counted; a row {row / GB:.2f} GB |"
                 )
 
 
