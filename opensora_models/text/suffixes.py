@@ -53,6 +53,12 @@ def append_once(prompt: str, fps: float, motion: Score | None) -> str:
     return text if before.endswith("FPS,") else f"{append_suffixes(before, fps, None)} {written[0].strip()}"
 
 
+def ends_as_trained(prompt: str) -> bool:
+    """Whether a prompt ends in a frame rate or a motion score, as every training text does."""
+    text = prompt.strip()
+    return bool(_FRAME_RATE.search(text) or _MOTION.search(text))
+
+
 def read_motion(text: str) -> Score | None:
     """The motion score a person typed: a number, a word of :data:`MOTION_WORDS`, None for "", "none" or "off".
 

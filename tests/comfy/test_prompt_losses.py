@@ -107,3 +107,57 @@ def test_settings_are_taken_off_by_both_prompt_nodes(comfy: Path) -> None:
         assert PromptBuilder.execute(f"{written}{settings}", **words).result[0].strip() == prompt
         assert PromptSegments.execute(f"{written}{settings}").result == (prompt, "0,0,0,0,16", "")
     assert PromptSegments.execute(f"a\n\nb\n{settings}").result[0] == "|0|a|2|b"
+
+
+@pytest.fixture(scope="module")
+def for_2_0(good: GoodInputs, executor: Executor) -> dict[str, object]:
+    """What Text Encode is given with the tiny 2.0."""
+
+    def node(kind: str, **inputs: object) -> dict[str, object]:
+        return {"class_type": kind, "inputs": inputs}
+
+    model, clip = executor.run(
+        {
+            "model": node("OSoraModelLoader", model_name="random-v2.0.safetensors", weight_dtype="default",
+                          rounding="accurate", window=0, spatial_rotary="automatic"),
+            "clip": node("OSoraTextEncoderLoader", text_encoder_name="random-t5.safetensors", precision="default",
+                         device="default", clip_l_name="random-clip-l.safetensors"),
+        },
+        ("model", 0), ("clip", 0),
+    )  # fmt: skip
+    return {"model": model, "clip": clip, "clean": True}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("かわいい猫", ["does not know letters of “かわいい猫”", "translate"]),
+        ("a cat 猫", ["does not know letters of “猫”"]),
+        ("", ["The prompt: there is no text"]),
+        ('a cat{"mask_strategy": "0", "reference_path": "a.png"}', ["settings in braces", "Prompt Builder"]),
+        ("|0|a cat|2|猫|5|", ["The prompt of segment 2: ", "The prompt of segment 5: there is no text"]),
+        ("word " * 900, ["The prompt: the text is", "longer than the 512"]),
+        ("worshipping <b>https://x.com</b> photo.png 一", ["does not know letters of “一”"]),
+    ],
+)
+@pytest.mark.parametrize("negative", [False, True])
+def test_losses_of_2_0_are_told_everywhere(
+    for_2_0: dict[str, object],
+    shown: list[str],
+    caplog: pytest.LogCaptureFixture,
+    prompt: str,
+    words: list[str],
+    negative: bool,
+) -> None:
+    from opensora.nodes.text import TextEncode
+
+    if negative and not prompt:
+        words = []  # an ordinary text to stay away from
+    texts = ("a cat. 24 FPS.", prompt) if negative else (prompt, "")
+    with caplog.at_level(logging.WARNING, logger="opensora"):
+        report = TextEncode.execute(**for_2_0, prompt=texts[0], negative_prompt=texts[1]).result[2]
+    for word in words:
+        word = word.replace("The prompt", "The negative prompt") if negative else word
+        assert word in report and word in shown[-1] and word in caplog.text, word
+    assert words or not caplog.messages
+    assert "cleaning" not in report

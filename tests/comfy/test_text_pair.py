@@ -71,8 +71,11 @@ def test_text_is_padded_without_a_mask_and_clip_pools(pair: Any, model: Any) -> 
         torch.testing.assert_close(states, want[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(extra["pooled_output"], want[1], atol=1e-5, rtol=1e-5)
         assert "attention_mask" not in extra and extra["opensora_text"] == "2.0"
-    assert encoded.report.splitlines()[0].endswith("“A Cat (very cute:1.3)”"), "as written, nothing cleaned"
-    assert encoded.warnings == ()
+    first, hint, *_ = encoded.report.splitlines()
+    assert first.endswith("“A Cat (very cute:1.3)”"), "as written, nothing cleaned"
+    assert "Open-Sora Prompt Builder adds both" in hint and encoded.warnings == ()
+    worded = encode_both(pair, "|0| a. 24 FPS. |1| b. 4 motion score.", "", model)
+    assert "Prompt Builder" not in worded.report
 
 
 def test_padding_takes_part(pair: Any, model: Any) -> None:
@@ -97,6 +100,7 @@ def test_cut_words_are_told_and_the_end_token_stays(pair: Any, model: Any, caplo
     torch.testing.assert_close(states, want[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(extra["pooled_output"], want[1], atol=1e-5, rtol=1e-5)
     assert "longer than the 512" in encoded.report and "longer than the 512" in caplog.text
+    assert "512 of 512 tokens, the first 77 of 9" in encoded.report and "3 of 77 by CLIP-L" in encoded.report
 
 
 def _clip(pair: Any) -> Any:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from opensora.opensora_models.text.padding import CLIP_END, CLIP_LENGTH, T5_LENGTH, aligned_length, padded
-from opensora.opensora_models.text.suffixes import MOTION_WORDS, append_once, append_suffixes, read_motion
+from opensora.opensora_models.text.suffixes import (
+    MOTION_WORDS,
+    append_once,
+    append_suffixes,
+    ends_as_trained,
+    read_motion,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,8 @@ def test_prompts_end_in_frame_rate_and_motion(prompt: str, fps: float, motion: f
 )
 def test_a_prompt_keeps_the_end_it_has(prompt: str, result: str) -> None:
     assert append_once(prompt, 24, 7) == result == append_once(result, 16, 1)
+    assert ends_as_trained(result) and ends_as_trained(append_suffixes(prompt, 8, None))
+    assert not ends_as_trained("it has a 4 motion score. A cat") and not ends_as_trained("")
 
 
 @pytest.mark.parametrize(("text", "score"), [("", None), (" Off ", None), ("5", 5.0), ("strong", 7), (" Static", 1)])

@@ -15,6 +15,7 @@ from ...text.clip_config import KNOWN_FILE
 from ...text.losses import losses, titled, unknown_message
 from ...text.padding import CLIP_END, CLIP_LENGTH, ENCODED_FOR, padded
 from ...text.segments import SEGMENT_KEY, PromptPart, is_segmented, split_prompt
+from ...text.suffixes import ends_as_trained
 from ...text.t5_config import KNOWN_FILES
 from ...text.tokens import cut_message, limit_tokens
 from ..messages import tell
@@ -98,12 +99,26 @@ def encode_both(clip: Any, prompt: str, negative_prompt: str, model: Any | None,
     limit = token_limit(model, release)
     positive = encode_prompt(clip, prompt, clean, limit, release=release)
     report = f"prompt: {positive.report}"
+    if hint := _missing_suffixes(prompt, release):
+        report += f"\n{hint}"
+        tell(hint, level=logging.INFO)
     if learned:
         negative = null_conditioning(model, positive.conditioning)
         return EncodedPair(positive.conditioning, negative, report, positive.warnings)
     other = encode_prompt(clip, negative_prompt, clean, limit, "negative prompt", release)
     report += f"\nnegative prompt: {other.report}"
     return EncodedPair(positive.conditioning, other.conditioning, report, positive.warnings + other.warnings)
+
+
+def _missing_suffixes(prompt: str, release: Release) -> str:
+    """What to tell of a prompt that lacks the words every training text of its release ends in; "" if it has them."""
+    texts = [part.text for part in split_prompt(prompt) if part.text.strip()]
+    if not release.text.suffixes or all(map(ends_as_trained, texts)):
+        return ""
+    return (
+        f"The prompt does not end in frame rate and motion score, as all texts {release.title} was trained with; "
+        "Open-Sora Prompt Builder adds both."
+    )
 
 
 def encode_prompt(
@@ -128,7 +143,7 @@ def encode_prompt(
         text = _text_read(part, rules, clean)
         ids = token_ids(text)
         encoded, count, lost = _encode_text(clip, text, ids, limit, rules)
-        seen = f", {len(clip_ids(text))} of {CLIP_LENGTH} in CLIP-L" if rules.pooled else ""
+        seen = f", {_read_by_clip(len(clip_ids(text)))} by CLIP-L" if rules.pooled else ""
         marks: dict[str, Any] = {SEGMENT_KEY: part.first_segment} if is_segmented(prompt) else {}
         where = f"segment {part.first_segment}: " if marks else ""
         marks |= {ENCODED_FOR: release.id} if rules.padded else {}
@@ -243,6 +258,11 @@ def _encode_text(
     if cut:
         lost.append(cut_message(words_of([token for token, _ in cut]), len(cut), limit))
     return entries, len(kept), [sentence for sentence in lost if sentence]
+
+
+def _read_by_clip(count: int) -> str:
+    """How many of a text's tokens CLIP-L reads; it gives one state for all of them, and the original cuts silently."""
+    return f"{count} of {CLIP_LENGTH}" if count <= CLIP_LENGTH else f"the first {CLIP_LENGTH} of {count}"
 
 
 def _expect_states(tensor: Any, extra: dict[str, Any], count: int, rules: TextRules, *, masked: bool) -> None:
