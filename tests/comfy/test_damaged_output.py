@@ -42,7 +42,9 @@ def decoded(native: SimpleNamespace, models: Path, output: Path) -> bytes:
     vae = native.vae.load_vae(models / "vae" / "random-vae-v1.2.safetensors")
     latents = randn(1, 4, 15, 4, 4)
     hidden = SimpleNamespace(prompt=None, extra_pnginfo=None)
-    kept = native.decoding.keep_latent(vae, latents, lambda: next_output("a/clip", ".latent", hidden), {}, None)
+    kept = native.decoding.keep_latent(
+        vae, {"samples": latents}, lambda: next_output("a/clip", ".latent", hidden), {}, None
+    )
     file = native.decoding.decode_to_video(vae, latents, None, 24.0, "mp4 (h264)", 18, "auto", kept, None)
     with av.open(str(file.path)) as video:
         return b"".join(frame.to_ndarray(format="rgb24").tobytes() for frame in video.decode(video=0))
