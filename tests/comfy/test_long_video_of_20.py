@@ -71,7 +71,7 @@ class Long:
         monkeypatch.setattr(native.long, "sample_clip", lambda *args: (self.seen.append(args), real(*args))[1])
 
     def make(self, **changes: Any) -> tuple[Tensor, list[str]]:
-        inputs = {key: changes.pop(key) for key in ("chain", "vae") if key in changes}
+        inputs = {key: changes.pop(key) for key in ("chain", "vae", "positive") if key in changes}
         with self.native.speaking() as said:
             joined, _ = self.native.long.sample_long_video(
                 replace(self.inputs, **inputs), replace(self.video, **changes)
@@ -134,6 +134,16 @@ def test_a_picture_closes_the_last_segment(native: SimpleNamespace, monkeypatch:
     assert not [sentence for sentence in said if "experiment" in sentence]
     _, said = long.make(segments=2, overlap=9, chain=chain)
     assert [sentence for sentence in said if "a clip together with other references" in sentence]
+
+
+def test_every_segment_has_its_own_prompt(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Long(native, monkeypatch)
+    same, _ = long.make(segments=2)
+    first, second = conditioning(opensora_segment=0), conditioning(6, 9, opensora_segment=1)
+    changed, _ = long.make(segments=2, positive=first + second)
+    assert torch.equal(long.seen[-1][1][0][0], second[0][0]) and long.given(-1)["opensora_given_frames"]
+    assert torch.equal(changed[:, :, :FRAMES], same[:, :, :FRAMES])
+    assert not torch.allclose(changed[:, :, FRAMES:], same[:, :, FRAMES:], atol=1e-3)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_sampled(

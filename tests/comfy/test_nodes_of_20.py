@@ -123,6 +123,20 @@ def test_one_node_does_what_the_single_parts_do(bench: SimpleNamespace, kind: st
     torch.testing.assert_close(by_patch, done["samples"], atol=1e-4, rtol=1e-4)
 
 
+def test_presets_can_be_chosen_by_name_and_automatic_is_the_right_one(bench: SimpleNamespace) -> None:
+    values = {"model": bench.model, "positive": conditioning(6), "negative": conditioning(6, seed=2), "latent": clip()}
+
+    def made(kind: str, guidance: str) -> Tensor:
+        return run(bench, "OSoraSampler", **values, references=KINDS[kind](bench), guidance=guidance)[0]["samples"]
+
+    for kind, name in (
+        ("text", "2.0 text to video"), ("first", "2.0 given pictures"), ("forwards", "2.0 given clip")
+    ):  # fmt: skip
+        assert torch.equal(made(kind, "automatic"), made(kind, name)), kind
+    assert torch.equal(made("forwards", "2.0 given pictures"), made("forwards", "2.0 given clip")), "clips do not fade"
+    assert not torch.equal(made("first", "2.0 given pictures"), made("first", "2.0 given clip"))
+
+
 def test_a_part_of_the_run_is_guided(bench: SimpleNamespace) -> None:
     positive, negative = conditioning(6), conditioning(6, seed=2)
     model, _ = run(

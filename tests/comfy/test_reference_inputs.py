@@ -432,3 +432,11 @@ def test_20_does_not_edit_with_a_strength(native: SimpleNamespace, held: bool) -
             native.inputs.latent_references({"samples": torch.ones(1, 16, 1, 4, 6)}, clip, placing)
         else:
             native.inputs.encode_pictures(V2Vae(), (film(1), None), clip, placing)
+
+
+def test_a_network_without_an_input_for_references_is_named(native: SimpleNamespace, tiny_models: Path) -> None:
+    model = load(tiny_models, "2.0")
+    assert native.inputs.method_for(model, "2.0", "automatic") == "automatic"
+    del model.model.diffusion_model.cond_in
+    with pytest.raises(ValueError, match="no input for references; load Open-Sora 2.0"):
+        native.inputs.method_for(model, "2.0", "automatic")
