@@ -27,7 +27,8 @@ def unlike_training(values: Mapping[str, Any], release: Release) -> str:
     """
     if not release.text.padded or ENCODED_FOR in values:
         return ""
+    unread = " The guidance written into it (Flux) is not read." if "guidance" in values else ""
     return (
         f"The text does not come from Open-Sora Text Encode: other nodes let words in (parentheses) weigh more, which "
-        f"{release.title} was not trained with."
+        f"{release.title} was not trained with.{unread}"
     )

@@ -107,3 +107,21 @@ def test_nodes_are_listed_without_instructions(
         monkeypatch.undo()
         refinement.tasks.cache_clear()
         PromptRequest.GET_NODE_INFO_V1()  # the class keeps the schema it was last asked for
+
+
+@pytest.mark.parametrize(("version", "motion"), [("1.2", "strong"), ("1.3", "strong"), ("2.0", "16")])
+def test_a_bad_score_is_refused_before_the_text_encoder_is_loaded(
+    executor: Executor, version: str, motion: str
+) -> None:
+    loader = {"text_encoder_name": "random-t5.safetensors", "precision": "default", "device": "cpu"}
+    prompt = graph(version=version, motion=motion) | {
+        "clip": {"class_type": "OSoraTextEncoderLoader", "inputs": loader},
+        "text": {"class_type": "OSoraTextEncode", "inputs": {
+            "clip": ["clip", 0], "prompt": ["built", 0], "negative_prompt": "x", "clean": True,
+        }},
+    }  # fmt: skip
+    prompt["end"]["inputs"]["value"] = ["text", 0]
+    executor.reset()
+    with pytest.raises(NodeError, match=f"The motion score is '{motion}'.*(nearest good value|number for)") as error:
+        executor.run(prompt)
+    assert error.value.node_id == "built" and "clip" not in executor.executed()

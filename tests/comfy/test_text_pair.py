@@ -78,6 +78,23 @@ def test_text_is_padded_without_a_mask_and_clip_pools(pair: Any, model: Any) -> 
     assert "Prompt Builder" not in worded.report
 
 
+def test_recorded_states_come_out_of_the_node(comfy: Path) -> None:
+    """The original's T5 and CLIP on a prompt and the empty text, with its tolerances."""
+    from golden.families.text_v2 import both_encoders
+    from golden.runner import load_case
+    from opensora.nodes.text import TextEncode
+    from support.pack import PACK_ROOT
+
+    case = load_case(PACK_ROOT / "tests" / "golden" / "cases" / "v2" / "text_hfembedder.safetensors")
+    prompt, negative = case.config["t5_prompts"]
+    assert case.config["clip_prompts"][:2] == [prompt, negative]
+    given = TextEncode.execute(both_encoders(case), prompt, negative).result
+    for row, ((states, extra),) in enumerate(given[:2]):
+        limits, pooled = case.info["tolerances"], case.info["tolerances"]["per_tensor"]["out.clip_pooled"]
+        torch.testing.assert_close(states[0], case.expected["t5_hidden"][row], atol=limits["atol"], rtol=limits["rtol"])
+        torch.testing.assert_close(extra["pooled_output"][0], case.expected["clip_pooled"][row], **pooled)
+
+
 def test_padding_takes_part(pair: Any, model: Any) -> None:
     """A mask would give the states of the text alone: that is another input for the network."""
     from opensora.opensora_models.native.text.encoding import encode_prompt

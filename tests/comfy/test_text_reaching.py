@@ -56,6 +56,11 @@ def test_text_of_core_nodes_is_accepted_and_told(model: Any, caplog: pytest.LogC
         assert "does not come from Open-Sora Text Encode" in sentence and "(parentheses)" in sentence
 
 
+def test_the_guidance_of_flux_is_told_to_be_unread(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    (sentence,) = told(caplog, model, text(guidance=3.5), ours())
+    assert sentence.endswith("The guidance written into it (Flux) is not read.")
+
+
 def test_text_without_clip_is_refused_with_the_loader(model: Any) -> None:
     from opensora.opensora_models.native.text.reaching import check_text
 

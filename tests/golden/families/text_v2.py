@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from golden.families.sampling_v2 import same
 from golden.families.text import shapes_of, t5_config_of
-from golden.runner import Case, runs_cases, weights_by_rule
+from golden.runner import Case, fill_by_rule, runs_cases, weights_by_rule
 from opensora.opensora_models.text.clip_config import ClipConfig, encoder_shapes
 from opensora.opensora_models.text.padding import CLIP_END, CLIP_LENGTH, aligned_length, padded
 from support.comfyui import comfyui_root, use_comfyui
@@ -52,14 +52,26 @@ def embedders(case: Case) -> list[dict[str, Tensor]]:
     clip_rows = [_row(clip_ids(prompt), clip_length, CLIP_END) for prompt in settings["clip_prompts"]]
     same("T5 ids", t5_rows, case.tensors["in.t5_input_ids"].tolist())
     same("CLIP ids", clip_rows, case.tensors["in.clip_input_ids"].tolist())
-    t5, clip_l = clip.cond_stage_model.t5xxl.transformer, clip.cond_stage_model.clip_l.transformer
+    t5 = clip.cond_stage_model.t5xxl.transformer
     alone = {
         "t5_hidden": t5(torch.tensor(t5_rows), None, dtype=torch.float32)[0],
-        "clip_pooled": clip_l(torch.tensor(clip_rows))[3],
+        "clip_pooled": _cores_clip(_part(case, "clip"))(torch.tensor(clip_rows))[3],
     }
     rest = _aligned(case, t5, t5_rows[0]) if "align_case" in settings else {}
-    nodes = _as_nodes(clip, settings, length) if clip_length == CLIP_LENGTH else alone
+    usual = clip_length == CLIP_LENGTH and settings["clip"].get("hidden_act") == "quick_gelu"
+    nodes = _as_nodes(clip, settings, length) if usual else alone
     return [alone | rest, nodes | rest]
+
+
+def _cores_clip(case: Case) -> nn.Module:
+    """The case's CLIP in ComfyUI's class, without our loader."""
+    import comfy.ops
+    from comfy.clip_model import CLIPTextModel
+
+    # Old configs number the end token 2 and mean the one of the vocabulary.
+    clip = CLIPTextModel({**case.config, "eos_token_id": CLIP_END}, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    fill_by_rule(clip, case)
+    return clip
 
 
 def _row(ids: list[int], length: int, pad: int) -> list[int]:
