@@ -84,8 +84,8 @@ def verdict(weights: float, row: float, card: int) -> str:
 
 def lines(frames: int) -> Iterator[str]:
     """The table."""
-    yield "| release and size | card | bf16 | fp8 | VAE tile | |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| release and size | card | bf16 | fp8 | fp8, modulations once per run | VAE tile | |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, (config, vae) in NETWORKS.items():
         release = RELEASES[name]
         with torch.device("meta"):
@@ -97,9 +97,11 @@ def lines(frames: int) -> Iterator[str]:
             tile = tile_bytes(vae, (1, channels, *cells))
             for card in CARDS:
                 fits = [verdict(parameters(network) * width, row, card) for width in STORED.values()]
+                once = parameters(network) - sum(map(parameters, network.modulation_layers()))
+                fits.append(verdict(once * STORED["fp8"], row, card))
                 room = "fits" if tile <= card * GIB - RESERVED else "does not fit"
                 yield (
-                    f"| {name}, {size}, {count} frames | {card} GB | {fits[0]} | {fits[1]} "
+                    f"| {name}, {size}, {count} frames | {card} GB | {fits[0]} | {fits[1]} | {fits[2]} "
                     f"| {room}, {tile / GB:.1f} GB | counted; a row {row / GB:.2f} GB |"
                 )
 

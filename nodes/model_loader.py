@@ -13,6 +13,7 @@ from .files import FileInput
 AUTOMATIC = "automatic"
 ROTARY = {AUTOMATIC: None, "on": True, "off": False}
 ROTATION = {AUTOMATIC: None, "half-split": "half-split", "interleaved": "interleaved"}
+IN_THE_NETWORK, ONCE_PER_RUN = "in the network", "once per run"
 ACCURATE, AS_UPSTREAM = "accurate", "as upstream bf16"
 
 
@@ -75,6 +76,15 @@ class ModelLoader(OpenSoraNode):
                     "settings beside the file, else half-split for separate and interleaved for fused projections, as "
                     "released. The wrong one gives noise.",
                 ),
+                io.Combo.Input(
+                    "modulations",
+                    options=[IN_THE_NETWORK, ONCE_PER_RUN],
+                    default=IN_THE_NETWORK,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Open-Sora 2.0 only: once per run computes the layers that see only time and prompt before "
+                    "the first step and keeps them out of the card's memory, 27 % of the weights. The same video.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -97,8 +107,8 @@ class ModelLoader(OpenSoraNode):
         window: int,
         spatial_rotary: str,
         rotation: str = AUTOMATIC,
+        modulations: str = IN_THE_NETWORK,
     ) -> io.NodeOutput:
         choices = Choices(window or None, ROTARY[spatial_rotary], rotation=ROTATION[rotation])
-        return io.NodeOutput(
-            load_model(MODELS.path(model_name), weight_dtype, choices, as_upstream=rounding == AS_UPSTREAM)
-        )
+        ways = {"as_upstream": rounding == AS_UPSTREAM, "modulations_apart": modulations == ONCE_PER_RUN}
+        return io.NodeOutput(load_model(MODELS.path(model_name), weight_dtype, choices, **ways))

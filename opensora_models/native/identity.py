@@ -39,7 +39,7 @@ PATCHER_NOTES = frozenset({
 MODULE_NOTES = re.compile(
     r"(prev_)?comfy_\w+|\w+_comfy_model_dtype|(weight|bias|\w+_lowvram)_function|seed_key|_v\w*|_pin\w*|_prefetch\w*"
     r"|device|current_patcher|current_weight_patches_uuid|dynamic_\w+|lowvram_patch_counter|opensora_weights"
-    r"|model_(loaded_weight_memory|lowvram|offload_buffer_memory)|memory_usage_\w+|plan|true_length|_said"
+    r"|model_(loaded_weight_memory|lowvram|offload_buffer_memory)|memory_usage_\w+|plan|true_length|_said|apart"
 )
 """Attributes of modules that core, and our networks, change while they run."""
 

@@ -144,6 +144,8 @@ class OpenSoraConfigBase(comfy.supported_models_base.BASE):
     """What :meth:`get_model` makes."""
     denoise_mask_function: ClassVar[Callable[..., Tensor] | None] = None
     """ComfyUI's hook on the noise mask; None leaves masks to core."""
+    modulations_may_leave: ClassVar[bool] = False
+    """Whether :func:`.modulations_apart.keep_apart` fits the network."""
 
     def __init__(self, unet_config: dict[str, Any]) -> None:
         self.opensora = unet_config["opensora"]

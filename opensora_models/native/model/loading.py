@@ -21,6 +21,7 @@ from ...stdit3.keys import TABLE
 from .base_model import OpenSoraBase, OpenSoraConfigBase
 from .families import EXPECTED, FAMILIES, Family
 from .latent_formats import LATENT_FORMATS
+from .modulations_apart import keep_apart
 from .quantised import is_quantised, quantised_weights
 from .written_back import add_to
 
@@ -44,6 +45,7 @@ def load_model(
     choices: Choices | None = None,
     as_upstream: bool = False,
     custom_operations: Any = None,
+    modulations_apart: bool = False,
     disable_dynamic: bool = False,
 ) -> ModelPatcher:
     """The MODEL of a checkpoint file or folder.
@@ -54,6 +56,7 @@ def load_model(
         choices: a person's own settings for what the weights cannot tell.
         as_upstream: repeat the rounding of the original bfloat16 program instead of computing accurately.
         custom_operations: layer classes in the style of ``comfy.ops``, for packs that store weights their own way.
+        modulations_apart: 2.0 only: keep the modulation layers off the device and compute them once per run.
         disable_dynamic: ComfyUI asks for this when it needs a patcher without weight streaming.
 
     Raises:
@@ -61,12 +64,20 @@ def load_model(
     """
     checkpoint = open_checkpoint(path)
     family = FAMILIES[expect_kind(checkpoint, FAMILIES, EXPECTED)]
+    if modulations_apart and not family.config_class.modulations_may_leave:
+        raise ValueError(
+            f"{checkpoint.quoted} is an Open-Sora {family.release} model, which has no modulation layers to compute "
+            "once per run; leave modulations in the network."
+        )
     with reading(checkpoint.name):
         network = _network_config(checkpoint, family, choices)
         config = family.model_config(network, as_upstream)
     patcher = _build(checkpoint, config, weight_dtype, custom_operations, disable_dynamic)
     # ComfyUI makes further copies (several GPUs, training, no streaming) by calling this again.
-    patcher.cached_patcher_init = (load_model, (str(path), weight_dtype, choices, as_upstream, custom_operations))
+    arguments = (str(path), weight_dtype, choices, as_upstream, custom_operations, modulations_apart)
+    patcher.cached_patcher_init = (load_model, arguments)
+    if modulations_apart:
+        keep_apart(patcher)
     logger.info("%s: %s, %s, %s.", checkpoint.quoted, config.release.title, network, patcher.model.get_dtype())
     return patcher
 

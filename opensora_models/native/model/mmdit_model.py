@@ -113,6 +113,7 @@ class MMDiTModelConfig(OpenSoraConfigBase):
 
     unet_config = {"image_model": "opensora_mmdit"}
     model_class = MMDiTModel
+    modulations_may_leave = True
     config_from_shapes = staticmethod(config_from_shapes)
     complete = staticmethod(complete)
     saved_settings = staticmethod(saved_settings)

@@ -19,6 +19,7 @@ from ...transformer.handing import own
 from ..memory import check_forward_fits
 from .clip_layout import ClipLayout
 from .fused_heads import FusedHeads
+from .modulations_apart import ModulationsApart
 from .unplaced import unplaced, warn_once
 from .wrappers import separated
 
@@ -45,7 +46,15 @@ class NativeMMDiT(ClipLayout, MMDiT):
         )
         self.dtype = dtype
         self.in_channels = opensora.channels  # core's Renorm CFG reads it
+        self.apart: ModulationsApart | None = None
         self._said: set[str] = set()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in PyTorch, with the weights of layers that are kept apart."""
+        state = super().state_dict(*args, **kwargs)
+        if self.apart is not None:
+            self.apart.add_to(state, kwargs.get("prefix", ""), kwargs.get("keep_vars", False))
+        return state
 
     def forward(  # type: ignore[override]  # ComfyUI's arguments, not the network's
         self,
@@ -89,12 +98,14 @@ class NativeMMDiT(ClipLayout, MMDiT):
         ``text`` [B, L, width], ``pooled`` [B, width], ``reference`` [B, 1 + C, T, h, w].
         """
         height, width = x.shape[-2:]
+        made = None if self.apart is None else self.apart.of_rows(self, timestep, pooled, x)
         output = super().forward(
             self._padded(x),
             timestep / TIME_FACTOR,
             text,
             pooled,
             reference=None if reference is None else self._padded(reference),
+            modulations=made,
             transformer_options=transformer_options,
         )
         return output[..., :height, :width]
