@@ -14,7 +14,7 @@ from support import native as tiny
 if TYPE_CHECKING:
     from support.comfyui import Executor
 
-pytestmark = [pytest.mark.comfy]
+pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 
 EVERY = ("1.2", "1.3", "2.0", "2.0 high compression")
 KEY = "opensora_release"

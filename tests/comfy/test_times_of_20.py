@@ -16,7 +16,7 @@ from torch import Tensor
 from support import native as tiny
 from support.pack import PACK_ROOT
 
-pytestmark = [pytest.mark.comfy]
+pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 
 CASES = PACK_ROOT / "tests" / "golden" / "cases" / "v2"
 OPTIONS = {"discrete": False, "transform_scale": 1.0, "count_frames": True, "rounding": "exact"}

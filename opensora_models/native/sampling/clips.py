@@ -49,7 +49,7 @@ class ClipSize:
     latent_frames: int
 
     @property
-    def version(self) -> Any:
+    def version(self) -> str | None:
         """The release's id."""
         return None if self.release is None else self.release.id
 
@@ -61,7 +61,7 @@ class ClipSize:
         return self.release
 
     @property
-    def opensora_version(self) -> Any:
+    def opensora_version(self) -> str:
         """The id where only Open-Sora will do."""
         return self.known_release.id
 
