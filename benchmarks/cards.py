@@ -84,24 +84,25 @@ def verdict(weights: float, row: float, card: int) -> str:
 
 def lines(frames: int) -> Iterator[str]:
     """The table."""
-    yield "| release and size | card | bf16 | fp8 | fp8, modulations once per run | VAE tile | |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    ways = " | ".join(f"{stored}{way}" for stored in STORED for way in ("", ", modulations once per run"))
+    yield f"| release and size | card | {ways} | VAE tile | |"
+    yield "| --- " * (5 + len(STORED) * 2 - 1) + "|"
     for name, (config, vae) in NETWORKS.items():
         release = RELEASES[name]
         with torch.device("meta"):
             network = MMDiT(config)
+        whole = parameters(network)
+        once = whole - sum(map(parameters, network.modulation_layers()))
         for size in SIZES if config is VIDEO else ("768px",):
-            count = frames if config is VIDEO else frames - frames % 4
-            channels, *cells = release.latent_shape(count, *SIZES[size])
+            length = frames if config is VIDEO else frames - frames % 4
+            channels, *cells = release.latent_shape(length, *SIZES[size])
             row = row_bytes(config, tuple(cells), release.text.limit)
             tile = tile_bytes(vae, (1, channels, *cells))
             for card in CARDS:
-                fits = [verdict(parameters(network) * width, row, card) for width in STORED.values()]
-                once = parameters(network) - sum(map(parameters, network.modulation_layers()))
-                fits.append(verdict(once * STORED["fp8"], row, card))
+                fits = [verdict(count * width, row, card) for width in STORED.values() for count in (whole, once)]
                 room = "fits" if tile <= card * GIB - RESERVED else "does not fit"
                 yield (
-                    f"| {name}, {size}, {count} frames | {card} GB | {fits[0]} | {fits[1]} | {fits[2]} "
+                    f"| {name}, {size}, {length} frames | {card} GB | {' | '.join(fits)} "
                     f"| {room}, {tile / GB:.1f} GB | counted; a row {row / GB:.2f} GB |"
                 )
 

@@ -115,6 +115,22 @@ def test_saving_keeps_every_weight(plain: Any, apart: Any, tiny_models: Path) ->
     assert relative(got, shot(patched)) < 1e-5 and relative(got, shot(plain)) > 1e-3
 
 
+def test_stored_runs_know_their_weights(apart: Any) -> None:
+    from opensora.opensora_models.native.identity import model_identity
+
+    def found() -> Any:
+        with torch.inference_mode():
+            return model_identity({"model": apart})
+
+    before = found()
+    shot(apart)
+    after = found()
+    assert not before.unknown and after.digest == before.digest
+    with torch.inference_mode():
+        apart.model.diffusion_model.double_blocks[1].txt_mod.lin.bias.add_(1)
+    assert found().digest != before.digest
+
+
 def test_other_releases_are_refused(comfy: Path, tiny_models: Path) -> None:
     with pytest.raises(ValueError, match="no modulation layers to compute once per run; leave modulations in the"):
         load(tiny_models, "1.2", modulations_apart=True)
