@@ -59,7 +59,7 @@ def model_of(case: Case, native: SimpleNamespace, monkeypatch: pytest.MonkeyPatc
     class Plain(comfy.latent_formats.LatentFormat):
         latent_channels, latent_dimensions = case.need("noise").shape[1], 3
 
-    release = "2.0" if case.config["is_causal_vae"] else "2.0 high compression"
+    release = "2.0" if case.config["model"]["patch_size"] == 2 else "2.0 high compression"
     monkeypatch.setitem(native.formats.LATENT_FORMATS, release, Plain)
     config = native.model.MMDiTModelConfig.of(config_of(case.config["model"]), release)
     config.set_inference_dtype(torch.float32, None)
@@ -140,6 +140,35 @@ def test_equals_the_original(native: SimpleNamespace, monkeypatch: pytest.Monkey
     torch.testing.assert_close(done, case.expected["final_latent"], **tolerance)
     scales = run_scales(guidance_of(case.config), levels.tolist(), noise.shape[2])
     assert sum(rows) == rows_of(scales, bool(chain.references))
+
+
+AS_RELEASED = {"text_osci": True, "image_osci": True, "scale_temporal_osci": True}
+RELEASED = [path for path in CASES if AS_RELEASED.items() <= load_case(path).config.items()]
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
+def test_the_sampler_node_equals_the_original(
+    native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    """Schedule, places, preset and write-back are the node's own; only the noise is the recorded one."""
+    import comfy.sample
+
+    from opensora.nodes.sampling import Sampler
+
+    case = load_case(path)
+    noise, settings = case.need("noise"), case.config
+    model = model_of(case, native, monkeypatch)
+    monkeypatch.setattr(comfy.sample, "prepare_noise", lambda *args: noise)
+    positive, negative = prompts(case)
+    done, report = Sampler.execute(
+        model=model, positive=positive, negative=negative, steps=settings["num_steps"], cfg=settings["guidance"],
+        latent={"samples": torch.zeros_like(noise), "opensora_release": model.model.release.id}, seed=1,
+        references=references_of(case, native), denoise=1.0, guidance="automatic", image_cfg=settings["guidance_img"],
+        renoise_given=True,
+    ).result  # fmt: skip
+    tolerance = {name: case.info["tolerances"][name] for name in ("atol", "rtol")}
+    torch.testing.assert_close(done["samples"], case.expected["final_latent"], **tolerance)
+    assert "experiment" not in report
 
 
 def count_rows(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
