@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models.native.memory import card_bytes, check_latents_fit
+from ..opensora_models.native.memory import card_bytes, check_latents_fit, model_needs
 from ..opensora_models.native.messages import tell
 from ..opensora_models.native.sampling.clips import marked
 from ..opensora_models.native.text.reader import chosen_release
@@ -18,7 +18,7 @@ from ..opensora_models.releases.release import Release
 from ..opensora_models.releases.shapes import ASPECT_RATIOS, SECONDS, frames_of, label_of, size_of, usable_size
 from ..opensora_models.releases.sizes import RESOLUTIONS as SQUARE_CLASSES
 from ..opensora_models.releases.sizes import check_size
-from ..opensora_models.sampling.effort import memory_sentences, picture_summary, summary
+from ..opensora_models.sampling.effort import memory_sentence, picture_summary, released_needs, summary
 from .door import OpenSoraNode
 
 IMAGE = "image"
@@ -148,7 +148,9 @@ class Size(OpenSoraNode):
         height, width = usable_size(release.sizes, *published)
         count = chosen_frames(release, length, custom_frames)
         said = [summary(release, count, height, width, published)]
-        said += memory_sentences(release, count, height, width, card_bytes())
+        shape = (1, *release.latent_shape(count, height, width))
+        needs = released_needs(release, count, height, width) if model is None else model_needs(model, shape)
+        said += [memory_sentence(needs, card_bytes())] if needs is not None else []
         tell(*said, level=logging.INFO)
         tell_longer(release, count)
         return io.NodeOutput(height, width, count, release.latents.lengths.counting.latents(count), " ".join(said))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
+from ..sampling.effort import Needs
 from ..stdit3.config import STDiT3Config
 from ..stdit3.portions import MOST_ELEMENTS, MOST_ELEMENTS_ELSEWHERE
 
@@ -83,6 +85,11 @@ def check_frames_fit(shape: Sequence[int]) -> None:
     check_room(
         4.0 * math.prod(shape), work, "Open-Sora Decode to Video, which holds a few at a time, or a smaller size"
     )
+
+
+def model_needs(model: Any, shape: Sequence[int]) -> Needs:
+    """What an Open-Sora MODEL needs to sample one clip of latents [B, C, T, h, w], as ComfyUI counts it."""
+    return Needs({"this MODEL's": float(model.model_size())}, model.model.memory_required([1, *shape[1:]]))
 
 
 def card_bytes() -> float | None:

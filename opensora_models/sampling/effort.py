@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from ..releases.known import IMAGE_STAGE
 from ..releases.printed_sizes import FRAME_RATE, Size
 from ..releases.release import Release, Use
@@ -35,22 +38,36 @@ def picture_summary(height: int, width: int) -> str:
     )
 
 
-def memory_sentences(release: Release, frames: int, height: int, width: int, card: float | None) -> list[str]:
-    """What sampling needs in GB, and whether a card with ``card`` bytes to use holds it; none for releases not counted.
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that sampling needs: the weights by what they are called, and one row of the network beside them."""
 
-    ``card`` None: there is no card. Beside the weights, one row: more rows at once need more.
-    """
+    weights: Mapping[str, float]
+    row: float
+
+
+def released_needs(release: Release, frames: int, height: int, width: int) -> Needs | None:
+    """What the released model needs for a clip; None where its row has not been counted."""
     if release.row_bytes is None:
-        return []
+        return None
     cells = release.latents.cells(frames, height, width)
-    row = release.row_bytes(cells, release.text.limit, WEIGHT_SIZES["bf16"]) / GIGA
-    needed = {name: release.weights * size / GIGA for name, size in WEIGHT_SIZES.items()}
-    listed = " or ".join(f"{weights + row:.1f} GB with {name} weights" for name, weights in needed.items())
+    row = release.row_bytes(cells, release.text.limit, WEIGHT_SIZES["bf16"])
+    return Needs({name: release.weights * size for name, size in WEIGHT_SIZES.items()}, row)
+
+
+def memory_sentence(needs: Needs, card: float | None) -> str:
+    """What sampling needs in GB, and whether a card with ``card`` bytes to use holds it; None: there is no card.
+
+    One row is counted; several at once, which ComfyUI computes where memory is left, need more.
+    """
+    row = needs.row / GIGA
+    needed = {name: weights / GIGA + row for name, weights in needs.weights.items()}
+    listed = " or ".join(f"{total:.1f} GB with {name} weights" for name, total in needed.items())
     sentence = f"Sampling needs {listed}, {row:.1f} GB of it for one row of the network."
     if card is None:
-        return [f"{sentence} ComfyUI uses no graphics card here."]
-    fits = [_fits(name, weights + row - card / GIGA, card / GIGA - row) for name, weights in needed.items()]
-    return [f"{sentence} The card here has {card / GIGA:.1f} GB to use: {', '.join(fits)}."]
+        return f"{sentence} ComfyUI uses no graphics card here."
+    fits = [_fits(name, total - card / GIGA, card / GIGA - row) for name, total in needed.items()]
+    return f"{sentence} The card here has {card / GIGA:.1f} GB to use: {', '.join(fits)}."
 
 
 def _fits(name: str, missing: float, left: float) -> str:

@@ -172,6 +172,8 @@ def test_the_summary_of_2_tells_memory_and_the_longest_clip(
 ) -> None:
     from opensora.nodes import size as node
 
+    (summary,) = executor.run(with_model(size(length="4s", resolution="256px"), "2.0"), ("size", 4))
+    assert "GB with this MODEL's weights" in summary and "bf16" not in summary
     (summary,) = executor.run(size(version="2.0", resolution="256px", length="4s"), ("size", 4))
     assert "ComfyUI uses no graphics card here" in summary
     monkeypatch.setattr(node, "card_bytes", lambda: 16.0 * 2**30)

@@ -21,7 +21,7 @@ from opensora.opensora_models.releases.shapes import (
     size_of,
     usable_size,
 )
-from opensora.opensora_models.sampling.effort import memory_sentences, summary
+from opensora.opensora_models.sampling.effort import memory_sentence, released_needs, summary
 
 V20, COMPRESSED = RELEASES["2.0"], RELEASES["2.0 high compression"]
 
@@ -119,11 +119,15 @@ def test_the_sentence_about_2_tells_the_clip() -> None:
     ],
 )
 def test_memory_is_told_for_the_card(size: tuple[int, int], card: int, words: list[str]) -> None:
-    (said,) = memory_sentences(V20, 129, *size, card * 2**30)
+    needs = released_needs(V20, 129, *size)
+    assert needs is not None
+    said = memory_sentence(needs, card * 2**30)
     assert all(word in said for word in [*words, f"{card}.0 GB to use"])
 
 
 def test_memory_without_a_card_or_a_count() -> None:
-    (said,) = memory_sentences(V20, 129, 192, 336, None)
+    needs = released_needs(V20, 129, 192, 336)
+    assert needs is not None
+    said = memory_sentence(needs, None)
     assert said.endswith("ComfyUI uses no graphics card here.") and "to use" not in said
-    assert memory_sentences(RELEASES["1.2"], 51, 480, 848, 24e9) == []
+    assert released_needs(RELEASES["1.2"], 51, 480, 848) is None
