@@ -103,7 +103,7 @@ class Sigmas(OpenSoraNode):
         stage: str = VIDEO,
     ) -> io.NodeOutput:
         levels = clip_sigmas(
-            picture_size(latent) if stage == IMAGE_STAGE else clip_size(latent, model),
+            picture_size(latent, model) if stage == IMAGE_STAGE else clip_size(latent, model),
             steps,
             denoise=denoise,
             discrete=discrete,

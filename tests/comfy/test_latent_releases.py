@@ -118,6 +118,31 @@ def test_our_sampler_writes_the_models_release(native: SimpleNamespace, models: 
     assert done[KEY] == model and done["samples"].any()
 
 
+def test_every_node_that_gives_a_latent_is_tried_here(comfy: Path) -> None:
+    from opensora.nodes import NODES
+
+    giving = {
+        schema.node_id
+        for schema in (node.define_schema() for node in NODES)
+        if any(output.get_io_type() == "LATENT" for output in schema.outputs)
+    }
+    written = {"OSoraEmptyLatent", "OSoraEncode", "OSoraLoadLatent", "OSoraSampler", "OSoraLongVideo"}
+    carried = {"OSoraPlaceReferences"}
+    assert giving == written | carried
+
+
+def test_long_videos_and_placed_references_keep_the_word(native: SimpleNamespace, models: dict[str, Any]) -> None:
+    from opensora.opensora_models.native.sampling import long_video, reference_inputs
+
+    text, stale = tiny.conditioning(), {"samples": tiny.empty("2.0"), KEY: "1.3"}
+    chain = reference_inputs.ReferenceChain()
+    video = long_video.LongVideo(2, 1, native.clips.ClipRun(1, 0, 1.0), resume=False)
+    done, _ = long_video.sample_long_video(long_video.Inputs(models["2.0"], text, text, stale, chain), video)
+    assert done[KEY] == "2.0" and done["samples"].shape[2] == 9
+    clip = native.clips.clip_size(stale)
+    assert reference_inputs.place_references(chain, stale, clip, text, text).latent[KEY] == "1.3"
+
+
 def test_empty_latents_say_their_release(executor: Executor) -> None:
     inputs = {"height": 64, "width": 64, "frames": 17, "batch_size": 1}
     for version in ("1.2", "1.3"):

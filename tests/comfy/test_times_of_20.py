@@ -124,7 +124,7 @@ def test_options_of_older_releases_are_told_and_change_nothing(
     assert said == [] and not torch.equal(changed, levels("1.3")[0])
 
 
-def test_the_image_stage_takes_one_picture(nodes: SimpleNamespace) -> None:
+def test_the_image_stage_takes_one_picture_and_flux(nodes: SimpleNamespace, models: dict[str, Any]) -> None:
     clip = {"samples": torch.zeros(1, 16, 5, 8, 8)}
     with pytest.raises(ValueError, match="makes one picture and the latent has 5 latent frames"):
         nodes.sigmas.execute(foreign(), clip, 4, 1.0, **OPTIONS, stage=STAGE)
@@ -134,6 +134,9 @@ def test_the_image_stage_takes_one_picture(nodes: SimpleNamespace) -> None:
     assert torch.equal(*levels)
     with pytest.raises(ValueError, match="needs an Open-Sora model"):
         nodes.sigmas.execute(foreign(), plain, 4, 1.0, **OPTIONS)
+    for version, model in models.items():
+        with pytest.raises(ValueError, match=f"MODEL is Open-Sora {version}; choose the stage video"):
+            nodes.sigmas.execute(model, plain, 4, 1.0, **OPTIONS, stage=STAGE)
 
 
 def test_cores_flux_samples_the_recorded_picture(nodes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,13 +83,18 @@ def clip_size(latent: Latent, model: ModelPatcher | None = None, vae: Any = None
     return ClipSize(release, height, width, count, frames)
 
 
-def picture_size(latent: Latent) -> ClipSize:
+def picture_size(latent: Latent, model: ModelPatcher) -> ClipSize:
     """Size of a LATENT of Flux, as the picture that is made before a video of 2.0.
 
     Raises:
-        ValueError: more than one frame.
+        ValueError: more than one frame, or an Open-Sora model, which has times of its own.
     """
-    samples = latent["samples"]
+    samples, release = latent["samples"], release_of(model)
+    if release is not None:
+        raise ValueError(
+            f"The {IMAGE_STAGE} has the times of Flux and the MODEL is {release.title}; choose the stage video, or "
+            "connect Flux."
+        )
     if samples.ndim == 5 and samples.shape[2] > 1:
         raise ValueError(
             f"The {IMAGE_STAGE} makes one picture and the latent has {samples.shape[2]} latent frames; make an empty "
