@@ -30,6 +30,7 @@ Conditioning = list[list[Any]]
 ENCODER_TITLES = {
     "l": "CLIP-L",
     "g": "CLIP-G",
+    "t5xxl": "T5 XXL",
     "h": "CLIP-H",
     "umt5xxl": "umT5 XXL",
     "t5base": "T5 base",
