@@ -401,8 +401,8 @@ class Other:
 
 @pytest.mark.parametrize(
     ("names", "title"),
-    [(("l",), "CLIP-L"), (("g", "l", "t5xxl"), "CLIP-G and CLIP-L and T5 XXL"), (("umt5xxl",), "umT5 XXL"), ((), "unknown kind"),
-     (("l", "t5xxl", "llama"), "Llama"), (("l", "llama"), "Llama")],
+    [(("l",), "CLIP-L"), (("g", "l", "t5xxl"), "CLIP-G and CLIP-L and T5 XXL"), (("umt5xxl",), "umT5 XXL"),
+     ((), "unknown kind"), (("l", "t5xxl", "llama"), "Llama"), (("l", "llama"), "Llama")],
 )  # fmt: skip
 def test_other_encoders_are_refused_for_2_0(model: Any, names: tuple[str, ...], title: str) -> None:
     from opensora.opensora_models.native.text.encoding import check_clip
