@@ -103,6 +103,9 @@ def lay_out(
     _check_shapes(references, clip, release)
     groups = [reference.strategy(number) for number, reference in enumerate(references)]
     groups = [replace(group, loop=group.loop % segments if group.loop < 0 else group.loop) for group in groups]
+    for group in groups:
+        if group.loop == segment and group.reference < len(references):
+            _check_room_for(min(group.length, references[group.reference].frames), clip.shape[1], release)
     spans = place(groups, [reference.frames for reference in references], clip.shape[1], segment, align)
     latent, mask = clip.clone(), torch.full((clip.shape[1],), FREE)
     write_spans(latent, mask, [reference.latent.to(clip) for reference in references], spans)
@@ -244,8 +247,15 @@ def _check_given(placed: Placed, length: int, release: Release) -> None:
         return
     for span in placed.spans:
         check_strength(span.edit_ratio, release)
+    _check_room_for(len(placed.frames), length, release)
+
+
+def _check_room_for(given: int, length: int, release: Release | None) -> None:
+    """Refuse given latent frames that leave nothing to make where they cannot be edited."""
+    if release is None or release.given.frame_mask:
+        return
     check_room(release, length)
-    if len(placed.frames) == length:
+    if given >= length:
         raise ValueError(
             f"The references fill all {length} latent frames, so nothing is left to make; give at most "
             f"{release.latents.lengths.counting.frames(length - 1)} frames, or sample their latent with denoise "

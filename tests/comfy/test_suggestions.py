@@ -200,6 +200,21 @@ def test_methods_and_strategies_of_given_frames(version: str) -> None:
         assert follows(lambda n: check(**{**values, "mask_strategy": f"0,0,0,0,1,{n}"}), ratio, str)
 
 
+@pytest.mark.parametrize("version", releases.RELEASES)
+def test_places_of_latents(version: str) -> None:
+    release, followed = releases.RELEASES[version], 0
+    clip = torch.zeros(release.latents.channels, 12, 2, 2)
+    for latents in (1, 3, 11, 12, 17):
+        for number in whole_numbers(13, count=10):
+            reference = references.Reference(clip[:, :1].expand(-1, latents, -1, -1))
+            followed += follows(
+                lambda n: references.lay_out(
+                    [replace(reference, target_start=n)], clip, release=release, align=release.given.align  # noqa: B023
+                ), number,
+            )  # fmt: skip
+    assert followed > 50
+
+
 @pytest.mark.parametrize("version", ["2.0", "2.0 high compression"])
 def test_overlaps_with_references(version: str) -> None:
     from opensora.opensora_models.native.sampling.clips import ClipSize
