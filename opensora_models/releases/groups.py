@@ -26,8 +26,6 @@ LATENT_CHANNELS: dict[Version, int] = {"1.2": 4, "1.3": 16}
 """Channels of a latent."""
 GROUP_STEP: dict[Version, int] = {"1.2": GROUP_FRAMES, "1.3": GROUP_FRAMES - 1}
 """Frames each further group adds to a clip."""
-LENGTH_RULES: dict[Version, str] = {"1.2": "17, 34, 51, … (17·n)", "1.3": "17, 33, 49, … (16·n + 1)"}
-"""The lengths that fill groups, for messages; a single image is always possible."""
 
 
 def latent_frames(version: Version, frames: int) -> int:
@@ -55,30 +53,6 @@ def decoded_frames(version: Version, latents: int) -> int:
     whole = GROUP_FRAMES + (groups - 1) * GROUP_STEP[version]
     shared = GROUP_FRAMES - GROUP_STEP[version]
     return whole + (ragged - shared if rest else 0)
-
-
-def is_good_length(version: Version, frames: int) -> bool:
-    """Whether a clip of this length fills its groups: 1 frame, 17·n frames in 1.2, 16·n + 1 frames in 1.3."""
-    return frames == 1 or (frames >= GROUP_FRAMES and (frames - GROUP_FRAMES) % GROUP_STEP[version] == 0)
-
-
-def nearest_good_length(version: Version, frames: float) -> int:
-    """The fully grouped clip length nearest to ``frames``; an image only below half a group."""
-    if frames < GROUP_FRAMES / 2:
-        return 1
-    step = GROUP_STEP[version]
-    # Halves go up: the longer clip can be cut, the shorter one cannot be grown.
-    groups = max(0, math.floor((frames - GROUP_FRAMES) / step + 0.5))
-    return GROUP_FRAMES + groups * step
-
-
-def check_length(version: Version, frames: int) -> None:
-    """Refuse a clip length that leaves a ragged group, naming the nearest good one."""
-    if not is_good_length(version, frames):
-        raise ValueError(
-            f"Open-Sora {version} makes clips of 1 or {LENGTH_RULES[version]} frames, {frames} was given; "
-            f"the nearest good value is {nearest_good_length(version, frames)}"
-        )
 
 
 def latent_size(version: Version, frames: int, height: int, width: int) -> tuple[int, int, int]:

@@ -143,8 +143,8 @@ class Lengths:
         return frames == 1 or (frames >= self.first and (frames - self.first) % self.step == 0)
 
     def nearest(self, frames: float) -> int:
-        """The good length nearest to ``frames``; an image only below half the shortest clip, halves go up."""
-        if frames < self.first / 2:
+        """The nearest good length; an image only where that is nearer than the shortest clip, halves go up."""
+        if frames < (self.first + 1) / 2:
             return 1
         return self.first + max(0, math.floor((frames - self.first) / self.step + 0.5)) * self.step
 

@@ -1,10 +1,11 @@
-"""Frame counting of both autoencoders, against the recorded tables of the original."""
+"""Frame counting and good lengths, against the recorded tables of the original."""
 
 from __future__ import annotations
 
 import pytest
 
 from opensora.opensora_models.releases import groups as frames
+from opensora.opensora_models.releases.known import RELEASES
 
 # Frames → latent frames: the original's pipelines, run on clips of these lengths.
 RECORDED = {
@@ -24,28 +25,31 @@ def test_decoded_frames_are_those_of_the_original() -> None:
 
 
 @pytest.mark.parametrize("version", frames.VERSIONS)
-def test_good_lengths_survive_a_round_trip_and_fill_their_groups(version: frames.Version) -> None:
-    good = [count for count in range(1, 500) if frames.is_good_length(version, count)]
+def test_good_lengths_fill_their_groups(version: frames.Version) -> None:
+    lengths = RELEASES[version].latents.lengths
+    good = [count for count in range(1, 500) if lengths.is_good(count)]
     assert good[:4] == ([1, 17, 34, 51] if version == "1.2" else [1, 17, 33, 49])
-    for count in good:
-        latents = frames.latent_frames(version, count)
-        assert frames.decoded_frames(version, latents) == count
-        assert count == 1 or latents % frames.GROUP_LATENTS == 0
+    assert all(count == 1 or frames.latent_frames(version, count) % frames.GROUP_LATENTS == 0 for count in good)
 
 
-@pytest.mark.parametrize("version", frames.VERSIONS)
-@pytest.mark.parametrize("count", range(1, 300))
-def test_no_good_length_is_nearer_than_the_named_one(version: frames.Version, count: int) -> None:
-    nearest = frames.nearest_good_length(version, count)
-    assert frames.is_good_length(version, nearest)
-    candidates = [c for c in range(1, 340) if frames.is_good_length(version, c)]
-    assert abs(nearest - count) == min(abs(c - count) for c in candidates)
+@pytest.mark.parametrize("version", RELEASES)
+def test_no_good_length_is_nearer_than_the_named_one(version: str) -> None:
+    lengths = RELEASES[version].latents.lengths
+    candidates = [count for count in range(1, 340) if lengths.is_good(count)]
+    for count in range(1, 300):
+        nearest = lengths.nearest(count)
+        assert lengths.is_good(nearest)
+        assert abs(nearest - count) == min(abs(each - count) for each in candidates)
 
 
-@pytest.mark.parametrize(("version", "given", "good"), [("1.2", 50, 51), ("1.3", 51, 49), ("1.2", 0, 1), ("1.3", 8, 1)])
-def test_a_ragged_length_is_refused_with_the_nearest_good_value(version, given: int, good: int) -> None:
-    with pytest.raises(ValueError, match=rf"{given} was given; the nearest good value is {good}$"):
-        frames.check_length(version, given)
+@pytest.mark.parametrize(
+    ("version", "given", "good"),
+    [("1.2", 50, 51), ("1.3", 51, 49), ("1.2", 0, 1), ("1.3", 8, 1), ("2.0", 128, 129),
+     ("2.0 high compression", 129, 128)],
+)  # fmt: skip
+def test_a_ragged_length_is_refused_with_the_nearest_good_value(version: str, given: int, good: int) -> None:
+    with pytest.raises(ValueError, match=rf"{given} was given; the nearest good value is {good}\.$"):
+        RELEASES[version].latents.lengths.check(given, RELEASES[version].title)
 
 
 @pytest.mark.parametrize("function", [frames.latent_frames, frames.decoded_frames])

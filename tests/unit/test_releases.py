@@ -25,8 +25,6 @@ def test_old_versions_are_described_as_their_own_modules_say(version: frames.Ver
     for count in range(1, 130):
         assert lengths.counting.latents(count) == frames.latent_frames(version, count)
         assert lengths.counting.frames(count) == frames.decoded_frames(version, count)
-        assert lengths.is_good(count) == frames.is_good_length(version, count)
-        assert lengths.nearest(count) == frames.nearest_good_length(version, count)
     for height, width in ((144, 256), (360, 640), (237, 426), (717, 1281)):
         assert latents.cells(17, height, width) == frames.latent_size(version, 17, height, width)
         assert release.times.shift(51, height, width) == shift_for(version, height, width, 51)
@@ -36,7 +34,7 @@ def test_old_versions_are_described_as_their_own_modules_say(version: frames.Ver
 
 @OLD
 def test_effort_of_old_versions_is_what_it_was(version: frames.Version) -> None:
-    release, count = RELEASES[version], frames.nearest_good_length(version, 51)
+    release, count = RELEASES[version], RELEASES[version].latents.lengths.nearest(51)
     rows, channels, tera, peta = {"1.2": (60, 4, 56.5, 3.39), "1.3": (50, 16, 60.7, 3.04)}[version]
     assert rows_of_run(release, "text", 15) == rows
     assert summary(release, count, 480, 848, (480, 854)) == (
@@ -66,7 +64,10 @@ def test_good_lengths_come_back_as_long_and_the_nearest_is_good(release: object)
 
 @pytest.mark.parametrize(
     ("release", "good", "nearest"),
-    [(V20, [1, 5, 9, 125, 129], {2: 1, 3: 5, 7: 9, 128: 129, 130: 129}), (COMPRESSED, [1, 8, 12, 128], {3: 1, 4: 8})],
+    [
+        (V20, [1, 5, 9, 125, 129], {2: 1, 3: 5, 7: 9, 128: 129, 130: 129}),
+        (COMPRESSED, [1, 8, 12, 128], {3: 1, 4: 1, 5: 8}),
+    ],
 )
 def test_lengths_of_2(release: object, good: list[int], nearest: dict[int, int]) -> None:
     lengths = release.latents.lengths
