@@ -31,7 +31,7 @@ def prompt(version: str, seed: int, steps: int = 4) -> dict[str, dict[str, Any]]
                 "spatial_rotary": "automatic",
             },
         },
-        "2": {"class_type": "OSoraTextEncoderLoader", "inputs": TEXT_ENCODER},
+        "2": {"class_type": "OSoraTextEncoderLoader", "inputs": TEXT_ENCODER | CLIP_L.get(version, {})},
         "3": {"class_type": "CLIPTextEncode", "inputs": text},
         "4": {
             "class_type": "OSoraEmptyLatent",
@@ -61,7 +61,8 @@ TEXT_ENCODER = {
     "precision": "default",
     "device": "default",
 }
-FRAMES = {"1.2": 51, "1.3": 49}
+CLIP_L = {"2.0": {"clip_l_name": "random-clip-l.safetensors"}}
+FRAMES = {"1.2": 51, "1.3": 49, "2.0": 33}
 
 
 def pictures(messages: list[bytes]) -> list[Image.Image]:
@@ -76,7 +77,7 @@ def pictures(messages: list[bytes]) -> list[Image.Image]:
     return [Image.open(io.BytesIO(data)) for data in found]
 
 
-@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("version", ["1.2", "1.3", "2.0"])
 def test_previews_show_the_clip_as_a_contact_sheet(
     server: TestServer, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
