@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from .config import MMDiTConfig
-from .portions import MOST_ELEMENTS_ELSEWHERE
+from .portions import MOST_ELEMENTS, MOST_ELEMENTS_ELSEWHERE
 
 FLOAT_SIZE = 4
 
@@ -19,7 +19,9 @@ ROTATED_TENSORS = 4
 ROTATED_COPIES = 6.5
 
 
-def activation_bytes(config: MMDiTConfig, latent_shape: Sequence[int], text_tokens: int, dtype_size: int) -> float:
+def activation_bytes(
+    config: MMDiTConfig, latent_shape: Sequence[int], text_tokens: int, dtype_size: int, device_type: str = "cuda"
+) -> float:
     """Peak bytes of activations for latents [B, C, T, h, w] computed in a dtype of ``dtype_size`` bytes.
 
     Assumes attention that does not hold all its scores at once, as every kernel ComfyUI offers. Within 25 percent of
@@ -28,6 +30,6 @@ def activation_bytes(config: MMDiTConfig, latent_shape: Sequence[int], text_toke
     batch, _, *cells = latent_shape
     tokens = batch * (prod(cells) // config.patch_size**2 + text_tokens)
     values = tokens * config.hidden_size
-    rotated = min(values, MOST_ELEMENTS_ELSEWHERE) * FLOAT_SIZE * ROTATED_COPIES
+    rotated = min(values, MOST_ELEMENTS.get(device_type, MOST_ELEMENTS_ELSEWHERE)) * FLOAT_SIZE * ROTATED_COPIES
     whole = values * dtype_size * (ATTENTION_TENSORS + config.mlp_ratio)
     return max(whole, values * dtype_size * ROTATED_TENSORS + rotated)

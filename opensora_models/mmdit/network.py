@@ -17,7 +17,8 @@ ComfyUI's Flux:
   and no ``txt``.
 * ``patches["double_block"]`` and ``patches["single_block"]``: lists of functions called with the same dict and
   ``block_index`` after every block.
-* ``opensora_arithmetic``: an :class:`~..stdit3.arithmetic.Arithmetic` for this call alone.
+* ``opensora_before_block``: a function called with every block just before it runs.
+* ``opensora_arithmetic``: an :class:`~..transformer.arithmetic.Arithmetic` for this call alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from .config import TIME_WIDTH, MMDiTConfig
 from .modulation import Modulations, VectorEmbedder, embedded_time
 from .positions import rotary
 from .tokens import image_ids, pack, text_ids, token_grid, unpack
+
+BEFORE_BLOCK = "opensora_before_block"
 
 
 class MMDiT(nn.Module):
@@ -234,6 +237,7 @@ class MMDiT(nn.Module):
         """Every double block in turn, as a function of image and text tokens."""
         blocks = list(zip(self._doubles(), modulations.double, strict=True))
         for (block, values), patched in zip(blocks, _patches("double", len(blocks), context), strict=True):
+            _announce(block, context)
 
             def run(img: Tensor, txt: Tensor, block: Any = block, values: Any = values, patched: Any = patched) -> Any:
                 if patched is None:
@@ -252,6 +256,7 @@ class MMDiT(nn.Module):
         """Every single block in turn, as a function of all tokens."""
         blocks = list(zip(self._singles(), modulations.single, strict=True))
         for (block, values), patched in zip(blocks, _patches("single", len(blocks), context), strict=True):
+            _announce(block, context)
 
             def run(joint: Tensor, block: Any = block, values: Any = values, patched: Any = patched) -> Tensor:
                 if patched is None:
@@ -263,6 +268,11 @@ class MMDiT(nn.Module):
                 return patched({"img": joint, "vec": values}, original)["img"]
 
             yield run
+
+
+def _announce(block: nn.Module, context: BlockContext) -> None:
+    if BEFORE_BLOCK in context.options:
+        context.options[BEFORE_BLOCK](block)
 
 
 def _patches(kind: str, count: int, context: BlockContext) -> Iterator[Callable[..., dict[str, Any]] | None]:

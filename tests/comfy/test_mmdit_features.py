@@ -127,3 +127,32 @@ def test_upstream_rounding_computes_in_bf16(tiny_models: Path, model: Any) -> No
         done = shot(upstream, steps=1)
     assert calls[0]["x"].dtype == torch.bfloat16
     assert 0 < relative(done, shot(model, steps=1)) < 0.05
+
+
+def test_large_rows_go_one_by_one(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from opensora.opensora_models.native.model import mmdit_model
+
+    with spy() as together:
+        want = shot(model)
+    assert [len(each["x"]) for each in together] == [2, 2]
+    monkeypatch.setattr(mmdit_model, "MOST_TOKENS_TOGETHER", 6 + 3 * 2 * 3 - 1)
+    with spy() as alone:
+        got = shot(model)
+    assert [len(each["x"]) for each in alone] == [1] * 4
+    assert relative(got, want) < 1e-4
+
+
+def test_a_queue_that_looks_ahead_is_told_every_block(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from opensora.opensora_models.native.model import prefetch
+
+    told: list[Any] = []
+    core = SimpleNamespace(
+        make_prefetch_queue=lambda blocks, device, options: list(blocks),
+        prefetch_queue_pop=lambda queue, device, block: told.append((len(queue), block)),
+    )
+    plain, network = shot(model, steps=1), model.model.diffusion_model
+    monkeypatch.setattr(prefetch, "core", core)
+    assert torch.equal(shot(model, steps=1), plain)
+    assert told == [(4, block) for block in (*network.double_blocks, *network.single_blocks, None)]

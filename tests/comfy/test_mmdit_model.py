@@ -159,6 +159,6 @@ def test_memory_is_told_to_comfyui(models: dict[str, Any]) -> None:
     from opensora.opensora_models.mmdit.memory import activation_bytes
 
     model, shape = models["2.0"].model, [2, 16, 5, 24, 42]
-    assert model.memory_required(shape) == activation_bytes(model.opensora, shape, 512, 4)
+    assert model.memory_required(shape) == activation_bytes(model.opensora, shape, 512, 4, "cpu")
     shorter = model.memory_required(shape, cond_shapes={"text": [[1, 100, 64], [1, 20, 64]]})
-    assert shorter == activation_bytes(model.opensora, shape, 100, 4)
+    assert shorter == activation_bytes(model.opensora, shape, 100, 4, "cpu")

@@ -58,6 +58,14 @@ class TextRows(CONDRegular):
         return [1, sum(row.shape[0] for row in self.cond), self.cond[0].shape[1]]
 
 
+class RowAlone(CONDRegular):
+    """A tensor whose rows are computed in a forward of their own."""
+
+    def can_concat(self, other: CONDRegular) -> bool:
+        """Never with another conditioning's."""
+        return False
+
+
 class PerFrame(CONDRegular):
     """A tensor [B, C, T, h, w] or [B, 1, T, 1, 1] that follows areas and context windows along every axis it has."""
 

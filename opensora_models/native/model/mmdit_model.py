@@ -21,8 +21,13 @@ from ...mmdit.settings import complete, saved_settings
 from ...mmdit.tokens import reference_features
 from ..messages import tell
 from .base_model import OpenSoraBase, OpenSoraConfigBase
-from .conds import PerFrame
+from .conds import PerFrame, RowAlone
 from .mmdit_network import NativeMMDiT
+
+MOST_TOKENS_TOGETHER = 8192
+"""Image and text tokens of a row from which the rows of a step go one by one: a card is busy with one, and ComfyUI
+counts weights it could push out as free memory, so that rows together would have them streamed. An assumption, not
+measured on a GPU."""
 
 ENCODE = "encode the prompt with Open-Sora Load Text Encoder, a T5-XXL and a CLIP-L file chosen"
 
@@ -43,8 +48,9 @@ class MMDiTModel(OpenSoraBase):
         noise, device = kwargs["noise"], kwargs["device"]
         self.check_latents(noise)
         text = self._text(kwargs.get("cross_attn"), kwargs.get("attention_mask"))
+        kind = RowAlone if self._tokens(noise, text) > MOST_TOKENS_TOGETHER else comfy.conds.CONDRegular
         conds = {
-            "text": comfy.conds.CONDRegular(text.to(device)),
+            "text": kind(text.to(device)),
             "pooled": comfy.conds.CONDRegular(self._pooled(kwargs.get("pooled_output")).to(device)),
         }
         if kwargs.get("opensora_given_latent") is not None or kwargs.get("opensora_given_frames") is not None:
@@ -62,6 +68,11 @@ class MMDiTModel(OpenSoraBase):
         """See :meth:`OpenSoraBase.bytes_of_forward`; the longest of the texts counts for all rows."""
         lengths = [each[1] for each in cond_shapes.get("text", ()) if len(each) == 3]
         return activation_bytes(self.opensora, shape, max(lengths, default=self.opensora.text_tokens), dtype_size)
+
+    def _tokens(self, noise: Tensor, text: Tensor) -> int:
+        patch = self.opensora.patch_size
+        frames, height, width = noise.shape[2:]
+        return text.shape[1] + frames * -(-height // patch) * -(-width // patch)
 
     def _text(self, text: Tensor | None, mask: Tensor | None) -> Tensor:
         """States [B, L, C] as they are. Another number of tokens than in training, or masked padding, is told."""

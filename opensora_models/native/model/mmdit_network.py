@@ -13,13 +13,14 @@ from torch import Tensor
 from ...mmdit.config import MMDiTConfig
 from ...mmdit.memory import activation_bytes
 from ...mmdit.modulation import TIME_FACTOR
-from ...mmdit.network import MMDiT
+from ...mmdit.network import BEFORE_BLOCK, MMDiT
 from ...mmdit.upstream import UpstreamHeads
 from ...transformer.handing import own
 from ..memory import check_forward_fits
 from .clip_layout import ClipLayout
 from .fused_heads import FusedHeads
 from .modulations_apart import ModulationsApart
+from .prefetch import looking_ahead
 from .unplaced import unplaced, warn_once
 from .wrappers import separated
 
@@ -76,7 +77,8 @@ class NativeMMDiT(ClipLayout, MMDiT):
         if not torch.compiler.is_compiling():
             warn_once(unplaced(options, places, control, ()), self._said, places)
             tokens = conds["text"].shape[1] if "text" in conds else 0
-            check_forward_fits(activation_bytes(self.config, x.shape, tokens, x.element_size()), x)
+            needed = activation_bytes(self.config, x.shape, tokens, x.element_size(), x.device.type)
+            check_forward_fits(needed, x)
         wrappers = separated(get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options))
         run = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
         return run.execute(x, timestep, context, transformer_options=options, **conds)
@@ -99,15 +101,18 @@ class NativeMMDiT(ClipLayout, MMDiT):
         """
         height, width = x.shape[-2:]
         made = None if self.apart is None else self.apart.of_rows(self, timestep, pooled, x)
-        output = super().forward(
-            self._padded(x),
-            timestep / TIME_FACTOR,
-            text,
-            pooled,
-            reference=None if reference is None else self._padded(reference),
-            modulations=made,
-            transformer_options=transformer_options,
-        )
+        blocks = (*self.double_blocks, *self.single_blocks)
+        with looking_ahead(blocks, x.device, transformer_options) as prefetch:
+            ahead = {} if prefetch is None else {BEFORE_BLOCK: prefetch}
+            output = super().forward(
+                self._padded(x),
+                timestep / TIME_FACTOR,
+                text,
+                pooled,
+                reference=None if reference is None else self._padded(reference),
+                modulations=made,
+                transformer_options={**transformer_options, **ahead},
+            )
         return output[..., :height, :width]
 
     def _padded(self, x: Tensor) -> Tensor:
