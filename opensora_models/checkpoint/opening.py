@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,16 @@ class Checkpoint:
     def load(self, convert: Convert | None = None) -> dict[str, torch.Tensor]:
         """All tensors on the CPU in fresh memory; ``convert(name, tensor)`` may change each one as it arrives."""
         loaded: dict[str, torch.Tensor] = {}
+        wanted = {self.prefix + name for name in self.tensors}
         for source in self.sources:
-            for full_name, tensor in source.read():
+            for full_name, tensor in source.read(wanted):
                 name = full_name.removeprefix(self.prefix)
-                if name in self.tensors and full_name.startswith(self.prefix):
-                    loaded[name] = tensor if convert is None else convert(name, tensor)
+                loaded[name] = tensor if convert is None else convert(name, tensor)
         return loaded
+
+    def only(self, keep: Callable[[str], object]) -> Checkpoint:
+        """The same with the tensors whose name ``keep`` says yes to; the others are never read."""
+        return replace(self, tensors={name: info for name, info in self.tensors.items() if keep(name)})
 
     def settings(self) -> dict[str, Any]:
         """What the weights cannot tell: the tensor ``opensora.config``, else that entry of the metadata, else a file.

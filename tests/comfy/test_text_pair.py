@@ -312,6 +312,28 @@ def test_forms_of_the_clip_file(comfy: Path, tiny_models: Path, tmp_path: Path) 
         assert all(torch.equal(read.weights[name], weights[name]) for name in weights if name.startswith("text_model."))
 
 
+def test_what_no_encoder_needs_stays_on_disk(
+    comfy: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture half of a whole CLIP, the decoder of a whole T5."""
+    from opensora.opensora_models.checkpoint.readers import SafetensorsFile
+    from opensora.opensora_models.native.text.clip import load_text_encoder
+
+    t5 = load_file(tiny_models / "text_encoders" / "random-t5.safetensors")
+    save_file(clip_weights(tiny_models) | {"vision_model.x": torch.ones(4)}, tmp_path / "clip.safetensors")
+    files = [tmp_path / f"t5-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    save_file(t5, files[0])
+    save_file({"decoder.block.0.x": torch.ones(4), "lm_head.weight": torch.ones(4)}, files[1])
+    made = SafetensorsFile._tensor
+    read: list[str] = []
+    monkeypatch.setattr(
+        SafetensorsFile, "_tensor", lambda own, file, name: (read.append(name), made(own, file, name))[1]
+    )
+    load_text_encoder(files[0], clip_l=tmp_path / "clip.safetensors")
+    assert "text_model.final_layer_norm.bias" in read and "encoder.final_layer_norm.weight" in read
+    assert not [name for name in read if name.startswith(("vision_model.", "decoder.", "lm_head."))]
+
+
 def shaped(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in shapes.items()}
 

@@ -123,7 +123,7 @@ def _only_clip_l(others: Sequence[StateDict]) -> ClipL:
     reason = "CLIP-L is the only one for it"
     if [each.kind for each in clips] == [CLIP]:
         try:
-            return clip_l_of(clips[0], clips[0].load)
+            return clip_l_of(clips[0])
         except ValueError as error:
             reason = str(error).rstrip(".")
     raise ValueError(f"One of these text encoders is a T5 of a size that ComfyUI cannot combine with others; {reason}.")

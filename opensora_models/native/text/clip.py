@@ -201,7 +201,7 @@ def _read(checkpoint: Checkpoint) -> Weights:
     if single and isinstance(source, SafetensorsFile) and is_printable(str(source.path)):
         raw, metadata = comfy.utils.load_torch_file(str(source.path), safe_load=True, return_metadata=True)
     else:
-        raw = checkpoint.load()
+        raw = checkpoint.only(encoder_name).load()
     weights = {own: raw[name] for name in sorted(raw) if (own := encoder_name(name))}
     return comfy.utils.convert_old_quants(weights, model_prefix="", metadata=metadata)[0]
 

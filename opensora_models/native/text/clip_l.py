@@ -56,11 +56,11 @@ def read_clip_l(path: str | Path, dtype: torch.dtype | None = None) -> ClipL:
     checkpoint = open_checkpoint(path, CLIP_PARTS)
     expect_kind(checkpoint, (CLIP,), EXPECTED)
     with reading(checkpoint.name):
-        return clip_l_of(checkpoint, checkpoint.load, dtype)
+        return clip_l_of(checkpoint, dtype)
 
 
-def clip_l_of(checkpoint: Checkpoint, load: Any, dtype: torch.dtype | None = None) -> ClipL:
-    """CLIP-L of an opened checkpoint, whose tensors ``load()`` gives by name. Errors as :func:`read_clip_l`."""
+def clip_l_of(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> ClipL:
+    """CLIP-L of an opened checkpoint. Errors as :func:`read_clip_l`."""
     config = clip_config(checkpoint.shapes, checkpoint.name)
     if is_quantised(checkpoint):
         raise ValueError(
@@ -69,9 +69,9 @@ def clip_l_of(checkpoint: Checkpoint, load: Any, dtype: torch.dtype | None = Non
     wanted = clip_shapes(config)
     expect_shapes(checkpoint, wanted)
     expect_weights(checkpoint, list(wanted))
-    weights = {name: tensor for name, tensor in load().items() if encoder_name(name) and name != PROJECTION}
-    weights = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in weights.items()}
-    return ClipL(weights, config)
+    # The picture half of a whole CLIP stays on disk.
+    weights = checkpoint.only(lambda name: encoder_name(name) and name != PROJECTION).load()
+    return ClipL({name: tensor.to(dtype or tensor.dtype) for name, tensor in weights.items()}, config)
 
 
 class OpenSoraPairTokenizer(comfy.text_encoders.flux.FluxTokenizer):
