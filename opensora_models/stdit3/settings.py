@@ -15,8 +15,6 @@ from ..checkpoint.settings import Choices, whole_number, yes_or_no
 from ..messages.quoting import shown
 from .config import RELEASED_KERNEL_SIZE, STDiT3Config
 
-__all__ = ["Choices", "complete", "saved_settings"]
-
 logger = logging.getLogger("opensora")
 
 # Settings of a config.json that the weights show as well: they tell whether the file speaks of this model at all.

@@ -73,7 +73,7 @@ def ours(models: Path, seed: str, version: str) -> tuple[Any, Any, Any]:
 
 def results(model: Any, clip: Any, vae: Any) -> list[Tensor]:
     """A prompt encoded, a clip sampled with it, and pictures."""
-    from opensora.opensora_models.native.model.stdit3_model import opensora_config
+    from opensora.opensora_models.native.model.base_model import opensora_config
 
     text = clip.encode_from_tokens(clip.tokenize("a red ball"))
     latents = sample(model, empty(opensora_config(model).version), [[text, {}]], [[text, {}]], steps=2)

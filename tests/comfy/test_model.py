@@ -349,7 +349,8 @@ def test_hooks_of_core_are_honoured(model: Any, version: str) -> None:
 
 def test_helpers_for_other_parts(model: Any, version: str, tiny_models: Path) -> None:
     from opensora.opensora_models.checkpoint.opening import open_checkpoint
-    from opensora.opensora_models.native.model.stdit3_model import null_text, opensora_config
+    from opensora.opensora_models.native.model.base_model import opensora_config
+    from opensora.opensora_models.native.model.stdit3_model import null_text
 
     config = opensora_config(model)
     assert config is not None and config.version == version

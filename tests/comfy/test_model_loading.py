@@ -126,8 +126,8 @@ def test_shards_give_the_same_model(weights: dict, reference: torch.Tensor, tmp_
 
 
 def test_settings_and_choices_decide_what_weights_cannot_tell(comfy: Path, tiny_models: Path, tmp_path: Path) -> None:
-    from opensora.opensora_models.native.model.stdit3_model import opensora_config
-    from opensora.opensora_models.stdit3.settings import Choices
+    from opensora.opensora_models.checkpoint.settings import Choices
+    from opensora.opensora_models.native.model.base_model import opensora_config
 
     path = tmp_path / "net.safetensors"
     save_file(load_file(model_file(tiny_models, "1.3")), path)

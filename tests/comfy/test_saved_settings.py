@@ -292,8 +292,8 @@ def test_the_rotation_that_was_chosen_is_saved(files: dict[str, Path]) -> None:
 
 
 def test_choices_of_the_loader_are_saved(files: dict[str, Path]) -> None:
-    from opensora.opensora_models.native.model.stdit3_model import opensora_config
-    from opensora.opensora_models.stdit3.settings import Choices
+    from opensora.opensora_models.checkpoint.settings import Choices
+    from opensora.opensora_models.native.model.base_model import opensora_config
 
     choices = Choices(window=2, spatial_rotary=False, input_sq_size=256)
     model = model_of(files["random-v1.3.safetensors"], choices=choices)
@@ -327,3 +327,22 @@ def test_checkpoint_save(core_knows: None, version: str, files: dict[str, Path])
     with torch.inference_mode():
         core_model, _, core_vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
     assert equal((video(core_model), *pictures(core_vae)), expected)
+
+
+def test_checkpoint_save_with_both_text_encoders_of_20(core_knows: None, files: dict[str, Path]) -> None:
+    import comfy.sd
+
+    from opensora.opensora_models.native.text.clip import load_text_encoder
+
+    model, vae = model_of(files["odd-random-v2.0.safetensors"]), vae_of(files["odd-random-vae-v1.3.safetensors"])
+    clip = load_text_encoder(files["random-t5.safetensors"], clip_l=files["random-clip-l.safetensors"])
+
+    def read(clip: Any) -> tuple[Tensor, Tensor]:
+        return clip.encode_from_tokens(clip.tokenize("a red boat"), return_pooled=True)
+
+    expected = (video(model), *read(clip))
+    path = saved("CheckpointSave", "checkpoints/2.0", model=model, clip=clip, vae=vae)
+    with torch.inference_mode():
+        core_model, core_clip, _, _ = comfy.sd.load_checkpoint_guess_config(str(path))
+        assert equal((video(core_model), *read(core_clip)), expected)
+    assert torch.equal(video(model_of(path)), expected[0])

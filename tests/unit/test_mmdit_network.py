@@ -290,3 +290,22 @@ def test_bad_input_is_refused_in_one_sentence(config: MMDiTConfig, changes: dict
     with pytest.raises(ValueError, match=words) as error:
         MMDiT(config)(**arguments(config, **changes))
     assert "\n" not in str(error.value)
+
+
+def test_upstreams_rounding_is_nearer_to_the_recorded_bfloat16() -> None:
+    from golden.families.mmdit import network_of
+    from golden.runner import load_case
+    from opensora.opensora_models.mmdit.upstream import UpstreamHeads
+    from support.pack import PACK_ROOT
+
+    case = load_case(PACK_ROOT / "tests" / "golden" / "cases" / "v2" / "mmdit_bf16.safetensors")
+    network, img, text = network_of(case, case.config), case.need("img"), case.need("txt")
+    ids, away = torch.cat([case.need("txt_ids"), case.need("img_ids")], dim=1).float(), []
+    for arithmetic in (network.arithmetic, UpstreamHeads()):
+        network.arithmetic = arithmetic
+        with torch.no_grad():
+            vector = network.vector(case.need("timesteps"), case.need("y_vec"), rows=img.shape[0], dtype=img.dtype)
+            got = network.velocity(img, text, ids, network.modulations(vector), reference=case.input("cond")).float()
+        want = case.expected["velocity"].float()
+        away.append(float((got - want).norm() / want.norm()))
+    assert away[1] < away[0] < 0.01

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from opensora.opensora_models.checkpoint.settings import Choices
 from opensora.opensora_models.stdit3.config import XL_V12, XL_V13
-from opensora.opensora_models.stdit3.settings import Choices, complete
+from opensora.opensora_models.stdit3.settings import complete
 
 
 def test_without_anything_the_released_values_stay() -> None:

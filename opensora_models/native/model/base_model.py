@@ -18,7 +18,7 @@ from ...checkpoint.settings import Choices, to_tensor
 from ...messages.quoting import LONGEST_QUOTE, one_line, quoted
 from ...releases.known import RELEASES
 from ...releases.release import Release
-from ...text.t5_config import t5_config
+from ...text.t5_config import T5Config, t5_config
 from ...transformer.handing import own
 from ..text.clip import T5_KEY, clip_target
 from .latent_formats import LATENT_FORMATS
@@ -219,11 +219,19 @@ class OpenSoraConfigBase(comfy.supported_models_base.BASE):
         return self.model_class(self, device=device)
 
     def clip_target(self, state_dict: dict[str, Tensor] | None = None) -> Any:
-        """What a text encoder inside the same checkpoint is made of; None if there is no T5 in it."""
-        start = f"{self.text_encoder_key_prefix[0]}{T5_KEY}.transformer."
-        weights = {name: value for name, value in (state_dict or {}).items() if name.startswith(start)}
-        shapes = {name[len(start) :]: tuple(value.shape) for name, value in weights.items()}
-        return clip_target(weights, t5_config(shapes, "The text encoder"), start) if describe(shapes) is T5 else None
+        """What text encoders inside the same checkpoint are made of; None if there is no T5 among them."""
+        t5 = self.text_weights(state_dict, T5_KEY)
+        shapes = {name: tuple(value.shape) for name, value in t5.items()}
+        return self.target_of(t5, t5_config(shapes, "The text encoder"), state_dict) if describe(shapes) is T5 else None
+
+    def text_weights(self, state_dict: Mapping[str, Tensor] | None, part: str) -> dict[str, Tensor]:
+        """One text encoder of a checkpoint, under the names of its own file."""
+        start = f"{self.text_encoder_key_prefix[0]}{part}.transformer."
+        return {name[len(start) :]: value for name, value in (state_dict or {}).items() if name.startswith(start)}
+
+    def target_of(self, t5: dict[str, Tensor], config: T5Config, state_dict: Mapping[str, Tensor] | None) -> Any:
+        """ComfyUI's classes for this T5 and what the release reads beside it."""
+        return clip_target(t5, config)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of the file -> names of the modules."""

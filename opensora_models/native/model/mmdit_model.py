@@ -7,19 +7,24 @@ noisy as the others; given frames go into the network's own reference input.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import comfy.conds
 import torch
 from torch import Tensor, nn
 
+from ...checkpoint.opening import checkpoint_of
+from ...checkpoint.readers import LoadedTensors
 from ...mmdit.config import MMDiTConfig, config_from_shapes
 from ...mmdit.keys import from_checkpoint_key, to_checkpoint_key
 from ...mmdit.memory import activation_bytes
 from ...mmdit.network import MMDiT
 from ...mmdit.settings import complete, saved_settings
 from ...mmdit.tokens import reference_features
+from ...text.t5_config import T5Config
 from ..messages import tell
+from ..text.clip_l import clip_l_of, pair_target
 from .base_model import OpenSoraBase, OpenSoraConfigBase
 from .conds import PerFrame, RowAlone
 from .mmdit_network import NativeMMDiT
@@ -130,6 +135,14 @@ class MMDiTModelConfig(OpenSoraConfigBase):
     saved_settings = staticmethod(saved_settings)
     to_checkpoint_key = staticmethod(to_checkpoint_key)
     from_checkpoint_key = staticmethod(from_checkpoint_key)
+
+    def target_of(self, t5: dict[str, Tensor], config: T5Config, state_dict: Mapping[str, Tensor] | None) -> Any:
+        """T5 alone, or with CLIP-L where the checkpoint has one."""
+        weights = self.text_weights(state_dict, "clip_l")
+        if not weights:
+            return super().target_of(t5, config, state_dict)
+        checkpoint = checkpoint_of(Path("The checkpoint's CLIP-L"), (LoadedTensors(weights),), {}, ())
+        return pair_target(t5, config, clip_l_of(checkpoint, checkpoint.load))
 
     @staticmethod
     def empty_network(config: MMDiTConfig) -> nn.Module:

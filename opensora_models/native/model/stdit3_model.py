@@ -18,12 +18,10 @@ from ...stdit3.keys import from_checkpoint_key, to_checkpoint_key
 from ...stdit3.network import STDiT3
 from ...stdit3.settings import complete, saved_settings
 from ..memory import activation_bytes
-from .base_model import OpenSoraBase, OpenSoraConfigBase, opensora_config, release_of
+from .base_model import OpenSoraBase, OpenSoraConfigBase, release_of
 from .conds import FIXED_POINT, FrameNumbers, PerFrame, TextRows
 from .frame_masks import denoise_mask_function, is_free, ratios_from_mask
 from .stdit3_network import NativeSTDiT3
-
-__all__ = ["OpenSoraConfig", "OpenSoraModel", "null_text", "opensora_config"]
 
 
 class OpenSoraModel(OpenSoraBase):
