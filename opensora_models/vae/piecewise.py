@@ -16,7 +16,7 @@ from ..releases.known import release_named
 from ..releases.release import Release
 from .distribution import Draw, mode
 from .strips import Strips
-from .tiling import Compute, Layout, Piece, joined
+from .tiling import Compute, Layout, Piece, RowStore, joined
 
 Between = Callable[[int, int], None]
 """Called after each piece with the number of pieces done and of all pieces; may raise to stop."""
@@ -103,11 +103,12 @@ class PiecewiseAutoencoder(nn.Module):
 
     def decoded(
         self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *, first_part: int = 0,
-        between: Between | None = None,
+        between: Between | None = None, store: RowStore | None = None,
     ) -> Iterator[Tensor]:  # fmt: skip
         """Yield pixels [B, 3, t, H, W] part by part.
 
-        ``first_part`` leaves out earlier parts: what follows equals what the whole run would yield there.
+        ``first_part`` leaves out earlier parts: what follows equals what the whole run would yield there. ``store``
+        keeps finished rows of tiles.
         """
         layout = self.decode_layout(latents.shape, num_frames)
 
@@ -116,7 +117,8 @@ class PiecewiseAutoencoder(nn.Module):
             work = lambda clips: self.decode_piece(clips, plan, frames=frames)  # noqa: E731
             return _each(piece.of(latents), work, plan is not None)
 
-        yield from joined(layout, _reported(compute, layout.remaining(first_part), between), first_part=first_part)
+        told = _reported(compute, layout.remaining(first_part), between)
+        yield from joined(layout, told, first_part=first_part, store=store)
 
     def decode(
         self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -166,11 +166,24 @@ class Layout:
         return [piece for piece in self.pieces if piece.part >= begin]
 
 
-def joined(layout: Layout, compute: Compute, *, first_part: int = 0) -> Iterator[Tensor]:
-    """Yield the finished frames [B, C, t, H, W] part by part, beginning with ``first_part``."""
+class RowStore(Protocol):
+    """Keeps finished rows of tiles, so that a part of many tiles need not be begun anew after a run was cut off."""
+
+    def load(self, part: int, row: int) -> tuple[Tensor, list[Tensor]] | None:
+        """What was saved for a row, or None: its kept frames, and the lower end of every tile."""
+
+    def save(self, part: int, row: int, kept: Tensor, ends: list[Tensor]) -> None:
+        """Keep a row."""
+
+
+def joined(layout: Layout, compute: Compute, *, first_part: int = 0, store: RowStore | None = None) -> Iterator[Tensor]:
+    """Yield the finished frames [B, C, t, H, W] part by part, beginning with ``first_part``.
+
+    ``store``: where rows of tiles are kept, and taken from, in parts that have several.
+    """
     before: Tensor | None = None
     for part in range(layout.first_needed(first_part), layout.parts):
-        frames = _joined_tiles(layout, part, compute)
+        frames = _joined_tiles(layout, part, compute, store)
         if before is not None:
             _blend(before, frames, TIME, layout.time)
         if part + 1 < layout.parts:
@@ -179,29 +192,54 @@ def joined(layout: Layout, compute: Compute, *, first_part: int = 0) -> Iterator
             yield frames[:, :, : layout.time.keeps[part]]
 
 
-def _joined_tiles(layout: Layout, part: int, compute: Compute) -> Tensor:
+def _joined_tiles(layout: Layout, part: int, compute: Compute, store: RowStore | None) -> Tensor:
     """All frames of a part, the dropped ones taken off."""
     rows = layout.tile_rows(part)
     drop = layout.time.drop if part else 0
     if len(rows) == 1 and len(rows[0]) == 1:
         return compute(rows[0][0])[:, :, drop:]
+    if len(rows) == 1:
+        store = None
     canvas: Tensor | None = None
-    ends: dict[int, Tensor] = {}
+    ends: list[Tensor] = []
     for row, pieces in enumerate(rows):
-        left: Tensor | None = None
-        for column, piece in enumerate(pieces):
-            tile = compute(piece)[:, :, drop:]
-            if row:
-                _blend(ends[column], tile, ROWS, layout.rows)
-            if left is not None:
-                _blend(left, tile, COLUMNS, layout.columns)
-            if canvas is None:
-                canvas = tile.new_empty((*tile.shape[:3], layout.rows.total, layout.columns.total))
-            height, width = layout.rows.keeps[row], layout.columns.keeps[column]
-            canvas[..., layout.rows.kept(row), layout.columns.kept(column)] = tile[..., :height, :width]
-            ends[column] = _end(tile, ROWS, layout.rows.blend)
-            left = _end(tile, COLUMNS, layout.columns.blend)
-            del tile  # before the next one is made
+        place = (..., layout.rows.kept(row), slice(None))
+        stored = None if store is None else store.load(part, row)
+        if stored is None:
+            canvas = _joined_row(layout, pieces, lambda piece: compute(piece)[:, :, drop:], ends, canvas)
+            if store is not None:
+                store.save(part, row, canvas[place], ends)
+        else:
+            kept, ends = stored
+            canvas = _canvas(layout, kept) if canvas is None else canvas
+            canvas[place] = kept
+    assert canvas is not None
+    return canvas
+
+
+def _canvas(layout: Layout, like: Tensor) -> Tensor:
+    """Room for all frames of a part."""
+    return like.new_empty((*like.shape[:3], layout.rows.total, layout.columns.total))
+
+
+def _joined_row(
+    layout: Layout, pieces: list[Piece], compute: Compute, ends: list[Tensor], canvas: Tensor | None
+) -> Tensor:
+    """The canvas with a row of tiles on it; ``ends`` are the lower ends of the row before and become this one's."""
+    left: Tensor | None = None
+    for column, piece in enumerate(pieces):
+        tile = compute(piece)
+        if piece.row:
+            _blend(ends[column], tile, ROWS, layout.rows)
+        if left is not None:
+            _blend(left, tile, COLUMNS, layout.columns)
+        if canvas is None:
+            canvas = _canvas(layout, tile)
+        height, width = layout.rows.keeps[piece.row], layout.columns.keeps[column]
+        canvas[..., layout.rows.kept(piece.row), layout.columns.kept(column)] = tile[..., :height, :width]
+        ends[column : column + 1] = [_end(tile, ROWS, layout.rows.blend)]
+        left = _end(tile, COLUMNS, layout.columns.blend)
+        del tile  # before the next one is made
     assert canvas is not None
     return canvas
 
@@ -218,7 +256,7 @@ def _blend(before: Tensor, piece: Tensor, dim: int, axis: Axis) -> None:
     extent = min(before.shape[dim], piece.shape[dim], axis.blend)
     if extent == 0:
         return
-    old = before.narrow(dim, before.shape[dim] - extent, extent)
+    old = before.narrow(dim, before.shape[dim] - extent, extent).to(piece.device)  # a stored one is on the CPU
     new = piece.narrow(dim, 0, extent)
     shape = [1] * piece.ndim
     shape[dim] = extent

@@ -137,6 +137,11 @@ class GroupedVideo:
         made_for = repr((job, kind, rate, quality))
         self._pieces = Pieces(folder, hashlib.sha256(made_for.encode("utf-8", "surrogatepass")).hexdigest(), kept=KEPT)
 
+    @property
+    def pieces(self) -> Pieces:
+        """The store of the parts, for what else is kept until the video is complete."""
+        return self._pieces
+
     def part(self, number: int) -> Path:
         """The file of one group."""
         return self._pieces.path(self._name(number))

@@ -25,6 +25,15 @@ def native(comfy: Path) -> SimpleNamespace:
     return rooms()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Every bit is compared, and the last ones of a convolution depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _without_gradients() -> Iterator[None]:
     with torch.inference_mode():

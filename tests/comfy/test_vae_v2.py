@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +325,62 @@ def test_memory_told_to_core_does_not_grow_with_the_size_of_the_picture(
     if kind == "v2.0-hc":
         longer = vae.memory_used_decode((1, vae.latent_channels, 9 * frames, side, side), torch.float32)
         assert longer < 1.2 * tile
+
+
+# -- Continuing ------------------------------------------------------------------------------------------------------
+
+
+class Cut(BaseException):
+    """As sudden as a killed process."""
+
+
+def video_frames(path: Path) -> list[bytes]:
+    import av
+
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in file.decode(video=0)]
+
+
+@pytest.mark.parametrize("tiling", ["as released", "temporal too"])
+@torch.inference_mode()
+def test_a_video_is_continued_at_the_first_missing_row_of_tiles(
+    tiling: str, comfy: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Also under another amount of free memory: the strips are those the video was begun with."""
+    import folder_paths
+
+    from opensora.opensora_models.native.outputs import OutputFile
+    from opensora.opensora_models.native.vae import decoding
+    from opensora.opensora_models.vae.strips import Strips
+
+    vae = load(file_of(tiny_models, "v2.0"), tiling=tiling)
+    vae.network.tiling = replace(vae.network.tiling, size=32, frames=16)
+    latents = noise(1, 16, 6, 7, 5)
+    pieces = len(vae.network.decode_layout(latents.shape).pieces)
+    done: list[int] = []
+    plain = type(vae.network).decode_piece
+
+    def piece(self: Any, *args: Any, limit: int, **options: Any) -> Tensor:
+        if len(done) == limit:
+            raise Cut
+        done.append(1)
+        return plain(self, *args, **options)
+
+    def video(name: str, limit: int = 999) -> Path:
+        monkeypatch.setattr(type(vae.network), "decode_piece", partialmethod(piece, limit=limit))
+        monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / name))
+        (tmp_path / name).mkdir(exist_ok=True)
+        done.clear()
+        kept = OutputFile(tmp_path / name, "clip.latent", "")
+        return decoding.decode_to_video(vae, latents, None, 24.0, "mp4 (h264)", 5, "auto", kept, None).path
+
+    whole = video_frames(video("whole"))
+    assert len(whole) == 21 and len(done) == pieces
+    with pytest.raises(Cut):
+        video("cut", limit=5)
+    monkeypatch.setattr(decoding, "fitting", lambda *_, **__: Strips(1, lean=True))
+    assert video_frames(video("cut")) == whole
+    columns = len(vae.network.decode_layout(latents.shape).columns.takes)
+    assert len(done) == pieces - 5 // columns * columns
+    assert "some rows of tiles are there" in caplog.text
+    assert not list((tmp_path / "cut" / "opensora_unfinished").iterdir())

@@ -6,7 +6,8 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from ...vae.guards import check_latents, check_numbers, check_pixels, otherwise_
 from ...vae.latent_file import ENDING, save_new_latent
 from ...vae.needs import decode_bytes, encode_bytes, fitting
 from ...vae.strips import Strips
+from ...vae.tile_rows import TileRows
+from ...vae.tiling import RowStore
 from ...vae.video_file import FORMATS, KEPT, GroupedVideo, PartsMissing, VideoJob, exact_rate, unfinished_videos
 from ..identity import model_identity, vae_parts
 from ..memory import check_frames_fit
@@ -48,6 +51,7 @@ VAE_DTYPES: dict[str, torch.dtype | None] = {
 }
 UNFINISHED = "opensora_unfinished"
 APART = "apart-"
+PLAN = "plan"  # what the strips of an unfinished video are noted as
 ATTEMPTS = 3
 ONE_PIECE = Strips(None, images=4)
 CONVERTED = 16  # frames that are turned into images at once
@@ -86,8 +90,9 @@ def _prepare(vae: OpenSoraVAE, shape: Sequence[int], plan: Strips | None, *, dec
 
 
 def _decoded_parts(
-    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0
-) -> Generator[Tensor, None, None]:
+    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0,
+    store: RowStore | None = None,
+) -> Generator[Tensor, None, None]:  # fmt: skip
     """Yield pixels [B, 3, t, H, W] in [-1, 1] on the VAE's device, part after part, with progress."""
     network = vae.network
     check_latents(samples, network.version, network.latent_channels)
@@ -105,7 +110,9 @@ def _decoded_parts(
         if done > again:
             progress.update_absolute(total - pieces + done)
 
-    for pixels in network.decoded(latents, num_frames, plan, first_part=first_part, between=between):
+    for pixels in network.decoded(
+        latents, num_frames, plan, first_part=first_part, between=between, store=store
+    ):  # fmt: skip
         check_pixels(pixels)
         yield pixels
         interrupted()
@@ -117,10 +124,11 @@ def _images(vae: OpenSoraVAE, pixels: Tensor) -> Tensor:
 
 
 def decoded_groups(
-    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0
-) -> Generator[Tensor, None, None]:
+    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0,
+    store: RowStore | None = None,
+) -> Generator[Tensor, None, None]:  # fmt: skip
     """Yield images [B, t, H, W, 3] in [0, 1] on the output device, part after part, with progress."""
-    for pixels in _decoded_parts(vae, samples, num_frames, plan, first_part):
+    for pixels in _decoded_parts(vae, samples, num_frames, plan, first_part, store):
         yield _images(vae, pixels)
 
 
@@ -236,12 +244,38 @@ def decode_to_video(
     names = (f"{latent_file.path.stem}{number}{kind.ending}" for number in ("", *range(2, 1000)))
     with one_writer(job.parts, 2, waiting=interrupted, tell=tell, kept=KEPT):
         video = GroupedVideo(job.parts, kind, rate, quality, f"{job.clip} {job.settings}")
-        decoded = lambda first: decoded_groups(vae, samples, num_frames, plan, first)  # noqa: E731
-        groups = vae.network.decode_layout(samples.shape, num_frames).parts
-        path = _complete(video, groups, decoded, lambda: latent_file.folder / next(names), metadata)
+        rows = TileRows(video.pieces, partial(tell, "Continuing an unfinished video: some rows of tiles are there."))
+        layout = vae.network.decode_layout(samples.shape, num_frames)
+
+        def decoded(first: int) -> Generator[Tensor, None, None]:
+            settled = plan or _plan_begun_with(video, vae, samples.shape)
+            parts = decoded_groups(vae, samples, num_frames, settled, first, rows)
+            for number, images in enumerate(parts, first):
+                yield images
+                rows.forget(number, len(layout.rows.takes))  # the part is written
+
+        path = _complete(video, layout.parts, decoded, lambda: latent_file.folder / next(names), metadata)
     job.finish()
     _tell_unfinished(store)
     return OutputFile(latent_file.folder, path.name, latent_file.subfolder)
+
+
+def _plan_begun_with(video: GroupedVideo, vae: OpenSoraVAE, shape: Sequence[int]) -> Strips:
+    """The strips a video was begun with, so that what is added to it is computed bit for bit as in one run.
+
+    How large strips are depends on the memory that is free, and the last bits of a result on the strips.
+    """
+    settled = _prepare(vae, shape, None, decoding=True)
+    kept = video.pieces.content(PLAN)
+    if kept is not None:
+        begun = Strips(**kept[0])
+        need = decode_bytes(vae.network, shape, vae.vae_dtype.itemsize, begun)
+        if begun == settled or need <= vae.patcher.get_free_memory(vae.device):
+            return begun
+        tell("Less memory is free than when this video was begun, so the rest is computed in smaller strips; the last "
+             "bits of its pictures may differ from those of a run in one go.")  # fmt: skip
+    video.pieces.write(PLAN, lambda path: path.write_bytes(b""), asdict(settled))
+    return settled
 
 
 def _job(store: Path, vae: OpenSoraVAE, samples: Tensor, settings: Mapping[str, Any]) -> VideoJob:
