@@ -49,8 +49,11 @@ class VideoFormat:
 
 
 FORMATS = {
-    # No B-frames: groups then follow each other without gaps in decoding time.
-    "mp4 (h264)": VideoFormat(".mp4", "mp4", "libx264", {"crf": "{quality}", "preset": "medium", "bf": "0"}),
+    # No B-frames: groups then follow each other without gaps in decoding time. No macroblock tree: at most sizes it
+    # depends on what lay in memory before, and a part that is made again must be the same part.
+    "mp4 (h264)": VideoFormat(
+        ".mp4", "mp4", "libx264", {"crf": "{quality}", "preset": "medium", "bf": "0", "mbtree": "0"}
+    ),
     "webm (vp9)": VideoFormat(
         ".webm", "webm", "libvpx-vp9",
         {"crf": "{quality}", "b:v": "0", "row-mt": "1", "cpu-used": "4", "auto-alt-ref": "0", "lag-in-frames": "0"},
