@@ -10,7 +10,7 @@ from ..opensora_models.native.files import LATENTS
 from ..opensora_models.native.sampling.clips import marked
 from ..opensora_models.native.vae import decoding
 from ..opensora_models.native.vae.decoding import AUTO, TILE_SIZES, own_vae
-from ..opensora_models.releases.known import believed_release
+from ..opensora_models.releases.known import said_release
 from ..opensora_models.vae.latent_file import load_latent
 from ..opensora_models.vae.video_file import FORMATS
 from .door import OpenSoraNode
@@ -161,7 +161,7 @@ class LoadLatent(OpenSoraNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         latents, notes = load_latent(LATENTS.path(file))
-        release = believed_release(latent=notes.get("version"), channels=latents.shape[1])
+        release = said_release(notes.get("version"), latents.shape[1])
         return io.NodeOutput(
             marked({"samples": latents}, release), int(notes.get("num_frames", 0)), float(notes.get("frame_rate", 24.0))
         )

@@ -50,6 +50,7 @@ def _version_1(
             lengths=Lengths(Grouped(version), GROUP_FRAMES, step, rule, presets=presets),
             cell=SPATIAL_FACTOR,
             cut=version == "1.2",
+            wordless=True,
         ),
         sizes=Printed(version),
         times=Times(STEPS_V1, shift, frozenset(TIME_OPTIONS)),
@@ -158,6 +159,12 @@ def release_named(id: str) -> Release:
 def releases_with(channels: int) -> tuple[Release, ...]:
     """All releases whose latents have so many channels: 16 are 1.3's and 2.0's (and Flux's)."""
     return tuple(release for release in RELEASES.values() if release.latents.channels == channels)
+
+
+def said_release(word: object, channels: int) -> Release | None:
+    """The release that a LATENT of so many channels says it is for; None where it says none, or one that cannot be."""
+    release = RELEASES.get(word) if isinstance(word, str) else None
+    return release if release is not None and release.latents.channels == channels else None
 
 
 def believed_release(

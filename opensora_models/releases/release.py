@@ -20,7 +20,8 @@ class Latents:
     """The space a release works in.
 
     ``space`` pixels make a latent, ``patch`` latents (to a side) a token. ``cut``: a partial cell is left away (1.2)
-    instead of filled up to a whole token.
+    instead of filled up to a whole token. ``wordless``: a LATENT of so many channels that does not say its release is
+    this one's, as it was before any did; of 2.0's, 16 channels are Flux's as well and 128 LTX's.
     """
 
     channels: int
@@ -29,6 +30,7 @@ class Latents:
     lengths: Lengths
     cell: int
     cut: bool = False
+    wordless: bool = False
 
     def side(self, pixels: int) -> int:
         """Latents of a side of ``pixels``."""

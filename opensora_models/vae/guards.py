@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..releases.known import believed_release, release_named, releases_with
+from ..releases.known import release_named, releases_with, said_release
 
 
 def check_latents(latents: Tensor, version: str, channels: int) -> None:
@@ -41,8 +41,8 @@ def otherwise_said(word: object, channels: int, version: str) -> str:
     ``word``: what their LATENT carries. It is told and not refused: samplers of other programs copy it along, whatever
     the model is.
     """
-    said, title = believed_release(latent=word, channels=channels), release_named(version).title
-    if said is None or said.id == version or said.latents.channels != channels:
+    said, title = said_release(word, channels), release_named(version).title
+    if said is None or said.id == version:
         return ""
     return (
         f"The latents say that they are {said.title}'s and are decoded as {title}'s, the VAE's; if pictures are noise, "

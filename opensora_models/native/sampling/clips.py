@@ -17,7 +17,15 @@ from torch import Tensor
 
 from ...releases.groups import SPATIAL_FACTOR
 from ...releases.guidance import PRESETS, Guidance
-from ...releases.known import IMAGE_STAGE, RELEASES, STAGE_OF, believed_release, release_named, releases_with
+from ...releases.known import (
+    IMAGE_STAGE,
+    RELEASES,
+    STAGE_OF,
+    believed_release,
+    release_named,
+    releases_with,
+    said_release,
+)
 from ...releases.release import Release
 from ...sampling import schedule
 from ..messages import tell
@@ -108,19 +116,20 @@ def picture_size(latent: Latent, model: ModelPatcher) -> ClipSize:
 def latent_release(latent: Latent, vae: Any = None) -> Release | None:
     """The release a LATENT was made for, as far as its VAE, its own word and its channels tell; None for no release's.
 
-    A latent without a word whose channels several releases have is the oldest one's, as it was when that was alone.
+    One without a word is that release's which had so many channels before latents said anything.
     """
     samples = latent["samples"]
     found, possible = vae_release(vae) or _word_of(latent), releases_with(samples.shape[1])
-    if found is not None or not possible:
+    oldest = next((release for release in possible if release.latents.wordless), None)
+    if found is not None or oldest is None:
         return found
-    if samples.ndim == 5 and samples.shape[2] > 1:  # one frame is one frame in all of them
-        others = " or ".join(each.title for each in possible[1:])
+    others = " or ".join(each.title for each in possible if each is not oldest)
+    if others and samples.ndim == 5 and samples.shape[2] > 1:  # one frame is one frame in all of them
         tell(
-            f"The latent does not say which release it is for and is read as {possible[0].title}'s; for {others} make "
+            f"The latent does not say which release it is for and is read as {oldest.title}'s; for {others} make "
             "it with Empty Open-Sora Latent or Open-Sora Encode."
         )
-    return possible[0]
+    return oldest
 
 
 def marked(latent: Latent, release: Release | None) -> Latent:
@@ -135,7 +144,7 @@ def vae_release(vae: Any) -> Release | None:
 
 
 def _word_of(latent: Latent) -> Release | None:
-    return believed_release(latent=latent.get(RELEASE_KEY), channels=latent["samples"].shape[1])
+    return said_release(latent.get(RELEASE_KEY), latent["samples"].shape[1])
 
 
 def _channels_of_releases() -> str:
@@ -162,8 +171,8 @@ def latent_for(latent: Latent, model: ModelPatcher) -> Latent:
             f"{release.latents.channels}; encode or make the latent for {release.id}."
         )
     made, possible = _word_of(latent), releases_with(samples.shape[1])
-    if made is None and possible and release not in possible:
-        made = possible[0]
+    if made is None and release not in possible:
+        made = next((each for each in possible if each.latents.wordless), None)
     known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters  # older versions read no ratios
     ratios = {key: latent[key] for key in RATIOS if key in known and latent.get(key) is not None}
     fitted = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
