@@ -229,3 +229,34 @@ def test_latents_saved_before_they_said_anything_still_load(executor: Executor, 
         (loaded,) = executor.run({"1": {"class_type": "OSoraLoadLatent", "inputs": {"file": name}}}, ("1", 0))
         assert KEY not in loaded
         path.unlink()
+
+
+def test_a_further_release_is_a_description(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty latents, sizes and times of a release nobody has heard of, from its entry alone."""
+    from dataclasses import replace
+
+    from opensora.nodes.size import EmptyLatent, Size
+    from opensora.opensora_models.releases.known import RELEASES
+    from opensora.opensora_models.releases.sizes import Computed
+
+    known = RELEASES["2.0"]
+    new = replace(
+        known,
+        id="9.9",
+        title="Open-Sora 9.9",
+        latents=replace(known.latents, channels=24, space=16, cell=32),
+        sizes=Computed(32, ("512px",)),
+        times=replace(known.times, shift=lambda frames, height, width: frames + height / width),
+    )
+    monkeypatch.setitem(RELEASES, "9.9", new)
+    shape = {"resolution": "512px", "aspect_ratio": "1:2 (wide)", "length": "custom", "custom_frames": 9}
+    height, width, frames, latents, summary = Size.execute.__wrapped__(Size, "9.9", **shape).args
+    assert (height, width, frames, latents) == (352, 704, 9, 3) and "latent 24×3×22×44" in summary
+    (latent,) = EmptyLatent.execute.__wrapped__(EmptyLatent, "9.9", height, width, frames, 1).args
+    assert latent[KEY] == "9.9" and latent["downscale_ratio_spacial"] == 16
+    clip = native.clips.clip_size(latent)
+    assert (clip.height, clip.width, clip.frames) == (height, width, frames)
+    assert native.clips.clip_shift(clip) == 9 + height / width
+    with pytest.raises(ValueError, match="Open-Sora 9.9 makes clips of 1 or 5, 9, 13"):
+        EmptyLatent.execute.__wrapped__(EmptyLatent, "9.9", height, width, 10, 1)
+    assert EmptyLatent.define_schema().inputs[0].options[-1] == "9.9"
