@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
+from ..opensora_models.native.messages import tell
 from ..opensora_models.vae.plot import line_plots
-from ..opensora_models.vae.quality import psnr, same_shape, ssim
+from ..opensora_models.vae.quality import compared, psnr, same_shape, ssim
 from .door import OpenSoraNode
 
 
@@ -37,6 +38,7 @@ class Reconstruction(OpenSoraNode):
     @classmethod
     def execute(cls, original: torch.Tensor, decoded: torch.Tensor) -> io.NodeOutput:
         a, b = same_shape(original, decoded)
+        tell(compared(original, decoded))
         ratios, similarities = psnr(a, b), ssim(a, b)
         lines = [
             f"frame {i}: PSNR {p:.2f} dB, SSIM {s:.4f}"

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..releases.groups import SPATIAL_FACTOR
+from ..releases.known import RELEASES
+
 # SSIM's own constants: an 11-pixel Gaussian of sigma 1.5, and stabilisers for values in [0, 1] (Wang et al., 2004).
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -50,17 +53,35 @@ def _gaussian(size: int) -> Tensor:
 def same_shape(original: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
     """Both clips [T, H, W, 3] cut to the frames and, centred, to the size they share.
 
-    Raises ValueError where that would compare different things: sizes more than a latent cell apart.
+    Raises ValueError where that would compare different things: sizes more apart than an encoder crops.
     """
     frames = min(len(original), len(decoded))
     height, width = (min(original.shape[axis], decoded.shape[axis]) for axis in (1, 2))
-    if max(original.shape[1] - height, decoded.shape[1] - height, original.shape[2] - width,
-           decoded.shape[2] - width) > 8:  # fmt: skip
+    if not all(_belong_together(original.shape[axis], decoded.shape[axis]) for axis in (1, 2)):
         raise ValueError(
             f"The clips are {original.shape[2]} x {original.shape[1]} and {decoded.shape[2]} x {decoded.shape[1]} "
             "pixels; compare a clip with its own reconstruction of the same size."
         )
     return tuple(_centre(clip[:frames, ..., :3], height, width) for clip in (original, decoded))  # type: ignore[return-value]
+
+
+def _belong_together(side: int, decoded: int) -> bool:
+    """Whether sides differ by no more than is cropped to whole latents of some release."""
+    apart = abs(side - decoded)
+    return apart <= SPATIAL_FACTOR or any(
+        apart < release.latents.space and decoded % release.latents.space == 0 for release in RELEASES.values()
+    )
+
+
+def compared(original: Tensor, decoded: Tensor) -> str:
+    """What :func:`same_shape` leaves out of two clips, as a sentence; "" if nothing."""
+    shapes = {
+        f"{len(clip)} frames of {clip.shape[2]} x {clip.shape[1]}": clip.shape[:3] for clip in (original, decoded)
+    }
+    frames, height, width = (min(sizes) for sizes in zip(*shapes.values(), strict=True))
+    if len(shapes) == 1:
+        return ""
+    return f"Of {' and '.join(shapes)} pixels, the first {frames} and the middle {width} x {height} are compared."
 
 
 def _centre(clip: Tensor, height: int, width: int) -> Tensor:

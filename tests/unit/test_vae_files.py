@@ -20,7 +20,7 @@ from opensora.opensora_models.checkpoint.opening import open_checkpoint
 from opensora.opensora_models.vae.guards import check_latents, check_num_frames, check_pixels
 from opensora.opensora_models.vae.keys import PIPELINE_PREFIX
 from opensora.opensora_models.vae.latent_file import load_latent, save_latent
-from opensora.opensora_models.vae.quality import psnr, same_shape, ssim
+from opensora.opensora_models.vae.quality import compared, psnr, same_shape, ssim
 from opensora.opensora_models.vae.recognition import plain_network, recognise
 from opensora.opensora_models.vae.statistics import V12_STATISTICS, exchange_with
 from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
@@ -271,6 +271,9 @@ def test_quality_measures() -> None:
     noisy = (clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
     assert all(0.3 < value < 0.99 for value in ssim(clip, noisy))
     a, b = same_shape(clip, clip[:2, 1:-1, 2:-2])
+    assert "the first 2 and the middle" in compared(clip, clip[:2, 1:-1, 2:-2]) and compared(clip, clip) == ""
+    wide = torch.zeros(1, 63, 95, 3)  # the high-compression VAE's cells have 32 pixels
+    assert same_shape(wide, wide[:, :32, :64])[0].shape == (1, 32, 64, 3)
     assert torch.equal(a, b)
     with pytest.raises(ValueError, match="pixels"):
         same_shape(clip, clip[:, :8])
