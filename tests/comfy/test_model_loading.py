@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from support.native import empty, load, model_file, relative, sample, spy
+from support.quantised_files import scaled_fp8, with_metadata
 
 pytestmark = pytest.mark.comfy
 
@@ -139,37 +140,12 @@ def test_settings_and_choices_decide_what_weights_cannot_tell(comfy: Path, tiny_
     assert (chosen.kernel_size, chosen.use_spatial_rope) == ((2, 2, -1), True)
 
 
-def scaled_fp8(weights: dict[str, torch.Tensor], part: str = ".attn.") -> dict[str, torch.Tensor]:
-    """The older form of a scaled fp8 file: fp8 weights of linear layers, one scale each, and a flag."""
-    scaled = {}
-    for name, tensor in weights.items():
-        if part in name and name.endswith(".weight") and tensor.ndim == 2:
-            scale = tensor.abs().max() / 448  # the largest float8_e4m3fn
-            scaled[name] = (tensor / scale).to(torch.float8_e4m3fn)
-            scaled[name.removesuffix("weight") + "scale_weight"] = scale.reshape(1)
-        else:
-            scaled[name] = tensor
-    return scaled | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
-
-
 def test_scaled_fp8_files_are_used_as_they_are(weights: dict, reference: torch.Tensor, tmp_path: Path) -> None:
     save_file(scaled_fp8(weights), tmp_path / "fp8.safetensors")
     model = open_model(tmp_path / "fp8.safetensors")
     layer = model.model.diffusion_model.spatial_blocks[0].attn.qkv
     assert "Quantized" in type(layer.weight).__name__ or "Quantized" in type(layer.weight.data).__name__
     assert 0 < relative(result_of(model), reference) < 0.5
-
-
-def with_metadata(old: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The newer form of a scaled fp8 file, and its metadata."""
-    scaled = {
-        name.replace(".scale_weight", ".weight_scale"): tensor.reshape(()) if name.endswith("scale_weight") else tensor
-        for name, tensor in old.items()
-        if name != "scaled_fp8"
-    }
-    layers = {name.removesuffix(".weight_scale"): {"format": "float8_e4m3fn"} for name in scaled if "_scale" in name}
-    layers = {name: form for name, form in layers.items() if f"{name}.weight" in scaled}
-    return scaled, {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
 
 
 def test_quantised_files_with_metadata_are_used_as_they_are(
@@ -182,38 +158,13 @@ def test_quantised_files_with_metadata_are_used_as_they_are(
         open_model(tmp_path / "quant.safetensors", "bf16")
 
 
-def loss_of(got: torch.Tensor, want: torch.Tensor) -> float:
-    return float((got - want).norm() / want.norm())
-
-
-@pytest.mark.parametrize("form", ["bf16", "fp8_e4m3fn", "fp8 file", "scaled fp8 file", "fp8 with metadata"])
-@pytest.mark.parametrize("release", ["2.0", "2.0 high compression"])
-def test_20_is_stored_in_fewer_bits(comfy: Path, tiny_models: Path, tmp_path: Path, release: str, form: str) -> None:
-    path, latent = model_file(tiny_models, release), empty(release, 3, 4, 6)
-    weights, metadata, dtype = load_file(path), {}, "default"
-    want = sample(open_model(path), latent, steps=2)
-    if form == "fp8 file":
-        weights = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in weights.items()}
-    elif form == "scaled fp8 file":
-        weights = scaled_fp8(weights, "_attn.")
-    elif form == "fp8 with metadata":
-        weights, metadata = with_metadata(scaled_fp8(weights, "_attn."))
-    else:
-        dtype = form
-    save_file(weights, tmp_path / "stored.safetensors", metadata=metadata)
-    model = open_model(tmp_path / "stored.safetensors", dtype)
-    layer = model.model.diffusion_model.double_blocks[0].img_attn.q_proj.weight
-    if form != "fp8 file":  # which ComfyUI unpacks where memory allows
-        assert layer.dtype.itemsize < 4 or "Quantized" in f"{type(layer).__name__} {type(layer.data).__name__}"
-    assert 0 < loss_of(sample(model, latent, steps=2), want) < (0.02 if form == "bf16" else 0.4)
-
-
 def test_plain_fp8_files_stay_fp8(weights: dict, reference: torch.Tensor, tmp_path: Path) -> None:
     save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in weights.items()}, tmp_path / "f.safetensors")
     assert 0 < relative(result_of(open_model(tmp_path / "f.safetensors")), reference) < 0.8
 
 
-def test_custom_layer_classes_take_over(file: Path, reference: torch.Tensor) -> None:
+@pytest.mark.parametrize("version", ["1.2", "2.0"])
+def test_custom_layer_classes_take_over(comfy: Path, tiny_models: Path, version: str) -> None:
     import comfy.ops
 
     made = []
@@ -228,7 +179,8 @@ def test_custom_layer_classes_take_over(file: Path, reference: torch.Tensor) -> 
                 super().__init__(*args, **kwargs)
                 made.append(self)
 
-    assert torch.equal(result_of(open_model(file, custom_operations=Operations)), reference)
+    custom = load(tiny_models, version, custom_operations=Operations)
+    assert torch.equal(*(sample(model, empty(version), steps=2) for model in (custom, load(tiny_models, version))))
     assert len(made) >= 30
 
 
