@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..opensora_models.native.memory import card_bytes, check_latents_fit, model_needs
 from ..opensora_models.native.messages import tell
+from ..opensora_models.native.model.base_model import release_of
 from ..opensora_models.native.sampling.clips import marked
 from ..opensora_models.native.text.reader import chosen_release
 from ..opensora_models.releases.known import IMAGE_STAGE, RELEASES, STAGE_OF, release_named
@@ -158,7 +159,7 @@ class Size(OpenSoraNode):
     @classmethod
     def _picture(cls, resolution: str, aspect_ratio: str, length: str, model: Any) -> io.NodeOutput:
         """The numbers of the picture before the video, which another model makes."""
-        release = chosen_release(model, STAGE_OF) if model is not None else release_named(STAGE_OF)
+        release = release_of(model) or release_named(STAGE_OF)  # the MODEL may be Flux, which makes the picture
         if release.image_stage is None:
             raise ValueError(f"{release.title} has no image stage; choose version {release.id}.")
         height, width = size_of(release.image_stage, IMAGE_STAGE, resolution, aspect_ratio)

@@ -180,3 +180,13 @@ def test_the_summary_of_2_tells_memory_and_the_longest_clip(
     (summary,) = executor.run(size(version="2.0", resolution="256px", length="8s"), ("size", 4))
     assert "16.0 GB to use: bf16 streams" in summary and "fp8 fits" in summary
     assert "released for clips of up to 129 frames, this one has 193" in caplog.text
+
+
+def test_the_image_stage_takes_any_model_that_has_one(executor: Executor) -> None:
+    from support.comfyui import NodeError
+
+    stage = size(version="2.0 image stage", resolution="768px", aspect_ratio="1:2 (wide)")
+    for version in ("2.0", "2.0 high compression"):  # Flux's cells are 16 pixels whatever the video's are
+        assert executor.run(with_model(stage, version), *(("size", output) for output in range(2))) == [544, 1088]
+    with pytest.raises(NodeError, match=re.escape("Open-Sora 1.3 has no image stage; choose version 1.3")):
+        executor.run(with_model(stage, "1.3"), ("size", 0))
