@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,55 @@ def test_a_file_with_fused_projections_is_the_same_network(comfy: Path, tiny_mod
     assert relative(sample(open_model(tmp_path / "fused.safetensors"), latent, steps=2), want) > 1e-3
     (tmp_path / "config.json").write_text('{"use_liger_rope": true, "depth": 2, "fused_qkv": true}')
     assert relative(sample(open_model(tmp_path / "fused.safetensors"), latent, steps=2), want) < 1e-5
+
+
+@pytest.fixture
+def core_load(comfy: Path) -> Iterator[Any]:
+    """Core's Load Diffusion Model as the pack teaches it, put back afterwards."""
+    import comfy.sd
+
+    from opensora.opensora_models.native.core import detection
+
+    before = detection.is_registered()
+    detection.register()
+
+    def load_file_with_core(path: Path, **options: Any) -> Any:
+        with torch.inference_mode():
+            return comfy.sd.load_diffusion_model(str(path), model_options=options)
+
+    yield load_file_with_core
+    if not before:
+        detection.unregister()
+
+
+@pytest.mark.parametrize("release", ["2.0", "2.0 high compression"])
+def test_cores_loader_reads_every_form(core_load: Any, tiny_models: Path, tmp_path: Path, release: str) -> None:
+    path, latent = model_file(tiny_models, release), empty(release, 2, 4, 4)
+    weights, want = load_file(path), sample(load(tiny_models, release), latent, steps=2)
+    scaled, metadata = with_metadata(scaled_fp8(weights, "_attn."))
+    save_file(scaled_fp8(weights, "_attn."), tmp_path / "scaled.safetensors")
+    save_file(scaled, tmp_path / "described.safetensors", metadata=metadata)
+    save_file(
+        {f"model.diffusion_model.{name}": tensor for name, tensor in weights.items()}, tmp_path / "in.safetensors"
+    )
+    forms = {
+        "as it is": (core_load(path), 0.0),
+        "inside a checkpoint": (core_load(tmp_path / "in.safetensors"), 0.0),
+        "bf16": (core_load(path, dtype=torch.bfloat16), 0.02),
+        "fp8": (core_load(path, dtype=torch.float8_e4m3fn), 0.4),
+        "scaled": (core_load(tmp_path / "scaled.safetensors"), 0.1),
+        "described": (core_load(tmp_path / "described.safetensors"), 0.1),
+    }
+    for name, (model, most) in forms.items():
+        away = loss_of(sample(model, latent, steps=2), want)
+        assert (0 < away <= most) if most else away == 0, name
+
+
+def test_cores_loader_follows_the_settings_in_the_file(core_load: Any, tiny_models: Path, tmp_path: Path) -> None:
+    settings = {"opensora.config": '{"use_liger_rope": false, "round_time": false}'}
+    save_file(load_file(model_file(tiny_models, "2.0")), tmp_path / "told.safetensors", metadata=settings)
+    model = core_load(tmp_path / "told.safetensors")
+    if model.model.opensora.rotation == "half-split":
+        pytest.skip("this ComfyUI tells its detection nothing of a file's metadata")
+    assert model.model.opensora == open_model(tmp_path / "told.safetensors").model.opensora
+    assert model.model.opensora.rotation == "interleaved" and not model.model.opensora.round_time
