@@ -22,6 +22,7 @@ from opensora.opensora_models.mmdit.config import (
 from opensora.opensora_models.mmdit.keys import from_checkpoint_key, to_checkpoint_key
 from opensora.opensora_models.mmdit.network import MMDiT
 from opensora.opensora_models.mmdit.settings import complete
+from support.random_weights import mmdit_shapes
 
 DATA = Path(__file__).parent / "data"
 FULL_SIZE = {"mmdit-v2": RELEASED, "mmdit-v2-dcae": RELEASED_HIGH_COMPRESSION}
@@ -159,3 +160,10 @@ def test_settings_of_another_model_are_left_out_and_told(caplog: pytest.LogCaptu
 def test_impossible_values_of_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         complete(TINY, settings)
+
+
+@pytest.mark.parametrize(("name", "release"), [("mmdit-v2", "2.0"), ("mmdit-v2-dcae", "2.0 high compression")])
+def test_the_tiny_files_have_released_names(name: str, release: str) -> None:
+    """So what tests and benchmarks load is laid out as people's files are."""
+    recorded = {key: tuple(shape) for key, shape in manifest(name)["tensors"].items()}
+    assert mmdit_shapes(release, hidden_size=3072, num_heads=24, double=19, single=38) == recorded
