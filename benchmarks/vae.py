@@ -6,6 +6,9 @@ quarter of the width at small sizes, one thread. Narrower networks get strips of
 
     python benchmarks/vae.py --version 1.3 --size 17x480x848 --direction decode --width 16
 
+2.0's autoencoders work in their released tiles in every way, and take the nearest length they can; single tiles are
+measured by ``vae_tiles.py``.
+
 Ratios are to the plain path, where it can run: ``time`` above 1 is faster; ``resident`` (growth of the process) and
 ``tensors`` (counted by the allocator; on a GPU both are this) below 1 are leaner. ``estimate`` is what ComfyUI is told
 divided by what tensors took. ``auto`` is the plan the nodes take while memory is free. ``video`` decodes groups into
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import vae_tiles
 from _measure import Measured, measure
 from torch import Tensor, nn
 
@@ -33,12 +37,19 @@ from support.pack import load_pack  # noqa: E402
 load_pack()
 from opensora.opensora_models.vae.autoencoder import OpenSora12, OpenSora13  # noqa: E402
 from opensora.opensora_models.vae.blocks import Upsample3d  # noqa: E402
-from opensora.opensora_models.vae.budget import Job, candidate_plans, decode_bytes, encode_bytes  # noqa: E402
+from opensora.opensora_models.vae.budget import candidate_plans  # noqa: E402
 from opensora.opensora_models.vae.causal import CausalConfig  # noqa: E402
 from opensora.opensora_models.vae.image import ImageConfig  # noqa: E402
 from opensora.opensora_models.vae.layers import Upsample2d  # noqa: E402
+from opensora.opensora_models.vae.needs import decode_bytes, encode_bytes  # noqa: E402
 from opensora.opensora_models.vae.strips import Strips  # noqa: E402
 from opensora.opensora_models.vae.temporal import TemporalConfig  # noqa: E402
+from opensora.opensora_models.vae.tiled import (  # noqa: E402
+    DC_AE_TILING,
+    HUNYUAN_TILING,
+    OpenSora20,
+    TiledAutoencoder,
+)
 from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, exact_rate  # noqa: E402
 
 GPU_SIZES = ((17, 256, 256), (51, 480, 848), (51, 720, 1280), (102, 720, 1280))
@@ -47,13 +58,20 @@ RELEASED_WIDTH = 128  # channels of the layers at full size
 VIDEO_SIZE, SMALL_VIDEO_SIZE = (480, 848), (64, 96)
 SHORT, LONG = 51, 408  # frames of the two videos whose peaks must agree
 MIB = 2**20
-Model = OpenSora12 | OpenSora13
+VERSIONS = ("1.2", "1.3", "2.0", "2.0-hc")
+TILED = {"2.0": ("hunyuan", HUNYUAN_TILING), "2.0-hc": ("dc-ae", DC_AE_TILING)}
+Model = OpenSora12 | OpenSora13 | TiledAutoencoder
 
 
 def build(version: str, width: int, device: torch.device, dtype: torch.dtype) -> Model:
     """A network with seeded weights and the released proportions."""
     torch.manual_seed(0)
     groups = min(32, width)
+    if version in TILED:
+        name, tiling = TILED[version]
+        tiled = vae_tiles.build(name, width, device, dtype)
+        tiled.tiling = tiling
+        return tiled
     if version == "1.3":
         model: Model = OpenSora13(CausalConfig(width=width, groups=groups))
     else:
@@ -64,6 +82,8 @@ def build(version: str, width: int, device: torch.device, dtype: torch.dtype) ->
 
 def unfold(model: Model) -> Model:
     """Replace every doubling convolution by its plain form, with the same weights."""
+    if isinstance(model, TiledAutoencoder):
+        return vae_tiles.unfold(model)
     for module in model.modules():
         if isinstance(module, Upsample2d):
             module.doubled = partial(_nearest_then_convolution, module.conv)
@@ -85,7 +105,7 @@ def _nearest_then_convolution(layer: nn.Module, x: Tensor, *_: int) -> Tensor:
 
 def plain_decode(model: Model, latents: Tensor, out: Tensor) -> Tensor:
     """All frames of the image stage at once (v1.2); group after group into ``out`` where it cannot be otherwise."""
-    if isinstance(model, OpenSora13):
+    if not isinstance(model, OpenSora12):
         return model.decode(latents, out=out)
     total = model.frames_of(latents.shape[2])
     images = [
@@ -97,7 +117,7 @@ def plain_decode(model: Model, latents: Tensor, out: Tensor) -> Tensor:
 
 def plain_encode(model: Model, video: Tensor) -> Tensor:
     """The same for encoding, in mode."""
-    if isinstance(model, OpenSora13):
+    if not isinstance(model, OpenSora12):
         return model.encode(video)
     images = model.spatial_vae.encode(video, None, lambda posterior: posterior.mean)
     parts = [model.temporal_vae.moments(images[:, :, part]) for part in model.encode_slices(video.shape[2])]
@@ -122,7 +142,9 @@ def compare(
     width = options.width
     model, reference = build(version, width, device, dtype), unfold(build(version, width, device, dtype))
     frames, height, image_width = size
-    cells = (height // 8, image_width // 8)
+    if isinstance(model, TiledAutoencoder):
+        frames = model.release.latents.lengths.nearest(frames)
+    cells = (height // model.space_factor, image_width // model.space_factor)
     decoding = direction == "decode"
     shape = (
         (1, model.latent_channels, model.latents_of(frames), *cells)
@@ -130,9 +152,7 @@ def compare(
         else (1, 3, frames, height, image_width)
     )
     given = torch.randn(shape, device=device, dtype=dtype)
-    job = (Job.decoding if decoding else Job.encoding)(shape, given.element_size())
-    # What is told for encoding includes the group's pixels, which are there before the call.
-    beside = 0 if decoding else job.layer(3)
+    beside = 0 if decoding else pixels_of_a_piece(model, shape) * given.element_size()
     # Core makes the tensor of the decoded clip beforehand, in memory that is not the GPU's.
     out = torch.empty((1, 3, model.frames_of(shape[2]), *size[1:]), device=device, dtype=dtype) if decoding else None
     chosen = {name: plan for name, plan in plans(width, options.strip_mib).items() if name in options.plan}
@@ -155,8 +175,16 @@ def compare(
     for name, result in found.items():
         told = None
         if name in chosen:
-            told = (decode_bytes if decoding else encode_bytes)(model, job, chosen[name]) - beside
+            told = (decode_bytes if decoding else encode_bytes)(model, shape, given.element_size(), chosen[name])
+            told -= beside
         _row(name, result, found.get("plain"), told)
+
+
+def pixels_of_a_piece(model: Model, shape: tuple[int, ...]) -> int:
+    """Values of the largest piece of a video, which are told with encoding and are there before the call."""
+    layout = model.encode_layout(shape)
+    sizes = [max(part.stop - part.start for part in axis.takes) for axis in (layout.time, layout.rows, layout.columns)]
+    return 3 * sizes[0] * sizes[1] * sizes[2]
 
 
 def why_not(way: Callable[[], object], device: torch.device) -> str | None:
@@ -188,11 +216,14 @@ def constant_peak(
 ) -> None:
     """Decode a short and a long clip into files and print both peaks."""
     model = build(version, options.width, device, dtype)
+    if isinstance(model, OpenSora20):  # its released tiles hold all frames
+        model.tiling = replace(model.tiling, temporal=True)
     height, width = size or (VIDEO_SIZE if device.type == "cuda" else SMALL_VIDEO_SIZE)
     plan = plans(options.width, options.strip_mib)["auto"]
     ways = {}
     for frames in (SHORT, LONG):
-        shape = (1, model.latent_channels, model.latents_of(frames), height // 8, width // 8)
+        shape = (1, model.latent_channels, model.latents_of(model.release.latents.lengths.nearest(frames)),
+                 height // model.space_factor, width // model.space_factor)  # fmt: skip
         ways[str(frames)] = partial(_to_file, model, torch.randn(shape, device=device, dtype=dtype), plan)
     found = measure(ways, device, max(2, options.repeats))  # the first run also grows by the libraries' workspaces
     print(
@@ -220,7 +251,7 @@ def _arguments() -> Any:
     gpu = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--dtype", default="bfloat16" if gpu else "float32")
-    parser.add_argument("--version", choices=["1.2", "1.3"], nargs="*", default=["1.2", "1.3"])
+    parser.add_argument("--version", choices=VERSIONS, nargs="*", default=list(VERSIONS))
     parser.add_argument("--size", nargs="*", help="FRAMESxHEIGHTxWIDTH")
     parser.add_argument("--direction", choices=["decode", "encode", "video"], nargs="*")
     parser.add_argument("--width", type=int, default=RELEASED_WIDTH if gpu else 32, help="128: released")

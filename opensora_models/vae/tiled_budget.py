@@ -218,14 +218,21 @@ class _Hunyuan(_Walk):
     def _working(self, size: Size, width: int, out: int, *, computed: bool) -> float:
         """A norm and a convolution: its input normed and with a margin, and its result."""
         strip = self.strip(size, width, out)
-        grown = _grown(strip, 2, size)
-        normed, result = self.layer(width, grown), self.layer(out, strip)
-        padded = normed * (size[0] + 2) / size[0] * (grown[2] + 2) / grown[2]
-        if self.plan is None:
-            return normed + max(normed, padded + result)
-        waiting = 0.0 if strip == size else result
-        read = 2 * normed if computed else 0.0
-        return max(read + normed, normed + padded, padded + result, self.measured(result) - result) + waiting
+
+        def made(rows: int) -> float:
+            """Bytes while so many rows are computed and measured."""
+            part = (size[0], rows, size[2])
+            grown = _grown(part, 2, size)
+            normed, result = self.layer(width, grown), self.layer(out, part)
+            padded = normed * (size[0] + 2) / size[0] * (grown[2] + 2) / grown[2]
+            if self.plan is None:
+                return normed + max(normed, padded + result)
+            read = 2 * normed if computed else 0.0
+            copies = 2 * min(COPY_BYTES, result * FLOAT / self.element_size)
+            return max(read + normed, normed + padded, padded + result, result + copies)
+
+        rest = min(strip[1], size[1] - strip[1])  # of the second strip, while the first one waits to be written
+        return max(made(strip[1]), made(rest) + self.layer(out, strip) if rest else 0.0)
 
 
 class _DcAe(_Walk):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from opensora.opensora_models.vae import needs
 from opensora.opensora_models.vae.budget import candidate_plans
 from opensora.opensora_models.vae.dcae import DcAeConfig
 from opensora.opensora_models.vae.hunyuan import HunyuanConfig
@@ -144,3 +145,31 @@ def test_joining_holds_the_frames_of_a_part_and_the_ends_of_tiles() -> None:
     tile = 3 * 5 * 256 * 256 * 4
     told = joining_bytes(layout, 3, 4)
     assert told <= allocations.peak <= told + 3 * tile
+
+
+# Shapes [B, C, T, h, w] of clips of several tiles, with what is joined beside them.
+WHOLE_CLIPS = {
+    "hunyuan": (HUNYUAN, (1, 16, 5, 36, 30)),
+    "two clips": (NARROW, (2, 16, 5, 36, 30)),
+    "dc-ae": (DC_AE, (1, 128, 9, 9, 7)),
+}
+
+
+@pytest.mark.parametrize("plan", [candidate_plans()[0], candidate_plans()[2]], ids=["first", "lean"])
+@pytest.mark.parametrize(("config", "shape"), WHOLE_CLIPS.values(), ids=WHOLE_CLIPS)
+@torch.inference_mode()
+def test_what_is_told_of_a_clip_of_many_tiles_is_honest(
+    config: HunyuanConfig | DcAeConfig, shape: tuple[int, ...], plan: Strips
+) -> None:
+    """As ComfyUI asks for it, the result aside, which has memory of its own there."""
+    model = model_of(config)
+    latents = torch.empty(shape, dtype=torch.bfloat16, device="meta")
+    layout = model.decode_layout(shape)
+    video = torch.empty((shape[0], 3, *layout.shape), dtype=torch.bfloat16, device="meta")
+    existing = [*model.parameters(), *model.buffers(), latents, video]
+    with Allocations(existing) as decoding:
+        model.decode(latents, None, plan, out=video)
+    assert needs.decode_bytes(model, shape, 2, plan) == pytest.approx(decoding.peak, rel=HONEST)
+    with Allocations(existing) as encoding:
+        model.encode(video, plan, prepare=torch.clone)
+    assert needs.encode_bytes(model, video.shape, 2, plan) == pytest.approx(encoding.peak, rel=HONEST)
