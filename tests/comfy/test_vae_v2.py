@@ -327,6 +327,20 @@ def test_memory_told_to_core_does_not_grow_with_the_size_of_the_picture(
         assert longer < 1.2 * tile
 
 
+@torch.inference_mode()
+def test_a_need_that_exceeds_the_memory_is_told_before(
+    comfy: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from opensora.opensora_models.native.vae.decoding import decode_images
+
+    vae = load(file_of(tiny_models, "v2.0"))
+    decode_images(vae, noise(1, 16, 2, 1, 1), None, "auto")
+    assert "are free; " not in caplog.text
+    monkeypatch.setattr(type(vae.patcher), "get_free_memory", lambda *_: 1000)
+    decode_images(vae, noise(1, 16, 2, 1, 1), None, "auto")
+    assert "0.0 GB are free; a tile holds all frames of the clip: choose tiling 'temporal too'" in caplog.text
+
+
 # -- Continuing ------------------------------------------------------------------------------------------------------
 
 

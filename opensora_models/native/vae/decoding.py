@@ -28,6 +28,7 @@ from ...vae.latent_file import ENDING, save_new_latent
 from ...vae.needs import decode_bytes, encode_bytes, fitting
 from ...vae.strips import Strips
 from ...vae.tile_rows import TileRows
+from ...vae.tiled import TiledAutoencoder
 from ...vae.tiling import RowStore
 from ...vae.video_file import FORMATS, KEPT, GroupedVideo, PartsMissing, VideoJob, exact_rate, unfinished_videos
 from ..identity import model_identity, vae_parts
@@ -36,7 +37,7 @@ from ..messages import tell
 from ..outputs import OutputFile, next_output
 from ..sampling.clips import RELEASE_KEY
 from .first_stage import interrupted, tell_length_decoded, tell_length_encoded
-from .vae import OpenSoraVAE
+from .vae import IN_TIME_TOO, OpenSoraVAE
 
 logger = logging.getLogger("opensora")
 
@@ -84,9 +85,22 @@ def _prepare(vae: OpenSoraVAE, shape: Sequence[int], plan: Strips | None, *, dec
         return plan
     free = vae.patcher.get_free_memory(vae.device)
     settled = fitting(vae.network, shape, size, free, decoding=decoding)
-    logger.info("%s %s in %s, %.1f GB free.", "Decoding" if decoding else "Encoding",
-                " x ".join(str(side) for side in shape[-3:]), settled, free / 2**30)  # fmt: skip
+    need, work = measure(vae.network, shape, size, settled), "Decoding" if decoding else "Encoding"
+    logger.info("%s %s in %s: about %.1f GB needed, %.1f GB free.", work, " x ".join(map(str, shape[-3:])), settled,
+                need / 2**30, free / 2**30)  # fmt: skip
+    if need > free:
+        tell(f"{work} needs about {need / 2**30:.1f} GB beside the weights, and {free / 2**30:.1f} GB are free; "
+             f"{_way_out(vae, shape, decoding)}.")  # fmt: skip
     return settled
+
+
+def _way_out(vae: OpenSoraVAE, shape: Sequence[int], decoding: bool) -> str:
+    """What takes less memory than a clip in the smallest strips, as the end of a sentence."""
+    network = vae.network
+    layout = (network.decode_layout if decoding else network.encode_layout)(shape)
+    if isinstance(network, TiledAutoencoder) and not network.tiling.temporal and layout.time.takes[0].stop > 1:
+        return f"a tile holds all frames of the clip: choose tiling '{IN_TIME_TOO}' in Open-Sora Load VAE"
+    return "choose a smaller size, or dtype bf16 in Open-Sora Load VAE"
 
 
 def _decoded_parts(
