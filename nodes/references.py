@@ -23,7 +23,7 @@ from ..opensora_models.native.sampling.reference_inputs import (
     place_references,
 )
 from ..opensora_models.sampling.fitting import FITS, Fit
-from ..opensora_models.sampling.placements import FIRST, PLACEMENTS, latent_of_frame
+from ..opensora_models.sampling.placements import AT_POSITION, FIRST, PLACEMENTS, latent_of_frame
 from ..opensora_models.text.segments import MAX_SEGMENTS
 from .door import OpenSoraNode
 
@@ -151,7 +151,8 @@ class Reference(OpenSoraNode):
         segment: int,
     ) -> io.NodeOutput:
         chain, clip = references or ReferenceChain(), clip_size(clip_latent, vae=vae)
-        start = in_latent_frames(clip, position, position_unit)
+        placed = latent is not None or placement == AT_POSITION
+        start = in_latent_frames(clip, position, position_unit) if placed else 0
         placing = Placing(placement, start, frames, strength, segment, resize)
         if latent is not None:
             return io.NodeOutput(chain.add(latent_references(latent, clip, placing), ()))

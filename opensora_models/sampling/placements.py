@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..releases.known import RELEASES
@@ -88,6 +89,24 @@ def plan(
     return ends
 
 
+def unused(pieces: Sequence[Piece], counts: tuple[int, int]) -> list[str]:
+    """Sentences on the pictures that no piece takes, for each input that has some.
+
+    ``counts`` are the pictures in the first and in the second input, as for :func:`plan`.
+    """
+    notes = []
+    for source, (count, name) in enumerate(zip(counts, ("reference", "second reference"), strict=True)):
+        taken = sorted({piece.start + k for piece in pieces if piece.source == source for k in range(piece.count)})
+        if count and not taken:
+            notes.append(f"The {name} is not used by this placement.")
+        elif len(taken) < count:
+            numbers = f"frame {taken[0]} is" if len(taken) == 1 else f"frames {taken[0]} to {taken[-1]} are"
+            if len(taken) > 1 and taken[-1] - taken[0] >= len(taken):
+                numbers = f"frames {', '.join(map(str, taken))} are"
+            notes.append(f"Of the {count} frames of the {name}, counted from 0, {numbers} used.")
+    return notes
+
+
 def check_room(release: Release | None, clip_length: int) -> None:
     """Refuse references for a single picture where the release gives frames of clips only."""
     if release is not None and not release.given.anywhere and clip_length == 1:
@@ -156,6 +175,9 @@ def latent_of_frame(version: str | None, frame: int, clip_length: int) -> int:
     """The latent frame that holds pixel frame ``frame`` of a clip of ``clip_length`` latent frames.
 
     ``version`` is the release's id. Negative frames stay negative: -1 is the last latent frame.
+
+    Raises:
+        ValueError: a frame outside the clip, or one of a clip whose frames cannot be counted.
     """
     release = RELEASES.get(version or "")
     if release is None:
@@ -163,6 +185,12 @@ def latent_of_frame(version: str | None, frame: int, clip_length: int) -> int:
             raise ValueError("This latent is not Open-Sora's; count the position in latent frames, 0 is the first.")
         return 0
     counting = release.latents.lengths.counting
+    length = counting.frames(clip_length)
+    if not -length <= frame < length:
+        raise ValueError(
+            f"Frame {frame} lies outside the clip of {length} frames; the nearest good value is "
+            f"{-length if frame < 0 else length - 1}."
+        )
     if frame >= 0:
         return counting.holding(frame, clip_length)
-    return counting.holding(max(0, counting.frames(clip_length) + frame), clip_length) - clip_length
+    return counting.holding(length + frame, clip_length) - clip_length

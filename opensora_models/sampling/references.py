@@ -110,6 +110,7 @@ def lay_out(
     latent, mask = clip.clone(), torch.full((clip.shape[1],), FREE)
     write_spans(latent, mask, [reference.latent.to(clip) for reference in references], spans)
     notes = _notes(groups, spans, segment, clip.shape[1], references, align)
+    notes += _left_out(groups) if segments == 1 else []
     placed = Placed(latent, mask, tuple(spans), tuple(notes))
     if release is None:
         return placed
@@ -294,6 +295,16 @@ def _notes(
         frames = ", ".join(map(str, twice))
         notes.append(f"References overlap at latent frames {frames}; the later reference in the chain wins there.")
     return notes
+
+
+def _left_out(groups: Sequence[Strategy]) -> list[str]:
+    """Sentences on references of segments that a single clip does not have."""
+    return [
+        f"Reference {group.reference} belongs to segment {group.loop} of a long video; this clip is segment 0 and is "
+        "made without it."
+        for group in groups
+        if group.loop
+    ]
 
 
 def _how_much(edit_ratio: float) -> str:

@@ -75,15 +75,16 @@ def check_overlap(version: str, overlap: int, length: int) -> None:
     most = (length - 1) // step * step
     if most < step:
         shortest = lengths.counting.latents(lengths.first)
+        frames = "frame is" if length == 1 else "frames are"
         raise ValueError(
-            f"Segments of {length} latent frames are too short to overlap and go on; give the latent at least "
+            f"Segments of {length} latent {frames} too short to overlap and go on; give the latent at least "
             f"{shortest + lengths.counting.group} latent frames, or make 1 segment."
         )
     good = min(max(step, round(overlap / step) * step), most)
     if overlap != good:
-        rule = f"whole groups of {step} latent frames ({GROUP_FRAMES} frames), and " if step > 1 else ""
+        rule = f"by whole groups of {step} latent frames ({GROUP_FRAMES} frames), and " if step > 1 else ""
         raise ValueError(
-            f"Segments overlap by {rule}by at most {most} of their {length} latent frames; {overlap} was given. The "
+            f"Segments overlap {rule}by at most {most} of their {length} latent frames; {overlap} was given. The "
             f"nearest good value is {good}."
         )
 

@@ -173,7 +173,9 @@ def test_without_model_the_clip_decides_and_says_so(pair: Any, alone: Any, caplo
     assert one[0].shape[1] == 4 and one[1]["pooled_output"] is None and "opensora_text" not in one[1]
 
 
-def test_a_1x_model_reads_the_pair_as_before(pair: Any, alone: Any, executor: Executor) -> None:
+def test_a_1x_model_reads_the_pair_as_before_and_says_so(
+    pair: Any, alone: Any, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
     from opensora.opensora_models.native.text.encoding import encode_both
 
     loader = {"class_type": "OSoraModelLoader", "inputs": {
@@ -181,7 +183,11 @@ def test_a_1x_model_reads_the_pair_as_before(pair: Any, alone: Any, executor: Ex
         "spatial_rotary": "automatic",
     }}  # fmt: skip
     (stdit,) = executor.run({"model": loader}, ("model", 0))
-    with_clip, without = (encode_both(clip, "a cat", "", stdit) for clip in (pair, alone))
+    caplog.set_level(logging.INFO, "opensora")
+    without = encode_both(alone, "a cat", "", stdit)
+    assert "CLIP-L" not in caplog.text
+    with_clip = encode_both(pair, "a cat", "", stdit)
+    assert caplog.text.count("Open-Sora 1.2 reads T5 alone; CLIP-L in the CLIP is not used.") == 1
     assert torch.equal(with_clip.positive[0][0], without.positive[0][0])
     assert torch.equal(with_clip.negative[0][0], without.negative[0][0])
 

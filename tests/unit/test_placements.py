@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from opensora.opensora_models.releases.known import RELEASES
+from opensora.opensora_models.releases.release import Release
 from opensora.opensora_models.sampling import placements as p
 from opensora.opensora_models.sampling.fitting import FITS, fit_pictures
-from opensora.opensora_models.sampling.placements import Piece, latent_of_frame, plan
+from opensora.opensora_models.sampling.placements import Piece, latent_of_frame, plan, unused
 
 CLIP = {"1.2": 15, "1.3": 15}
 
@@ -99,6 +101,42 @@ def test_another_models_lengths_are_its_own_affair() -> None:
 )
 def test_frames_are_found_in_their_latent_frame(version: str, frame: int, latent: int) -> None:
     assert latent_of_frame(version, frame, 15) == latent
+
+
+@pytest.mark.parametrize("release", RELEASES.values(), ids=RELEASES)
+def test_frames_outside_the_clip_are_refused_with_the_nearest_one(release: Release) -> None:
+    counting = release.latents.lengths.counting
+    frames = counting.frames(counting.latents(release.latents.lengths.first))
+    for frame, best in ((frames, frames - 1), (10000, frames - 1), (-frames - 1, -frames)):
+        with pytest.raises(ValueError, match=f"outside the clip of {frames} frames; the nearest good value is {best}."):
+            latent_of_frame(release.id, frame, counting.latents(frames))
+        latent_of_frame(release.id, best, counting.latents(frames))
+
+
+@pytest.mark.parametrize(
+    ("placement", "counts", "version", "said"),
+    [
+        (p.FORWARDS, (40, 0), "2.0", ["Of the 40 frames of the reference, counted from 0, frames 7 to 39 are used."]),
+        (p.BACKWARDS, (20, 0), "1.3", ["Of the 20 frames of the reference, counted from 0, frames 0 to 16 are used."]),
+        (p.FIRST, (17, 0), "1.2", ["Of the 17 frames of the reference, counted from 0, frame 0 is used."]),
+        (p.FIRST_AND_LAST, (9, 0), "2.0", ["Of the 9 frames of the reference, counted from 0, frames 0, 8 are used."]),
+        (p.FIRST, (1, 1), "2.0", ["The second reference is not used by this placement."]),
+        (
+            p.CONNECT, (9, 5), "2.0",
+            [
+                "Of the 9 frames of the reference, counted from 0, frame 8 is used.",
+                "Of the 5 frames of the second reference, counted from 0, frame 0 is used.",
+            ],
+        ),
+        (p.FORWARDS, (33, 0), "2.0", []),
+        (p.LOOP, (1, 0), "1.3", []),
+        (p.KEYFRAMES, (3, 0), "2.0", []),
+    ],
+)  # fmt: skip
+def test_frames_that_are_not_taken_are_told(
+    placement: str, counts: tuple[int, int], version: str, said: list[str]
+) -> None:
+    assert unused(plan(placement, counts, 33, version, take=0, at=0), counts) == said
 
 
 def test_frames_of_an_image() -> None:

@@ -49,6 +49,16 @@ def test_the_last_segment_is_number_minus_one() -> None:
     assert lay_out([closing], clip(), segment=2, segments=3).frames == (14,)
 
 
+def test_a_reference_of_a_segment_that_a_single_clip_has_not_is_told() -> None:
+    later = Reference(picture(1.0), segment=1)
+    placed = lay_out([Reference(picture(2.0)), later], clip())
+    assert placed.frames == (0,)
+    assert any("Reference 1 belongs to segment 1" in note for note in placed.notes)
+    assert not any("belongs" in note for note in lay_out([later], clip(), segment=0, segments=2).notes)
+    last = lay_out([Reference(picture(1.0), segment=-1)], clip())
+    assert last.frames == (0,) and not any("belongs" in note for note in last.notes)
+
+
 def test_strategy_text_and_placements_say_the_same() -> None:
     references = [Reference(picture(1.0)), Reference(picture(2.0, 8), -8, 0, 8, 0.25, 1)]
     again = apply_strategy(references, parse_strategy(strategy_text(references)))

@@ -16,7 +16,7 @@ from ...releases.known import RELEASES
 from ...releases.release import Release
 from ...sampling.fitting import Fit, fit_pictures
 from ...sampling.masks import KEPT, Span, format_strategy, parse_strategy
-from ...sampling.placements import plan
+from ...sampling.placements import plan, unused
 from ...sampling.references import Placed, Reference, apply_strategy, check_strength, lay_out, strategy_text
 from ..messages import tell
 from .clips import RELEASE_KEY, ClipSize, clip_size, latent_for
@@ -68,7 +68,7 @@ def encode_pictures(
     )
     height, width = _pixels(vae, clip)
     original = release is not None and release.given.original_fit
-    references, notes = [], []
+    references, notes = [], unused(pieces, (counts[0], counts[1]))
     for piece in pieces:
         batch = pictures[piece.source]
         if batch is None:

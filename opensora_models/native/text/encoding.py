@@ -193,6 +193,8 @@ def check_clip(clip: Any, model: Any | None = None) -> Release:
                 "connect MODEL for another release.",
                 level=logging.INFO,
             )
+    elif CLIP_KEY in names and not release.text.pooled:
+        tell(f"{release.title} reads T5 alone; CLIP-L in the CLIP is not used.", level=logging.INFO)
     _expect_encoders(names, release.text, release.title if model is not None or release.text.pooled else "Open-Sora")
     config = opensora_config(model)
     for part, wanted, what, file in (
