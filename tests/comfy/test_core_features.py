@@ -307,14 +307,16 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "comfy/test_text_encoder_files.py": ("CLIPLoader", "CLIPSave"),
     "comfy/test_text_nodes.py": ("CLIPTextEncode",),
+    "comfy/test_text_reaching.py": ("DualCLIPLoader",),
+    "comfy/test_image_stage_server.py": ("BasicGuider", "CLIPTextEncodeFlux"),
     "comfy/test_prompt_writing.py": ("TextGenerate",),
     "comfy/test_sampling_server.py": ("LatentBatch", "MaskComposite"),
 }  # fmt: skip
 # Nodes that bring pictures, numbers and words in and out, or belong to other models.
 AROUND = {
-    "EmptyHunyuanLatentVideo", "EmptyImage", "EmptyLatentImage", "EmptyLTXVLatentVideo", "ImageScale", "LatentCut",
-    "LoadLatent", "ManualSigmas", "PreviewAny", "PreviewImage", "PrimitiveInt", "PrimitiveString", "SaveLatent",
-    "SaveVideo",
+    "EmptyHunyuanLatentVideo", "EmptyImage", "EmptyLatentImage", "EmptyLTXVLatentVideo", "EmptySD3LatentImage",
+    "ImageScale", "LatentCut", "LoadLatent", "ManualSigmas", "PreviewAny", "PreviewImage", "PrimitiveInt",
+    "PrimitiveString", "SaveLatent", "SaveVideo",
 }  # fmt: skip
 # Words that name a feature without its node, and where it is proved: a feature above, or a file.
 WORDS = {
