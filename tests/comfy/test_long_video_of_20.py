@@ -136,6 +136,31 @@ def test_a_picture_closes_the_last_segment(native: SimpleNamespace, monkeypatch:
     assert [sentence for sentence in said if "a clip together with other references" in sentence]
 
 
+def test_where_references_of_a_segment_went_is_told(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Long(native, monkeypatch)
+    opening, later, closing = (
+        native.reference(randn(16, 1, 2, 2, seed=at + 9), at, segment=segment, release="2.0")
+        for at, segment in ((0, 0), (0, 1), (-1, 1))
+    )
+    chain = native.inputs.ReferenceChain((opening, later, closing), ("told where it was made",))
+    _, said = long.make(segments=2, overlap=1, chain=chain)
+    assert "Segment 1: Reference 0 fills latent frame 0, kept as it is." in said
+    assert f"Segment 2: Reference 2 fills latent frame {FRAMES - 1}, kept as it is." in said
+    (covered,) = [sentence for sentence in said if "covered" in sentence]
+    assert covered.startswith("Segment 2: Reference 1 is covered up to latent frame 0 ")
+    assert "told where" not in " ".join(said) and len(said) == len(set(said))
+    _, said = long.make(segments=2, overlap=9, chain=native.inputs.ReferenceChain((closing,)))
+    assert sum("An experiment" in sentence for sentence in said) == 1
+
+
+def test_an_overlap_strength_without_effect_is_told(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Long(native, monkeypatch)
+    _, said = long.make(segments=2, overlap_strength=0.5)
+    assert [sentence for sentence in said if "overlap strength 0.5 is not used" in sentence]
+    _, said = long.make(segments=2)
+    assert not [sentence for sentence in said if "overlap strength" in sentence]
+
+
 def test_every_segment_has_its_own_prompt(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     long = Long(native, monkeypatch)
     same, _ = long.make(segments=2)

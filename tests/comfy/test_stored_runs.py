@@ -85,7 +85,7 @@ def test_an_unchanged_run_is_taken_from_the_store_and_that_is_told(
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     said: list[str] = []
-    monkeypatch.setattr(native.long, "tell", lambda *sentences: said.extend(sentences))
+    monkeypatch.setattr(native.long, "tell", lambda *sentences, level=0: said.extend(sentences if not level else ()))
     first, report = Run.make(native, tiny_models, version).result(resume=True)
     assert said == [] and "earlier run" not in report
     monkeypatch.setattr(native.long, "sample_clip", None)
@@ -205,7 +205,7 @@ def test_what_cannot_be_compared_is_not_stored_and_that_is_told(
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     said: list[str] = []
-    monkeypatch.setattr(native.long, "tell", lambda *sentences: said.extend(sentences))
+    monkeypatch.setattr(native.long, "tell", lambda *sentences, level=0: said.extend(sentences if not level else ()))
     run = Run.make(native, tiny_models).patched(option("stream", (number for number in range(3))))
     results = [run.result(resume=True)[0] for _ in range(2)]
     assert torch.equal(*results)

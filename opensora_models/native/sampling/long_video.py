@@ -131,6 +131,11 @@ def _overlap_notes(release: Release, inputs: Inputs, video: LongVideo, clip: Cli
             f"{counting.frames(3) - counting.frames(2)} frames where {release.title} was trained with 1; connect the "
             "VAE to have them encoded anew."
         )
+    if video.overlap_strength != KEPT and method_for(inputs.model, release.id, video.method) != FRAME_MASK:
+        notes.append(
+            f"The overlap strength {video.overlap_strength:g} is not used: frames taken over are given to the model as "
+            "they are, only a frame mask lets them change."
+        )
     return notes
 
 
@@ -142,12 +147,32 @@ def _segment(inputs: Inputs, video: LongVideo, clip: ClipSize, index: int, befor
     placed = place_references(
         inputs.chain, latent, clip, positive, negative, method=method, segment=index, segments=video.segments
     )
+    _tell_places(inputs, placed, clip, index, 0 if before is None else video.overlap)
     if before is not None:
         end = _end_of(before, video.overlap, clip, inputs.vae)
         placed = _continued(placed, end, method, video.overlap_strength, clip.known_release)
     seed = video.run.seed + (index if video.seeds == NEW_SEED else 0)
     run = replace(video.run, seed=seed % 2**64)
     return sample_clip(inputs.model, placed.positive, placed.negative, placed.latent, run)["samples"]
+
+
+def _tell_places(inputs: Inputs, placed: PlacedClip, clip: ClipSize, index: int, taken: int) -> None:
+    """Say where the references of a segment went, whose first ``taken`` latent frames are those of the one before."""
+    # The chain's own sentences come first and have been told by its nodes; what no training did is told of the whole.
+    known = untrained(placed.spans, clip.latent_frames, clip.known_release) if taken else []
+    places = [sentence for sentence in placed.notes[len(inputs.chain.notes) :] if sentence not in known]
+    said = (*places, *_covered(placed, taken))
+    tell(*(f"Segment {index + 1}: {sentence}" for sentence in said), level=logging.INFO)
+
+
+def _covered(placed: PlacedClip, taken: int) -> list[str]:
+    """Sentences on references that lie where a segment takes ``taken`` latent frames over from the one before."""
+    return [
+        f"Reference {span.reference} is covered up to latent frame {min(taken, span.target + span.length) - 1} by what "
+        "is taken over from the segment before."
+        for span in placed.spans
+        if span.target < taken
+    ]
 
 
 def _end_of(before: Tensor, overlap: int, clip: ClipSize, vae: Any) -> Tensor:
