@@ -58,6 +58,14 @@ def check_numbers(latents: Tensor) -> None:
         )
 
 
+def check_pictures(images: Tensor) -> None:
+    """ValueError if pictures to be encoded hold values that are not numbers; found out later it costs a run."""
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError(
+            "The pictures hold values that are not numbers (NaN or infinite); look at the node that made them."
+        )
+
+
 def check_pixels(frames: Tensor) -> None:
     """ValueError if decoded pixels are not numbers."""
     if not bool(torch.isfinite(frames).all()):

@@ -99,6 +99,12 @@ def test_pictures_without_a_vae_are_refused(native: SimpleNamespace) -> None:
         native.inputs.encode_pictures(None, (film(1), None), clip, native.inputs.Placing(native.placements.FIRST))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pictures_that_are_no_numbers_are_refused(value: float, native: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match="pictures hold values that are not numbers"):
+        encoded(native, "1.2", "first frame", film(1) * value)
+
+
 def chain_of(native: SimpleNamespace, *references: Any) -> Any:
     return native.inputs.ReferenceChain(references)
 

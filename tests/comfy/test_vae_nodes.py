@@ -203,6 +203,8 @@ def test_nan_latents_and_foreign_vaes_are_refused(vae: Any) -> None:
         decode_images(vae, torch.full((1, 4, 1, 2, 2), float("nan")), None, "auto")
     with pytest.raises(ValueError, match="at least 8 x 8"):
         encode_images(vae, torch.zeros(1, 4, 4, 3), "auto", None)
+    with pytest.raises(ValueError, match="pictures hold values that are not numbers"):
+        encode_images(vae, torch.full((1, 64, 64, 3), float("nan")), "auto", None)
     with pytest.raises(ValueError, match="was given a dict"):
         own_vae({})
 

@@ -18,6 +18,7 @@ from ...sampling.fitting import Fit, fit_pictures
 from ...sampling.masks import KEPT, Span, format_strategy, parse_strategy
 from ...sampling.placements import plan, unused
 from ...sampling.references import Placed, Reference, apply_strategy, check_strength, lay_out, strategy_text
+from ...vae.guards import check_pictures
 from ..messages import tell
 from .clips import RELEASE_KEY, ClipSize, clip_size, latent_for
 from .guiders import Conditioning, with_given_frames
@@ -74,6 +75,7 @@ def encode_pictures(
         if batch is None:
             continue
         taken = batch[piece.start : piece.start + piece.count]
+        check_pictures(taken)
         fitted, note = fit_pictures(taken, height, width, placing.fit, original=original)
         transparency = "The transparency of a reference is not used." if taken.shape[-1] == 4 else None
         notes += [each for each in (note, transparency) if each is not None and each not in notes]

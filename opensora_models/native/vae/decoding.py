@@ -23,7 +23,7 @@ from ...releases.known import believed_release
 from ...storage.locks import one_writer, remove_if_idle
 from ...vae.budget import candidate_plans
 from ...vae.distribution import mode, seeded
-from ...vae.guards import check_latents, check_numbers, check_pixels, otherwise_said
+from ...vae.guards import check_latents, check_numbers, check_pictures, check_pixels, otherwise_said
 from ...vae.latent_file import ENDING, save_new_latent
 from ...vae.needs import decode_bytes, encode_bytes, fitting
 from ...vae.strips import Strips
@@ -169,6 +169,7 @@ def encode_images(vae: OpenSoraVAE, images: Tensor, tile: str, seed: int | None)
             f"The VAE encodes images [frames, height, width, 3] of at least {least} x {least} pixels; "
             f"{list(images.shape)} was given."
         )
+    check_pictures(images)
     pixels = vae.vae_encode_crop_pixels(images).movedim(-1, 0).unsqueeze(0)
     tell_length_encoded(network, pixels.shape[2])
     plan = _prepare(vae, pixels.shape, chosen_plan(vae, tile), decoding=False)
