@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES, VERSIONS, Version
+from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES
 from ..opensora_models.vae.autoencoder import OpenSora12, OpenSora13
 from ..opensora_models.vae.causal import CausalConfig
 from ..opensora_models.vae.distribution import Posterior
+from ..opensora_models.vae.hunyuan import HunyuanConfig
 from ..opensora_models.vae.image import ImageConfig
 from ..opensora_models.vae.statistics import V12_SCALE
 from ..opensora_models.vae.temporal import TemporalConfig
+from ..opensora_models.vae.tiled import OpenSora20
 from .autoencoder_start import clips_to_analyse, start
 from .average import MovingAverage
+from .calibration import CALIBRATION, calibrate
 from .critic import Critic, CriticConfig, load_lpips
 from .latents import LatentCode
 from .lpips import LPIPS
@@ -37,7 +41,8 @@ from .progress import Progress
 from .rendering import render_frames
 from .scenes import SceneConfig, draw_scene
 
-Autoencoder = OpenSora12 | OpenSora13
+Autoencoder = OpenSora12 | OpenSora13 | OpenSora20
+NETWORKS: dict[str, Callable[..., Autoencoder]] = {"1.2": OpenSora12, "1.3": OpenSora13, "2.0": OpenSora20}
 Part = Literal["all", "decoder", "image decoder", "temporal decoder"]
 
 
@@ -61,9 +66,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Everything that decides the result; the defaults made the shipped file of 1.3, ``RECIPES`` those of both."""
+    """Everything that decides the result; the defaults made the shipped file of 1.3, ``RECIPES`` the others."""
 
-    version: Version = "1.3"
+    version: str = "1.3"
     networks: tuple[Any, ...] = (CausalConfig(width=16, multipliers=(1, 1, 2, 4), blocks=1, groups=4),)
     stages: tuple[Stage, ...] = (
         Stage(steps=1500, batch=8, frames=5, size=32, rate=2e-3, final_rate=5e-4, part="decoder"),
@@ -86,7 +91,7 @@ class AutoencoderConfig:
         return int(self.networks[0].groups)
 
 
-RECIPES: dict[Version, AutoencoderConfig] = {
+RECIPES: dict[str, AutoencoderConfig] = {
     "1.3": AutoencoderConfig(),
     "1.2": AutoencoderConfig(
         version="1.2",
@@ -101,12 +106,14 @@ RECIPES: dict[Version, AutoencoderConfig] = {
             Stage(steps=500, batch=1, frames=17, size=64, rate=4e-4, final_rate=3e-5, part="decoder"),
         ),
     ),
+    # Not trained yet.
+    "2.0": AutoencoderConfig(version="2.0", networks=(HunyuanConfig(widths=(16, 16, 32, 64), layers=1, groups=4),)),
 }
 
 
 def empty_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """The network under the key names of the released file; its random start is not seeded."""
-    return OpenSora12(*config.networks) if config.version == "1.2" else OpenSora13(*config.networks)
+    return NETWORKS[config.version](*config.networks)
 
 
 def new_autoencoder(config: AutoencoderConfig) -> Autoencoder:
@@ -215,16 +222,21 @@ class Run:
     def reconstruction(self, video: Tensor, stage: Stage) -> tuple[Tensor, Tensor, Posterior | None]:
         """(what came back, what should have, the posterior where the encoder learns too)."""
         if stage.part == "all":
-            if not isinstance(self.model, OpenSora13):
+            if isinstance(self.model, OpenSora12):
                 raise ValueError("The encoder of 1.2 stays a linear code; choose one of its decoders as the part.")
             self.code = None
-            posterior = Posterior(self.model.moments(video, None))
+            moments = (
+                self.model.moments(video, None)
+                if isinstance(self.model, OpenSora13)
+                else self.model.encode_piece(video)
+            )
+            posterior = Posterior(moments)
             drawn = posterior.draw(torch.randn_like(posterior.mean))
-            return self.model.decode_group(drawn, video.shape[2], None), video, posterior
+            return self.model.decode_piece(drawn, frames=video.shape[2]), video, posterior
         code = self._code(video)
         if stage.part == "decoder":
             latents = self._noisy(code.of_frames(video[:, :, ::FRAMES_PER_LATENT]))
-            return self.model.decode_group(latents, video.shape[2], None), video, None
+            return self.model.decode_piece(latents, frames=video.shape[2]), video, None
         if not isinstance(self.model, OpenSora12):
             raise ValueError(f"Open-Sora {self.config.version} has no {stage.part}.")
         pictures = code.of_frames(video)
@@ -262,7 +274,7 @@ class Run:
 def last_layer(model: Autoencoder) -> Tensor:
     """The weights that make pixels, at which an adversarial term is balanced."""
     decoder = model.spatial_vae.module.decoder if isinstance(model, OpenSora12) else model.decoder
-    return decoder.conv_out.weight
+    return getattr(decoder.conv_out, "conv", decoder.conv_out).weight
 
 
 def train(
@@ -290,8 +302,26 @@ def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training autoencoder", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
-    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
+    parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     parser.add_argument("--until", type=int, default=None, help="stop after this many steps")
     parser.add_argument("--lpips", type=Path, help="LPIPS weights (safetensors) for a perceptual term; none: without")
+    parser.add_argument(
+        "--calibrate", action="store_true", help=f"do {CALIBRATION} steps apart and tell the whole time"
+    )
     options = parser.parse_args(arguments)
-    train(RECIPES[options.release], options.folder, options.until, options.lpips and load_lpips(options.lpips))
+    config, lpips = RECIPES[options.release], options.lpips and load_lpips(options.lpips)
+    if options.calibrate:
+        calibrate(partial(calibration_run, config, lpips), [stage.steps for stage in config.stages])
+    else:
+        train(config, options.folder, options.until, lpips)
+
+
+def calibration_run(
+    config: AutoencoderConfig, lpips: LPIPS | None, steps: Sequence[int], folder: Path
+) -> Iterator[None]:
+    """A run with so many steps in every stage; each step taken is one item."""
+    stages = tuple(replace(stage, steps=count) for stage, count in zip(config.stages, steps, strict=True))
+    run = Run(replace(config, stages=stages), folder, lpips)
+    for _, stage, inner in stage_steps(run.config):
+        run.update(stage, inner)
+        yield

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES
 from ..opensora_models.vae.autoencoder import OpenSora12, OpenSora13
 from ..opensora_models.vae.statistics import V12_IMAGE_SCALE, V12_SCALE, V12_SHIFT, V13_MEAN, V13_STD
+from ..opensora_models.vae.tiled import OpenSora20
 from .patch_analysis import start_from_last_frames, start_from_patches
 from .rendering import render
 from .scenes import SceneConfig, draw_scene
@@ -21,6 +22,7 @@ BRANCH_ENDS = ("conv2.weight", "conv2.conv.weight", "proj_out.conv.weight", "to_
 CHAIN_BIASES = (
     "decoder.conv_in.conv.bias", "upsample.conv.bias",  # 1.3
     "decoder.conv_in.bias", "upsamplers.0.conv.bias",  # 1.2, image stage
+    "upsamplers.0.conv.conv.bias",  # 2.0, beside the first of 1.3
     "decoder.conv1.conv.bias", "conv_blocks.1.conv.bias", "conv_blocks.2.conv.bias",  # 1.2, temporal stage
 )  # fmt: skip
 
@@ -34,10 +36,17 @@ def clips_to_analyse(count: int, side: int, scenes: SceneConfig, seed: int) -> T
 
 
 @torch.no_grad()
-def start(model: OpenSora12 | OpenSora13, pictures: Tensor) -> None:
+def start(model: OpenSora12 | OpenSora13 | OpenSora20, pictures: Tensor) -> None:
     """Set the weights of a freshly made ``model``; its latents then fit the release's normalisation."""
     if isinstance(model, OpenSora13):
         start_from_patches(model.encoder, pictures, V13_MEAN, V13_STD)
+        decoders = [model.decoder]
+    elif isinstance(model, OpenSora20):
+        channels, scale, shift = model.latent_channels, model.config.scale, model.config.shift
+        start_from_patches(model.encoder, pictures, (shift,) * channels, (1 / scale,) * channels)
+        _diagonal(model.quant_conv, torch.ones(2 * channels))
+        # The decoder sees latents of unit size.
+        _diagonal(model.post_quant_conv, torch.full((channels,), scale), torch.full((channels,), -shift * scale))
         decoders = [model.decoder]
     else:
         image, temporal = model.spatial_vae.module, model.temporal_vae

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..opensora_models.releases.release import Release
+from ..opensora_models.text.suffixes import FRAME_RATE, append_suffixes
+from ..opensora_models.text.suffixes import MOTION_WORDS as SCORES
 from .scenes import Scene
 
 MOTION_WORDS = {
@@ -21,6 +24,7 @@ OPENINGS = ("", "a video of ", "there is ")
 # What Open-Sora 1.2 and 1.3 append to prompts when scores are asked for; in training they say nothing about the clip.
 SCORE_ENDINGS = (" aesthetic score: 6.5.", " the aesthetic score is excellent.", " the motion strength is fair.")
 ENDING_SHARE = 0.06
+USUAL_SCORE_SHARE = 0.6  # captions of 2.0 with the motion score that is filled in for everybody
 PLAIN_SHARE = 0.6  # captions in the simplest phrasing, the one examples use
 UNNAMED_BACKGROUND_SHARE = 0.3
 
@@ -31,8 +35,8 @@ def simple_caption(colour: str, shape: str, motion: str, background: str | None 
     return text if background is None else f"{text} on {_article(background)} {background} background"
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A random phrasing of ``scene``."""
+def caption(scene: Scene, rng: np.random.Generator, scores: bool = True) -> str:
+    """A random phrasing of ``scene``; ``scores``: some end as prompts of 1.2 and 1.3 may."""
     background = scene.background if scene.pattern == "plain" else f"{scene.pattern} {scene.background}"
     named = None if rng.random() < UNNAMED_BACKGROUND_SHARE else background
     if rng.random() < PLAIN_SHARE:
@@ -41,9 +45,20 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         text = _varied(scene, named, rng)
     if scene.camera is not None:
         text += f". camera motion: {scene.camera}."
-    if rng.random() < ENDING_SHARE:
+    if scores and rng.random() < ENDING_SHARE:
         text = text.rstrip(".") + "." + str(rng.choice(SCORE_ENDINGS))
     return text
+
+
+def with_suffixes(text: str, motion: str, rng: np.random.Generator, release: Release) -> str:
+    """``text`` as prompts of 2.0 end. Most have the usual score whatever moves, as people leave it; the others one that
+    fits: the lowest for what stands still, else one from the usual to the strongest."""
+    usual = release.text.motion
+    if rng.random() < USUAL_SCORE_SHARE:
+        score = usual
+    else:
+        score = SCORES["static"] if motion == "still" else int(rng.integers(SCORES["normal"], SCORES["strong"] + 1))
+    return append_suffixes(text, FRAME_RATE, score)
 
 
 def _varied(scene: Scene, background: str | None, rng: np.random.Generator) -> str:

@@ -15,13 +15,19 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..opensora_models.releases.groups import VERSIONS, Version
+from ..opensora_models.mmdit.config import MMDiTConfig
+from ..opensora_models.mmdit.keys import to_checkpoint_key as to_mmdit_key
+from ..opensora_models.mmdit.settings import saved_settings
 from ..opensora_models.stdit3.keys import to_checkpoint_key
+from ..opensora_models.vae.tiled import TiledAutoencoder
+from ..opensora_models.vae.tiled_files import saved_tiled_settings
 from .autoencoder import RECIPES as AUTOENCODERS
-from .autoencoder import averaged_autoencoder
-from .exported import NETWORK_FILE, TEXT_FILE
+from .autoencoder import Autoencoder, AutoencoderConfig, averaged_autoencoder
+from .clip_l import ClipLConfig
+from .exported import CLIP_FILE, NETWORK_FILE, TEXT_FILE
 from .flow import averaged
 from .flow_recipes import RECIPES, FlowConfig
+from .mmdit_pair import MMDiTPair
 from .pair import Pair
 from .progress import Progress, log
 
@@ -66,28 +72,41 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("out", type=Path, help="models folder, e.g. demo/models")
     parser.add_argument("--autoencoder", type=Path, required=True, help="run of the autoencoder")
     parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
-    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
+    parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     options = parser.parse_args(arguments)
-    version: Version = options.release
-    recipe, flow = AUTOENCODERS[version], RECIPES[version]
-    model = averaged_autoencoder(recipe, options.autoencoder)
-    about = metadata(version, {"groups": recipe.groups}, recipe, steps_done(options.autoencoder))
-    write(options.out / f"vae/opensora-tiny-vae-v{version}.safetensors", stored(model.state_dict()), about)
+    recipe, flow = AUTOENCODERS[options.release], RECIPES[options.release]
+    write_autoencoder(
+        options.out, averaged_autoencoder(recipe, options.autoencoder), recipe, steps_done(options.autoencoder)
+    )
     write_pair(options.out, averaged(flow, options.flow), flow, steps_done(options.flow))
 
 
-def write_pair(models: Path, pair: Pair, flow: FlowConfig, steps: int) -> None:
+def write_autoencoder(models: Path, model: Autoencoder, recipe: AutoencoderConfig, steps: int) -> None:
+    """Save an autoencoder."""
+    config = saved_tiled_settings(model) if isinstance(model, TiledAutoencoder) else {"groups": recipe.groups}
+    about = metadata(recipe.version, config, recipe, steps)
+    write(models / f"vae/opensora-tiny-vae-v{recipe.version}.safetensors", stored(model.state_dict()), about)
+
+
+def write_pair(models: Path, pair: Pair | MMDiTPair, flow: FlowConfig, steps: int) -> None:
     """Save a diffusion model, and its text encoder if that was trained with it."""
-    version = flow.network.version
-    network = {to_checkpoint_key(name): value for name, value in pair.network.state_dict().items()}
+    version = flow.version
+    key = to_mmdit_key if isinstance(pair, MMDiTPair) else to_checkpoint_key
+    network = {key(name): value for name, value in pair.network.state_dict().items()}
     write(models / NETWORK_FILE.format(version), stored(network), metadata(version, unseen(flow), flow, steps))
     if any(phase.trains_text for phase in flow.phases):  # else it is the one exported before
         text = stored(pair.text_encoder.state_dict())
         write(models / TEXT_FILE, text, metadata(version, {}, flow, steps))
 
+    if isinstance(pair, MMDiTPair):
+        about = metadata(version, {}, ClipLConfig(width=flow.network.vec_in_dim), 0)
+        write(models / CLIP_FILE, stored(pair.clip_l.exported()), about)
+
 
 def unseen(flow: FlowConfig) -> dict[str, object]:
     """The settings of a diffusion model that its weights do not show."""
+    if isinstance(flow.network, MMDiTConfig):
+        return saved_settings(flow.network)
     if flow.network.version == "1.2":
         return {}
     return {"kernel_size": flow.network.kernel_size, "use_spatial_rope": flow.network.use_spatial_rope}

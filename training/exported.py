@@ -11,6 +11,7 @@ from ..opensora_models.releases.groups import Version
 from ..opensora_models.stdit3.keys import from_checkpoint_key
 
 NETWORK_FILE = "diffusion_models/opensora-tiny-v{}.safetensors"
+CLIP_FILE = "text_encoders/opensora-tiny-clip-l.safetensors"
 TEXT_FILE = "text_encoders/opensora-tiny-t5.safetensors"
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..opensora_models.releases.groups import VERSIONS
+from ..opensora_models.mmdit.config import MMDiTConfig
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .average import MovingAverage
+from .calibration import CALIBRATION, calibrate
 from .clip_bank import ClipBank
+from .clip_l import PairTokenizer
 from .exported import exported_weights
 from .flow_batches import Batch, batch_of
 from .flow_losses import losses_of
 from .flow_recipes import RECIPES, FlowConfig, Phase
 from .latents import LatentCode
+from .mmdit_pair import MMDiTPair, pair_of
 from .muon import Muon
 from .pair import Pair
 from .progress import Progress
 from .text_encoder import Tokenizer
+
+BY_ADAM = ("scale_shift_table", "_mod.", "modulation")  # of the blocks' matrices: those that make shifts and gates
 
 
 def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
@@ -56,16 +62,16 @@ class Run:
     ) -> None:  # fmt: skip
         self.config, self.tokenizer = config, tokenizer
         self.progress = Progress(folder)
-        code = LatentCode(new_autoencoder(AUTOENCODERS[config.network.version]))
+        code = LatentCode(new_autoencoder(AUTOENCODERS[config.version]))
         self.bank = ClipBank(code, config.phases[0].batches.bank_scenes, config.bank)
-        self.pair = Pair(config)
+        self.pair = pair_of(config)
         take_over(self.pair, before or {})
         self.average = MovingAverage(self.pair, config.average)
         self.trained = [weight for weight in self.pair.parameters() if weight.requires_grad]  # phases freeze some
         self.adam = torch.optim.Adam(self.trained, betas=(0.9, 0.98), fused=True)
         self.muon = Muon(
             (name, weight) for name, weight in self.pair.network.named_parameters()
-            if "_blocks." in name and weight.ndim == 2 and "scale_shift_table" not in name
+            if "_blocks." in name and weight.ndim == 2 and not any(part in name for part in BY_ADAM)
         )  # fmt: skip
         self.threads = threads
         self.workers = ThreadPoolExecutor(threads)
@@ -155,7 +161,7 @@ class Run:
         return {"step": self.done} | {name: part.state_dict() for name, part in self._parts().items()}
 
 
-def take_over(pair: Pair, weights: Mapping[str, Tensor]) -> None:
+def take_over(pair: Pair | MMDiTPair, weights: Mapping[str, Tensor]) -> None:
     """Copy those of ``weights`` that have the same name and shape in ``pair``."""
     shapes = {name: value.shape for name, value in pair.state_dict().items()}
     pair.load_state_dict(
@@ -163,7 +169,9 @@ def take_over(pair: Pair, weights: Mapping[str, Tensor]) -> None:
     )
 
 
-def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None = None) -> Pair:
+def train(
+    config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None = None
+) -> Pair | MMDiTPair:
     """Run or resume to the end; returns the averaged networks. As many threads share the work as PyTorch would use."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -177,13 +185,13 @@ def train(config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mappin
     return averaged(config, folder)
 
 
-def averaged(config: FlowConfig, folder: Path, phase: int | None = None) -> Pair:
+def averaged(config: FlowConfig, folder: Path, phase: int | None = None) -> Pair | MMDiTPair:
     """The averaged networks of a run's last checkpoint, or of the end of one of its phases (counted from 1)."""
     progress = Progress(folder)
     state = progress.read() if phase is None else progress.kept(f"phase-{phase}")
     if phase is None and state["step"] == config.steps:
         phase = len(config.phases)
-    pair = Pair(config)
+    pair = pair_of(config)
     pair.load_state_dict(state["model"])
     average = MovingAverage(pair, config.average)
     average.load_state_dict(state["average"])
@@ -199,10 +207,44 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m training flow", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
-    parser.add_argument("--before", type=Path, help="models folder with the exported 1.3, from which 1.2 goes on")
+    parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
+    parser.add_argument(
+        "--before", type=Path, help="models folder with the exported 1.3: 1.2 goes on from it, 2.0 reads its T5"
+    )
+    parser.add_argument(
+        "--clip-tokenizer", type=Path, help="for 2.0, ComfyUI's comfy/sd1_tokenizer, if it is elsewhere"
+    )
+    parser.add_argument(
+        "--calibrate", action="store_true", help=f"do {CALIBRATION} steps apart and tell the whole time"
+    )
     options = parser.parse_args(arguments)
-    if (options.release == "1.2") != (options.before is not None):
-        parser.error("--before belongs to --release 1.2, which cannot do without it")
-    before = None if options.before is None else exported_weights(options.before, "1.3")
-    train(RECIPES[options.release], options.folder, Tokenizer(options.tokenizer), before)
+    config = RECIPES[options.release]
+    needed = not any(phase.trains_text for phase in config.phases)
+    if needed != (options.before is not None):
+        parser.error("--before belongs to --release 1.2 and 2.0, which cannot do without it")
+    before = None
+    if needed:
+        weights = exported_weights(options.before, "1.3")
+        own = isinstance(config.network, MMDiTConfig)  # nothing but the text encoder is the same
+        before = {name: value for name, value in weights.items() if not own or name.startswith("text_encoder.")}
+    tokenizer = Tokenizer(options.tokenizer)
+    if isinstance(config.network, MMDiTConfig):
+        beside = options.tokenizer.parent.parent / "sd1_tokenizer"
+        tokenizer = PairTokenizer(options.tokenizer, options.clip_tokenizer or beside)
+    if options.calibrate:
+        calibrate(partial(calibration_run, config, tokenizer, before), [phase.steps for phase in config.phases])
+    else:
+        train(config, options.folder, tokenizer, before)
+
+
+def calibration_run(
+    config: FlowConfig, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None, steps: Sequence[int], folder: Path
+) -> Iterator[None]:
+    """A run with so many steps in every phase; each step taken is one item."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    phases = tuple(replace(phase, steps=count) for phase, count in zip(config.phases, steps, strict=True))
+    run = Run(replace(config, phases=phases), folder, tokenizer, before, threads)
+    while run.done < run.config.steps:
+        run.update()
+        yield

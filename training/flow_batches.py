@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..opensora_models.releases.groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version, latent_frames
-from ..opensora_models.releases.time_shift import shift_for
+from ..opensora_models.releases.groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP, Version
+from ..opensora_models.releases.release import Release
 from ..opensora_models.sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS, shift_time
-from .captions import caption
+from .captions import caption, with_suffixes
 from .clip_bank import ClipBank
 from .scenes import BACKGROUNDS, MOTIONS, SHAPES, Scene, SceneConfig, draw_scene, draw_words, is_trained
 
 VIDEO_FPS = 24.0
 LEAST_LEVEL = 1e-3
+GIVEN_LENGTHS = (5, 9)  # latent frames of the clips that 2.0 most often goes on from: 17 and 33 frames
+USUAL_SHARE = 0.6
 JOINED = 0.75  # of the clips whose frames are decided, those between two pictures; the others go on
 # Odd on purpose: no sequence of latent tokens has an odd length from here on, so a masked attention call is told by
 # its keys.
@@ -59,6 +61,19 @@ def buckets(version: Version, pictures: float = 0.2, long: tuple[float, float] |
         Bucket(GROUP_FRAMES + 2 * step, 64, 64, batch=7, share=long[1]),
         Bucket(GROUP_FRAMES, 48, 80, batch=20, share=0.02),
         Bucket(GROUP_FRAMES, 80, 48, batch=20, share=0.02),
+    )
+
+
+def causal_buckets(pictures: float = 0.2, long: tuple[float, float] = (0.04, 0.02)) -> tuple[Bucket, ...]:
+    """:func:`buckets` for 2.0, whose clips have any 4·n + 1 frames: ``long`` are the shares of those of 9 and of 13
+    latent frames. The latter can go on from 33 given frames."""
+    return (
+        Bucket(1, 64, 64, batch=80, share=pictures, banked=True),
+        Bucket(17, 64, 64, batch=20, share=0.96 - pictures - sum(long), banked=True),
+        Bucket(33, 64, 64, batch=10, share=long[0]),
+        Bucket(49, 64, 64, batch=7, share=long[1]),
+        Bucket(17, 48, 80, batch=20, share=0.02),
+        Bucket(17, 80, 48, batch=20, share=0.02),
     )
 
 
@@ -148,19 +163,19 @@ class Batch:
 
 def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch:
     """The batch of one step; the same for the same seed and step."""
-    version = bank.code.version
+    release = bank.code.release
     rng = np.random.default_rng([seed, step])
     shares = np.array([bucket.share for bucket in config.buckets])
     bucket = config.buckets[rng.choice(len(shares), p=shares / shares.sum())]
-    count = latent_frames(version, bucket.frames)
+    count = release.latents.lengths.counting.latents(bucket.frames)
     given: tuple[int, ...] = ()
     frame_mask = None
     decided = count > GROUP_LATENTS and config.decided_share > 0 and rng.random() < config.decided_share
     if decided:
         bucket = replace(bucket, batch=bucket.batch // 2)
         frame_mask = draw_decided_mask(rng, bucket.batch, count)
-    elif count > 1 and version == "1.3" and rng.random() < config.given_share:
-        given = draw_given(rng, count, count - 1)
+    elif count > 1 and release.given.kind == "input" and rng.random() < config.given_share:
+        given = draw_given(rng, count, count - 1) if release.given.anywhere else draw_ends(rng, count)
     elif count > 1 and rng.random() < config.frame_mask_share:
         frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
     plain = not given and frame_mask is None
@@ -184,9 +199,9 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         bucket=bucket,
         latents=latents,
         noise=torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + step)),
-        captions=[caption(scene, rng) for scene in scenes],
+        captions=[_words(scene, rng, release) for scene in scenes],
         has_text=torch.from_numpy(rng.random(bucket.batch) >= config.text_dropout),
-        times=_times(rng, config, bucket, version),
+        times=_times(rng, config, bucket, release),
         given=given,
         given_kept=torch.from_numpy(rng.random(bucket.batch) >= config.given_dropout),
         frame_mask=frame_mask,
@@ -194,6 +209,12 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         rivals=rivals,
     )
     return batch.in_twos() if decided else batch
+
+
+def _words(scene: Scene, rng: np.random.Generator, release: Release) -> str:
+    if not release.text.suffixes:
+        return caption(scene, rng)
+    return with_suffixes(caption(scene, rng, scores=False), scene.motion, rng, release)
 
 
 def _from_bank(
@@ -257,6 +278,17 @@ def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ..
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 
 
+def draw_ends(rng: np.random.Generator, count: int) -> tuple[int, ...]:
+    """Latent frames told to 2.0: the first, the last, both (its loop), or a clip at the head or at the tail."""
+    last = count - 1
+    kind = rng.choice(5, p=(0.4, 0.1, 0.2, 0.2, 0.1))
+    if kind < 3 or count < 3:
+        return ((0,), (last,), (0, last))[min(kind, 2)]
+    usual = [length for length in GIVEN_LENGTHS if length < count]
+    length = int(rng.choice(usual)) if usual and rng.random() < USUAL_SHARE else int(rng.integers(2, count))
+    return tuple(range(length)) if kind == 3 else tuple(range(count - length, count))
+
+
 def draw_frame_mask(rng: np.random.Generator, rows: int, count: int, like_given: float) -> Tensor:
     """[rows, count] bool, False where a frame stays clean: any frames, or for some rows those of ``draw_given``."""
     mask = torch.from_numpy(rng.random((rows, count)) < rng.uniform(0.3, 0.9))
@@ -282,11 +314,11 @@ def _last_group(count: int) -> int:
     return (count - 1) // GROUP_LATENTS * GROUP_LATENTS
 
 
-def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, version: Version) -> Tensor:
+def _times(rng: np.random.Generator, config: BatchConfig, bucket: Bucket, release: Release) -> Tensor:
     """Noise levels 0…1000 [B]. Few of the sampler's shifted times lie where words decide, so others are mixed in;
     antithetic draws spread each batch over the whole range."""
     uniform = torch.from_numpy((rng.permutation(bucket.batch) + rng.random(bucket.batch)) / bucket.batch).float()
     transformed = torch.from_numpy(rng.random(bucket.batch) < config.transformed_share)
-    shift = shift_for(version, bucket.height, bucket.width, bucket.frames)
+    shift = release.times.shift(bucket.frames, bucket.height, bucket.width)
     noisy = shift_time(uniform, config.noisy_shift)
     return torch.where(transformed, shift_time(uniform, shift), noisy).clamp(min=LEAST_LEVEL) * TRAIN_TIMESTEPS

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
-from ..opensora_models.stdit3.conditions import GivenFrames
 from .clip_bank import expected
 from .flow_batches import Batch
-from .pair import Pair, padded
+from .mmdit_pair import MMDiTPair
+from .pair import Pair
 from .text_encoder import Tokenizer
 
 LEAST_APART = 0.5  # squared distance of two clips, of latents whose deviation is about 1
@@ -28,27 +28,14 @@ class Losses:
     worded: Tensor | None
 
 
-def given_frames(pair: Pair, batch: Batch, text_length: int) -> GivenFrames | None:
-    """What the network is told about given frames; dropped rows keep the mask and lose the latents, as in guidance."""
-    if not batch.given:
-        return None
-    mask = torch.zeros_like(batch.latents)
-    mask[:, :, list(batch.given)] = 1.0
-    latents = batch.latents * mask * batch.given_kept[:, None, None, None, None]
-    null = pair.network.y_embedder.y_embedding[:text_length].expand(len(latents), -1, -1)
-    return GivenFrames(latents, mask, batch.given, null)
-
-
-def losses_of(pair: Pair, tokenizer: Tokenizer, batch: Batch) -> Losses:
+def losses_of(pair: Pair | MMDiTPair, tokenizer: Tokenizer, batch: Batch) -> Losses:
     """The losses of a batch or of some of its rows. Clean frames of a frame mask do not count."""
-    ids, kept = padded(tokenizer, batch.captions)
-    states = pair.states(ids, kept, batch.has_text)
+    told = pair.conditions(tokenizer, batch)
     level = (batch.times / TRAIN_TIMESTEPS)[:, None, None, None, None]
     x = (1 - level) * batch.latents + level * batch.noise
     if batch.frame_mask is not None:
         x = torch.where(batch.frame_mask[:, None, :, None, None], x, batch.latents)
-    given = given_frames(pair, batch, ids.shape[1])
-    got, tokens = pair.velocity_and_tokens(x, batch.times, states, kept, batch.bucket, given, batch.frame_mask)
+    got, tokens = pair.velocity_and_tokens(x, batch.times, bucket=batch.bucket, frame_mask=batch.frame_mask, **told)
     # x0 - noise is (x0 - x) / level; a bank gives the mean of all x0 that x may become.
     bank = batch.latents[:, None] if batch.bank is None else batch.bank
     error = got - (expected(x, level.flatten(), bank) - x) / level

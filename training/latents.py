@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES, Version
+from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES
+from ..opensora_models.releases.known import release_named
 from ..opensora_models.vae.autoencoder import VideoAutoencoder
+from ..opensora_models.vae.tiled import OpenSora20
 from .rendering import render_frames
 from .scenes import Scene
 
@@ -24,8 +26,8 @@ TOLERANCE = 0.01  # largest difference from the encoder, of latents whose deviat
 class LatentCode:
     """Normalised latents of frames: unit = W·patch + b for each 8×8 patch."""
 
-    def __init__(self, model: VideoAutoencoder) -> None:
-        self.version = model.version
+    def __init__(self, model: VideoAutoencoder | OpenSora20) -> None:
+        self.version, self.release = model.version, model.release
         inputs = 3 * PATCH * PATCH
         probes = torch.cat([torch.zeros(1, inputs), torch.eye(inputs)])
         pictures = F.pixel_shuffle(probes[:, :, None, None], PATCH)
@@ -44,7 +46,7 @@ class LatentCode:
         )
         return F.pixel_shuffle(patches, PATCH).transpose(1, 2)
 
-    def check(self, model: VideoAutoencoder, video: Tensor) -> None:
+    def check(self, model: VideoAutoencoder | OpenSora20, video: Tensor) -> None:
         """Raise ValueError unless ``model`` encodes ``video`` [B, 3, T, H, W], one group, to the same latents."""
         difference = float((self.of_frames(video[:, :, ::FRAMES_PER_LATENT]) - _unit_latents(model, video)).abs().max())
         if difference > TOLERANCE:
@@ -65,8 +67,14 @@ class LatentCode:
         return self.of_frames(render_frames(scenes, numbers, height, width))
 
 
-def carrying_frames(version: Version, frames: int) -> list[int]:
-    """The frame each latent frame shows: every fourth of each group of 17, whose last (1.2) or first (1.3) is one."""
+def carrying_frames(version: str, frames: int) -> list[int]:
+    """The frame each latent frame shows: every fourth of each group of 17, whose last (1.2) or first (1.3) is one.
+
+    2.0 has no groups: every fourth of the clip, the first included.
+    """
+    counting = release_named(version).latents.lengths.counting
+    if counting.group == 1:
+        return [counting.frames(number) - 1 for number in range(1, counting.latents(frames) + 1)]
     overlap = version == "1.3" and frames > 1  # a frame shared by two groups is in both
     starts = range(0, frames - 1, GROUP_FRAMES - 1) if overlap else range(0, frames, GROUP_FRAMES)
     numbers: list[int] = []
@@ -78,5 +86,5 @@ def carrying_frames(version: Version, frames: int) -> list[int]:
 
 
 @torch.no_grad()
-def _unit_latents(model: VideoAutoencoder, video: Tensor) -> Tensor:
+def _unit_latents(model: VideoAutoencoder | OpenSora20, video: Tensor) -> Tensor:
     return model.normalise(model.encode(video))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..opensora_models.releases.groups import Version
 from ..opensora_models.stdit3.conditions import GivenFrames
 from ..opensora_models.stdit3.network import STACK_HOOK, STDiT3
-from .flow_batches import LEAST_TEXT_LENGTH, TEXT_LENGTH, Bucket
+from .flow_batches import LEAST_TEXT_LENGTH, TEXT_LENGTH, Batch, Bucket
 from .flow_recipes import FlowConfig
 from .rms_norm import RMSNorm
 from .text_encoder import TextEncoder, Tokenizer
@@ -34,7 +34,7 @@ class Pair(nn.Module):
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         torch.manual_seed(config.seed)
-        self.network = STDiT3(config.network, operations=OPERATIONS, attention=_attention)
+        self.network = STDiT3(config.network, operations=OPERATIONS, attention=float_attention)
         self.text_encoder = TextEncoder(config.text)
         initialise(self.network)
         self.clock = nn.Linear(config.network.hidden_size, MOST_LATENT_FRAMES[config.network.version])
@@ -43,6 +43,22 @@ class Pair(nn.Module):
         """Text states [B, L, C]; rows without text get the null text."""
         null = self.network.y_embedder.y_embedding[: ids.shape[1]]
         return torch.where(has_text[:, None, None], self.text_encoder(ids, kept), null)
+
+    def conditions(self, tokenizer: Tokenizer, batch: Batch) -> dict[str, Any]:
+        """What :meth:`velocity_and_tokens` is told of a batch beside noise and time."""
+        ids, kept = padded(tokenizer, batch.captions)
+        states = self.states(ids, kept, batch.has_text)
+        return {"states": states, "kept": kept, "given": self._given_frames(batch, ids.shape[1])}
+
+    def _given_frames(self, batch: Batch, text_length: int) -> GivenFrames | None:
+        """Given frames; dropped rows keep the mask and lose the latents, as in guidance."""
+        if not batch.given:
+            return None
+        mask = torch.zeros_like(batch.latents)
+        mask[:, :, list(batch.given)] = 1.0
+        latents = batch.latents * mask * batch.given_kept[:, None, None, None, None]
+        null = self.network.y_embedder.y_embedding[:text_length].expand(len(latents), -1, -1)
+        return GivenFrames(latents, mask, batch.given, null)
 
     def velocity(
         self, x: Tensor, times: Tensor, states: Tensor, kept: Tensor, bucket: Bucket, given: GivenFrames | None = None,
@@ -84,7 +100,7 @@ def padded(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[Tensor, Tenso
     return tokenizer.padded(captions, min(max(longest, LEAST_TEXT_LENGTH), TEXT_LENGTH))
 
 
-def _attention(
+def float_attention(
     q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, *, transformer_options: Mapping[str, Any], **_: Any
 ) -> Tensor:
     """Attention over [N, heads, L, d]; calls on captions leave padded tokens out."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..opensora_models.vae.blocks import MidAttention, ResidualBlock
 from ..opensora_models.vae.causal import CausalEncoder
+from ..opensora_models.vae.hunyuan import HunyuanEncoder
 from ..opensora_models.vae.image import ImageEncoder
 from ..opensora_models.vae.layers import CausalConv3d
 from ..opensora_models.vae.temporal import TemporalEncoder
@@ -33,7 +34,10 @@ LOG_VARIANCE = -6.0  # of the posterior, constant: deviation 0.05
 
 @torch.no_grad()
 def start_from_patches(
-    encoder: CausalEncoder | ImageEncoder, pictures: Tensor, mean: Sequence[float], deviation: Sequence[float]
+    encoder: CausalEncoder | ImageEncoder | HunyuanEncoder,
+    pictures: Tensor,
+    mean: Sequence[float],
+    deviation: Sequence[float],
 ) -> None:
     """Set ``encoder`` from ``pictures`` [N, 3, H, W] in [-1, 1] (sides are multiples of 8).
 
@@ -108,11 +112,16 @@ def silence_branches(network: nn.Module) -> None:
 Level = tuple[nn.ModuleList, nn.Module | None]
 
 
-def _trunk(encoder: CausalEncoder | ImageEncoder) -> tuple[nn.Module, list[Level], nn.Module, nn.Module]:
+def _trunk(
+    encoder: CausalEncoder | ImageEncoder | HunyuanEncoder,
+) -> tuple[nn.Module, list[Level], nn.Module, nn.Module]:
     """First convolution, (blocks, strided convolution) of each level, last norm, last convolution."""
     if isinstance(encoder, CausalEncoder):
         levels = [(level.block, level.step) for level in encoder.down]
         norm = encoder.norm_out
+    elif isinstance(encoder, HunyuanEncoder):
+        levels = [(level.resnets, level.step) for level in encoder.down_blocks]
+        norm = encoder.conv_norm_out
     else:
         levels = [(level.resnets, level.step) for level in encoder.down_blocks]
         norm = encoder.conv_norm_out
