@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..opensora_models.mmdit.config import MMDiTConfig
 from ..opensora_models.text.clip_config import WORDS
 from ..opensora_models.text.padding import CLIP_END, CLIP_LENGTH
+from .flow_recipes import FlowConfig
 from .text_encoder import Tokenizer
 
 
@@ -69,6 +71,13 @@ class ClipL(nn.Module):
             name if name.startswith("text_model.") else f"text_model.{name}": value
             for name, value in weights if not name.endswith("position_ids")
         }  # fmt: skip
+
+
+def tokenizer_of(config: FlowConfig, t5: Path, clip: Path | None = None) -> Tokenizer:
+    """What a recipe's words are cut with. ``clip``: CLIP's folder, if it is not where ComfyUI has it beside T5's."""
+    if not isinstance(config.network, MMDiTConfig):
+        return Tokenizer(t5)
+    return PairTokenizer(t5, clip or t5.parent.parent / "sd1_tokenizer")
 
 
 class PairTokenizer(Tokenizer):

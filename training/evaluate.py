@@ -12,20 +12,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..opensora_models.releases.groups import GROUP_FRAMES, VERSIONS
+from ..opensora_models.releases.groups import GROUP_FRAMES
+from ..opensora_models.releases.known import release_named
+from ..opensora_models.text.suffixes import FRAME_RATE, append_suffixes
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, averaged_autoencoder, new_autoencoder
 from .captions import simple_caption
+from .clip_l import tokenizer_of
 from .flow import averaged
 from .flow_batches import Bucket
 from .flow_recipes import RECIPES
 from .flow_sampling import SamplingConfig, sample
 from .latents import LatentCode
+from .mmdit_pair import MMDiTPair
+from .mmdit_sampling import sample_mmdit
 from .pictures import contact_sheet, to_bytes
 from .progress import log
 from .reading import Reading, read_clip
 from .scenes import BACKGROUNDS, held_out
-from .text_encoder import Tokenizer
 
 Words = tuple[str, str, str]
 ROWS_AT_ONCE = 16
@@ -78,19 +82,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
     parser.add_argument("--seed", type=int, default=SamplingConfig.seed, help="of the noise")
     parser.add_argument("--sheet", type=Path, help="contact sheet to write, a PNG")
-    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
+    parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     options = parser.parse_args(arguments)
     recipe = AUTOENCODERS[options.release]
     rows = read_rows(options.prompts)[: options.count]
     pair = averaged(RECIPES[options.release], options.flow, options.phase)
     code = LatentCode(new_autoencoder(recipe))
     model = None if options.autoencoder is None else averaged_autoencoder(recipe, options.autoencoder)
-    tokenizer, captions = Tokenizer(options.tokenizer), prompts_for(rows)
+    tokenizer, captions = tokenizer_of(RECIPES[options.release], options.tokenizer), prompts_for(rows)
+    rules = release_named(options.release).text
+    if rules.suffixes:
+        captions = [append_suffixes(caption, FRAME_RATE, rules.motion) for caption in captions]
+    sampled = sample_mmdit if isinstance(pair, MMDiTPair) else sample
     config = SamplingConfig(guidance=options.guidance, seed=options.seed)
     videos: list[Tensor] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = captions[start : start + ROWS_AT_ONCE]
-        videos += decoded(sample(pair, tokenizer, part, CLIP, config), model, code)
+        videos += decoded(sampled(pair, tokenizer, part, CLIP, config), model, code)
     readings = [read_clip(to_bytes(video)) for video in videos]
     for caption, reading in zip(captions, readings, strict=True):
         log.info("%s -> %s %s %s", caption, reading.colour, reading.shape, reading.motion)

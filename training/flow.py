@@ -26,7 +26,7 @@ from .autoencoder import new_autoencoder
 from .average import MovingAverage
 from .calibration import CALIBRATION, calibrate
 from .clip_bank import ClipBank
-from .clip_l import PairTokenizer
+from .clip_l import tokenizer_of
 from .exported import exported_weights
 from .flow_batches import Batch, batch_of
 from .flow_losses import losses_of
@@ -227,10 +227,7 @@ def main(arguments: list[str]) -> None:
         weights = exported_weights(options.before, "1.3")
         own = isinstance(config.network, MMDiTConfig)  # nothing but the text encoder is the same
         before = {name: value for name, value in weights.items() if not own or name.startswith("text_encoder.")}
-    tokenizer = Tokenizer(options.tokenizer)
-    if isinstance(config.network, MMDiTConfig):
-        beside = options.tokenizer.parent.parent / "sd1_tokenizer"
-        tokenizer = PairTokenizer(options.tokenizer, options.clip_tokenizer or beside)
+    tokenizer = tokenizer_of(config, options.tokenizer, options.clip_tokenizer)
     if options.calibrate:
         calibrate(partial(calibration_run, config, tokenizer, before), [phase.steps for phase in config.phases])
     else:

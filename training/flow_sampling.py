@@ -56,7 +56,7 @@ def sample(
     for now, then in zip(times, [*times[1:], torch.zeros(())], strict=True):
         time = now.expand(count * len(rows))
         v = pair.velocity(z.repeat(len(rows), 1, 1, 1, 1), time, states, keeps, bucket, frames, frame_mask)
-        z = z + _guided(v.chunk(len(rows)), config) * float(now - then) / TRAIN_TIMESTEPS
+        z = z + mixed(v.chunk(len(rows)), config) * float(now - then) / TRAIN_TIMESTEPS
         if noisy is not None:
             z = _kept(given, z, noisy)
     return z
@@ -67,7 +67,8 @@ def _kept(given: Tensor, z: Tensor, noisy: Tensor) -> Tensor:
     return torch.where(noisy[:, None, :, None, None], z, given)
 
 
-def _guided(rows: Sequence[Tensor], config: SamplingConfig) -> Tensor:
+def mixed(rows: Sequence[Tensor], config: SamplingConfig) -> Tensor:
+    """Guidance over rows with text and frames, frames alone if there are any, and nothing."""
     if len(rows) == 2:
         words, nothing = rows
         return nothing + config.guidance * (words - nothing)

@@ -12,17 +12,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..opensora_models.releases.groups import VERSIONS
+from ..opensora_models.releases.known import release_named
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
+from ..opensora_models.text.suffixes import FRAME_RATE, append_suffixes
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .captions import simple_caption
 from .clip_bank import ClipBank, Words, expected
+from .clip_l import tokenizer_of
 from .evaluate import CLIP
 from .flow import averaged
 from .flow_batches import FROM_MIDDLE_TURNING
 from .flow_recipes import RECIPES
 from .latents import LatentCode
+from .mmdit_pair import MMDiTPair
 from .pair import Pair, padded
 from .progress import log
 from .scenes import MOTIONS
@@ -34,12 +37,15 @@ LEVELS = (1.0, 0.9, 0.7, 0.5, 0.3)
 
 
 @torch.no_grad()
-def guess(pair: Pair, tokenizer: Tokenizer, words: list[Words], x: Tensor, level: float) -> Tensor:
+def guess(pair: Pair | MMDiTPair, tokenizer: Tokenizer, words: list[Words], x: Tensor, level: float) -> Tensor:
     """The clean latents [B, C, l, h, w] that the network sees in ``x`` at this noise level."""
     captions = [simple_caption(*row) for row in words]
+    times = torch.full((len(words),), level * TRAIN_TIMESTEPS)
+    if isinstance(pair, MMDiTPair):
+        captions = [append_suffixes(caption, FRAME_RATE, release_named("2.0").text.motion) for caption in captions]
+        return x + level * pair.velocity_and_tokens(x, times, *pair.read(tokenizer, captions), CLIP)[0]
     yes = torch.ones(len(words), dtype=torch.bool)
     ids, kept = padded(tokenizer, captions)
-    times = torch.full((len(words),), level * TRAIN_TIMESTEPS)
     return x + level * pair.velocity(x, times, pair.states(ids, kept, yes), kept, CLIP)
 
 
@@ -54,11 +60,11 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m training probe", description=__doc__.splitlines()[0])
     parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    parser.add_argument("--release", choices=VERSIONS, default="1.3", help="which Open-Sora")
+    parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     options = parser.parse_args(arguments)
     pair = averaged(RECIPES[options.release], options.flow, options.phase)
-    tokenizer = Tokenizer(options.tokenizer)
+    tokenizer = tokenizer_of(RECIPES[options.release], options.tokenizer)
     bank = ClipBank(LatentCode(new_autoencoder(AUTOENCODERS[options.release])), FROM_MIDDLE_TURNING)
     torch.manual_seed(0)
     for colour, shape, background in LOOKS:

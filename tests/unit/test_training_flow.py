@@ -202,8 +202,8 @@ def test_every_phase_of_a_run_can_be_evaluated(
     config, sheet = small_flow(), tmp_path / "sheet.png"
     flow.train(config, tmp_path, Words())
     monkeypatch.setitem(evaluate.RECIPES, "1.3", config)
-    for name, part in {"Tokenizer": Words(), "new_autoencoder": None, "LatentCode": code}.items():
-        monkeypatch.setattr(evaluate, name, lambda _, part=part: part)
+    for name, part in {"tokenizer_of": Words(), "new_autoencoder": None, "LatentCode": code}.items():
+        monkeypatch.setattr(evaluate, name, lambda *_, part=part: part)
 
     def evaluated(*options: str) -> bytes:
         evaluate.main(["--flow", str(tmp_path), "--tokenizer", "none", "--count", "1", "--sheet", str(sheet), *options])

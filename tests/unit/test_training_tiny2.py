@@ -23,8 +23,10 @@ from opensora.training import autoencoder, calibration, export, flow, flow_batch
 from opensora.training.clip_bank import ClipBank
 from opensora.training.exported import CLIP_FILE, NETWORK_FILE
 from opensora.training.flow_recipes import RECIPES, FlowConfig, Phase
+from opensora.training.flow_sampling import SamplingConfig
 from opensora.training.latents import LatentCode
 from opensora.training.mmdit_pair import MMDiTPair
+from opensora.training.mmdit_sampling import sample_mmdit
 from opensora.training.progress import LOG_NAME
 from opensora.training.text_encoder import TextEncoderConfig
 
@@ -202,6 +204,23 @@ def test_the_flow_runs_resumes_and_is_read_back(tmp_path: Path) -> None:
     found = {name: tuple(value.shape) for name, value in clip.items()}
     assert found == encoder_shapes(clip_config(found, "clip")), "what the loader asks for, and nothing else"
     assert not (tmp_path / "text_encoders/opensora-tiny-t5.safetensors").exists(), "the shipped T5 serves"
+
+
+def test_samples_keep_given_pictures_and_not_given_clips() -> None:
+    torch.manual_seed(0)
+    pair = MMDiTPair(small_flow()).eval()
+    for layer in (pair.network.cond_in, pair.network.final_layer.linear):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    given, settings = torch.ones(2, 16, 5, 4, 4), SamplingConfig(steps=2)
+    captions = ["a red circle", "a blue square"]
+    free, pictures, clip = (
+        sample_mmdit(pair, Words(), captions, BUCKETS[0], settings, given=frames, indices=indices)
+        for frames, indices in ((None, ()), (given, (0, 4)), (given, (0, 1, 2)))
+    )
+    assert free.shape == (2, 16, 5, 4, 4) and bool(torch.isfinite(free).all())
+    assert torch.equal(pictures[:, :, [0, 4]], given[:, :, [0, 4]])
+    assert not torch.equal(clip[:, :, 0], given[:, :, 0]) and not torch.allclose(clip, free)
+    assert not torch.allclose(pictures[:, :, 1:4], free[:, :, 1:4]), "what is given reaches the other frames"
 
 
 def test_the_network_learns(tmp_path: Path) -> None:
