@@ -21,7 +21,8 @@ from opensora.opensora_models.vae.tiled import OpenSora20
 from opensora.opensora_models.vae.tiled_files import hunyuan_config, is_hunyuan, tiling_of
 from opensora.training import autoencoder, calibration, export, flow, flow_batches, rendering, scenes
 from opensora.training.clip_bank import ClipBank
-from opensora.training.exported import CLIP_FILE, NETWORK_FILE
+from opensora.training.clip_l import tokenizer_of
+from opensora.training.exported import CLIP_FILE, NETWORK_FILE, TEXT_FILE, exported_weights
 from opensora.training.flow_recipes import RECIPES, FlowConfig, Phase
 from opensora.training.flow_sampling import SamplingConfig
 from opensora.training.latents import LatentCode
@@ -247,3 +248,26 @@ def test_a_calibration_takes_its_steps_apart_and_counts_all(tmp_path: Path) -> N
     finally:
         calibration.CALIBRATION = calibration_steps
     assert taken == [[4, 4]] and seconds > 1.0 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.comfy
+def test_comfyui_reads_the_words_and_the_network_as_training_did(comfy: Path, tmp_path: Path) -> None:
+    from opensora.opensora_models.native.model.loading import load_model
+    from opensora.opensora_models.native.text.clip import load_text_encoder
+    from opensora.opensora_models.native.text.encoding import encode_both
+
+    config, models = RECIPES["2.0"], Path(__file__).resolve().parents[2] / "demo" / "models"
+    pair = MMDiTPair(config).eval()
+    shipped = exported_weights(models, "1.3")
+    flow.take_over(pair, {name: value for name, value in shipped.items() if name.startswith("text_encoder.")})
+    export.write_pair(tmp_path, pair, config, 0)
+    model = load_model(tmp_path / NETWORK_FILE.format("2.0"))
+    clip = load_text_encoder(models / TEXT_FILE, clip_l=tmp_path / CLIP_FILE)
+    tokenizer = tokenizer_of(config, comfy / "comfy" / "text_encoders" / "t5_tokenizer")
+    text = "a red circle moving left on a black background. 24 FPS. 4 motion score."
+    encoded = encode_both(clip, text, "", model)
+    for ((found, extra),), words in ((encoded.positive, text), (encoded.negative, "")):
+        states, pooled = pair.read(tokenizer, [words])
+        torch.testing.assert_close(found, states, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(extra["pooled_output"], pooled, rtol=1e-4, atol=1e-4)
+    assert not encoded.warnings
