@@ -61,9 +61,15 @@ def chosen_frames(release: Release, length: str, custom_frames: int) -> int:
     return frames_of(release, length)
 
 
-def tell_longer(release: Release, frames: int) -> None:
-    """Say where a clip is longer than those the release was made for."""
-    longest = release.latents.lengths.longest
+def tell_length(release: Release, frames: int) -> None:
+    """Say where a clip is longer than those the release was made for, or comes back from the decoder short."""
+    lengths, longest = release.latents.lengths, release.latents.lengths.longest
+    lost = lengths.lost(frames)
+    if lost:
+        tell(
+            f"{frames} frames of {release.title} will come back as {frames - lost} with the released tiling of its "
+            f"VAE; {frames - lengths.step} or {frames + lengths.step} come back whole."
+        )
     if longest is not None and frames > longest:
         tell(
             f"{release.title} was released for clips of up to {longest} frames, this one has {frames}; for more use "
@@ -153,7 +159,7 @@ class Size(OpenSoraNode):
         needs = released_needs(release, count, height, width) if model is None else model_needs(model, shape)
         said += [memory_sentence(needs, card_bytes())] if needs is not None else []
         tell(*said, level=logging.INFO)
-        tell_longer(release, count)
+        tell_length(release, count)
         return io.NodeOutput(height, width, count, release.latents.lengths.counting.latents(count), " ".join(said))
 
     @classmethod
@@ -233,7 +239,7 @@ class EmptyLatent(OpenSoraNode):
         release = chosen_release(model, version)
         release.latents.lengths.check(frames, release.title)
         check_size(release.sizes, release.title, height, width)
-        tell_longer(release, frames)
+        tell_length(release, frames)
         shape = (batch_size, *release.latent_shape(frames, height, width))
         check_latents_fit(shape)
         latent = {"samples": torch.zeros(shape), "downscale_ratio_spacial": release.latents.space}

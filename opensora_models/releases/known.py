@@ -134,7 +134,7 @@ RELEASES: dict[str, Release] = {
             RELEASED_HIGH_COMPRESSION,
             32,
             # Four frames become one latent, which comes back as one frame.
-            Lengths(Strided(), 8, 4, "4·n", longest=128, presets={"5s": 128}),
+            Lengths(Strided(), 8, 4, "4·n", longest=128, presets={"5s": 128}, tile=(8, 6)),
             "Open_Sora_v2_Video_DC_AE.safetensors",
             (32, 64),
         ),

@@ -128,7 +128,8 @@ class Lengths:
     """Good clip lengths: one frame, or ``first`` frames and whole multiples of ``step`` more.
 
     ``longest`` is the longest clip of the release's settings and documents, not a limit of the network; None where
-    none is named. ``presets`` are durations whose frames the release names.
+    none is named. ``presets`` are durations whose frames the release names. ``tile`` are the latent frames of a
+    released tile and of the way to the next, where a last tile of one latent frame gives one frame; else None.
     """
 
     counting: Counting
@@ -137,6 +138,7 @@ class Lengths:
     rule: str
     longest: int | None = None
     presets: Mapping[str, int] = field(default_factory=dict)
+    tile: tuple[int, int] | None = None
 
     def is_good(self, frames: int) -> bool:
         """Whether a clip of this length comes back from the autoencoder as long as it went in."""
@@ -147,6 +149,13 @@ class Lengths:
         if frames < (self.first + 1) / 2:
             return 1
         return self.first + max(0, math.floor((frames - self.first) / self.step + 0.5)) * self.step
+
+    def lost(self, frames: int) -> int:
+        """Frames by which a clip comes back short with the released tiling."""
+        if self.tile is None:
+            return 0
+        (tile, stride), latents = self.tile, self.counting.latents(frames)
+        return self.step - 1 if latents > tile and latents % stride == 1 else 0
 
     @property
     def examples(self) -> str:

@@ -182,6 +182,19 @@ def test_the_summary_of_2_tells_memory_and_the_longest_clip(
     assert "released for clips of up to 129 frames, this one has 193" in caplog.text
 
 
+def test_a_length_that_comes_back_short_is_told_before_the_run(
+    executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = "2.0 high compression"
+    for frames, said in ((48, False), (52, True), (56, False)):  # 12, 13 and 14 latent frames
+        caplog.clear()
+        executor.run(empty(version=version, frames=frames, height=64, width=64), ("empty", 0))
+        assert (f"{frames} frames of Open-Sora {version} will come back as {frames - 3}" in caplog.text) == said
+        caplog.clear()
+        executor.run(size(version=version, resolution="768px", length="custom", custom_frames=frames), ("size", 0))
+        assert ("48 or 56 come back whole" in caplog.text) == said
+
+
 def test_the_image_stage_takes_any_model_that_has_one(executor: Executor) -> None:
     from support.comfyui import NodeError
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from opensora.opensora_models.releases.known import release_named
 from opensora.opensora_models.vae.dcae import DcAeConfig, Enlargement, Reduction
 from opensora.opensora_models.vae.doubling import nearest
 from opensora.opensora_models.vae.edges import CentredConv3d
@@ -99,6 +100,9 @@ def test_counts_of_frames(tiled: bool) -> None:
     lost = [latents for latents in range(1, 40) if model.lost_frames(latents)]
     assert lost == ([13, 19, 25, 31, 37] if tiled else [])
     assert all(model.lost_frames(latents) == 3 for latents in lost)
+    rule = release_named("2.0 high compression").latents.lengths  # what is told before the run
+    told = [latents for latents in range(2, 40) if rule.lost(4 * latents) == 3]
+    assert rule.lost(1) == 0 and (told == lost or not tiled)
 
 
 @pytest.mark.parametrize(
