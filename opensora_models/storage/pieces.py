@@ -71,6 +71,10 @@ class Pieces:
             with explained(path, self.kept):
                 own_folder(self.folder, self.depth)
 
+    def write_bytes_of(self, name: str, content: bytes, facts: Mapping[str, Any]) -> None:
+        """Store a piece that is in memory, all or nothing. Raises CannotStore."""
+        self.write(name, lambda path: path.write_bytes(content), facts)
+
     def facts(self, name: str) -> dict[str, Any] | None:
         """The facts of a piece that is there and whole; None for any other, which is removed."""
         found = self._checked(name, keep=False)

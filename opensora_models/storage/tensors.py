@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from .identity import tensor_digest
@@ -23,6 +23,16 @@ def save_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, 
     """
     texts = dict(metadata or {})
     path.write_bytes(save(dict(tensors), metadata={**texts, CHECKSUM: checksum(tensors, texts)}))
+
+
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors of any device as the content of a safetensors file; who keeps it checks it."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def from_bytes(content: bytes) -> dict[str, Tensor]:
+    """The inverse of :func:`to_bytes`, on the CPU."""
+    return load(content)
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

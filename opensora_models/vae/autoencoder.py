@@ -58,7 +58,7 @@ class VideoAutoencoder(PiecewiseAutoencoder):
     def encode_layout(self, shape: Sequence[int]) -> Layout:
         frames, height, width = shape[-3:]
         slices = tuple(self.encode_slices(frames))
-        gives = tuple(-(-(part.stop - part.start) // self.frames_per_latent) for part in slices)
+        gives = tuple(self.latents_of_group(part.stop - part.start) for part in slices)
         small = lambda side: side // SPATIAL_FACTOR  # noqa: E731
         return Layout(Axis(slices, gives, gives), Axis.whole(height, small), Axis.whole(width, small))
 
@@ -79,6 +79,10 @@ class VideoAutoencoder(PiecewiseAutoencoder):
             return Axis(slices, gives, gives)
         keeps = tuple(count - (index + 1 < len(gives)) for index, count in enumerate(gives))
         return Axis(slices, gives, keeps, blend=1, weight=0.5)
+
+    def latents_of_group(self, frames: int) -> int:
+        """Latent frames that a group of ``frames`` frames gives."""
+        return -(-frames // self.frames_per_latent)
 
     def frames_of_group(self, latents: int, frames: int) -> int:
         """Frames that a group of ``latents`` latent frames and the true length ``frames`` gives."""
@@ -199,6 +203,18 @@ class OpenSora13(VideoAutoencoder):
         self.latent_channels = config.latent_channels
         self.encoder = CausalEncoder(config, operations)
         self.decoder = CausalDecoder(config, operations)
+
+    def latents_of_group(self, frames: int) -> int:
+        return -(-frames // self.encoder.factor)
+
+    def frames_of_group(self, latents: int, frames: int) -> int:
+        return self.decoder.factor * latents - self.decoder.extra_frames
+
+    def frames_of(self, latents: int) -> int:
+        return sum(
+            self.frames_of_group(part.stop - part.start, 0) - (self.overlap and part.start > 0)
+            for part in self.decode_slices(latents)
+        )
 
     def encode_group(self, frames: Tensor, plan: Strips | None, draw: Draw) -> Tensor:
         return draw(Posterior(self.moments(frames, plan)))

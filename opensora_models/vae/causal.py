@@ -119,6 +119,8 @@ class CausalEncoder(nn.Module):
                 step = kind(width, operations=operations)
             self.down.append(_Level(blocks, step, "downsample"))
             channels = width
+        # Frames that become one latent frame.
+        self.factor = 2 ** sum(isinstance(level.step, Downsample3d) for level in self.down)
         self.mid = _Middle(config, operations)
         self.norm_out = group_norm(channels, config.groups, EPSILON, operations)
         self.conv_out = CausalConv3d(channels, 2 * config.latent_channels, operations=operations)
@@ -167,6 +169,8 @@ class CausalDecoder(nn.Module):
             levels.insert(0, _Level(blocks, step, "upsample"))
             channels = width
         self.up = nn.ModuleList(levels)
+        # Frames that a latent frame becomes, before the extra ones are dropped.
+        self.factor = 2 ** sum(isinstance(level.step, Upsample3d) for level in levels)
         self.norm_out = group_norm(channels, config.groups, EPSILON, operations)
         self.conv_out = convolution3d(operations.Conv3d)(channels, 3, 3, padding=(0, 0, 1))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from safetensors.torch import load, save
 from torch import Tensor
 
 from ..storage.pieces import Pieces
+from ..storage.tensors import from_bytes, to_bytes
 
 
 class TileRows:
@@ -25,7 +24,7 @@ class TileRows:
         content = self._pieces.content(_name(part, row))
         if content is None:
             return None
-        tensors = load(content[1])
+        tensors = from_bytes(content[1])
         if not self._told:
             self._told = True
             self._found()
@@ -34,12 +33,7 @@ class TileRows:
     def save(self, part: int, row: int, kept: Tensor, ends: list[Tensor]) -> None:
         """Keep a row. Raises CannotStore."""
         tensors = {"kept": kept, **{f"end {column}": end for column, end in enumerate(ends)}}
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-        def write(path: Path) -> None:
-            path.write_bytes(save(whole))
-
-        self._pieces.write(_name(part, row), write, {})
+        self._pieces.write_bytes_of(_name(part, row), to_bytes(tensors), {})
 
     def forget(self, part: int, rows: int) -> None:
         """Remove the rows of a part that is finished."""

@@ -142,7 +142,7 @@ class MMDiTModelConfig(OpenSoraConfigBase):
         if not weights:
             return super().target_of(t5, config, state_dict)
         checkpoint = checkpoint_of(Path("The checkpoint's CLIP-L"), (LoadedTensors(weights),), {}, ())
-        return pair_target(t5, config, clip_l_of(checkpoint, checkpoint.load))
+        return pair_target(t5, config, clip_l_of(checkpoint))
 
     @staticmethod
     def empty_network(config: MMDiTConfig) -> nn.Module:

@@ -289,7 +289,7 @@ def _plan_begun_with(video: GroupedVideo, vae: OpenSoraVAE, shape: Sequence[int]
             return begun
         tell("Less memory is free than when this video was begun, so the rest is computed in smaller strips; the last "
              "bits of its pictures may differ from those of a run in one go.")  # fmt: skip
-    video.pieces.write(PLAN, lambda path: path.write_bytes(b""), asdict(settled))
+    video.pieces.write_bytes_of(PLAN, b"", asdict(settled))
     return settled
 
 
