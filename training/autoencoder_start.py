@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES
 from ..opensora_models.vae.autoencoder import OpenSora12, OpenSora13
+from ..opensora_models.vae.hunyuan import HunyuanDecoder
 from ..opensora_models.vae.statistics import V12_IMAGE_SCALE, V12_SCALE, V12_SHIFT, V13_MEAN, V13_STD
 from ..opensora_models.vae.tiled import OpenSora20
 from .patch_analysis import start_from_last_frames, start_from_patches
@@ -47,6 +48,7 @@ def start(model: OpenSora12 | OpenSora13 | OpenSora20, pictures: Tensor) -> None
         _diagonal(model.quant_conv, torch.ones(2 * channels))
         # The decoder sees latents of unit size.
         _diagonal(model.post_quant_conv, torch.full((channels,), scale), torch.full((channels,), -shift * scale))
+        _open(model.decoder)
         decoders = [model.decoder]
     else:
         image, temporal = model.spatial_vae.module, model.temporal_vae
@@ -66,6 +68,17 @@ def start(model: OpenSora12 | OpenSora13 | OpenSora20, pictures: Tensor) -> None
                 weight.mul_(BRANCH_SCALE)
             elif name.endswith(CHAIN_BIASES):
                 weight.normal_(0.0, BIAS)
+
+
+def _open(decoder: HunyuanDecoder) -> None:
+    """Let latents through: PyTorch's own start makes a signal smaller by √3 in every layer of the chain, and 2.0's has
+    no way around its enlargements. They begin close to plain ones, the other layers keep the size."""
+    for name, weight in decoder.named_parameters():
+        if name.endswith("upsamplers.0.conv.conv.weight"):
+            weight.mul_(BRANCH_SCALE)
+            weight[:, :, -1, 1, 1] += torch.eye(len(weight))
+        elif name == "conv_in.conv.weight" or name.endswith("conv_shortcut.conv.weight"):
+            weight.mul_(3**0.5)
 
 
 def _diagonal(conv: nn.Module, gain: Tensor, offset: Tensor | None = None) -> None:
