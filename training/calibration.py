@@ -10,7 +10,7 @@ from pathlib import Path
 from .progress import log
 
 CALIBRATION = 50
-WARM = 2  # first steps of every part, which allocate memory, count for nothing
+WARM = 2  # first steps of every part, which prepare and allocate, count for nothing
 
 Taking = Callable[[Sequence[int], Path], Iterator[None]]
 """A run of so many steps in each part in a folder; every step is one item."""
@@ -19,8 +19,7 @@ Taking = Callable[[Sequence[int], Path], Iterator[None]]
 def calibrate(taking: Taking, parts: Sequence[int]) -> float:
     """Seconds that ``parts`` (steps of each part of a recipe) will take; told in the log, part by part.
 
-    Clips of a bank are drawn when first asked for, so that a few steps see more of that than most: the time is rather
-    too long than too short.
+    What a run does once for a part, as drawing a bank of clips, belongs before its first steps and is not counted.
     """
     each = -(-CALIBRATION // len(parts)) + WARM
     with tempfile.TemporaryDirectory() as folder:

@@ -111,6 +111,13 @@ class Run:
         if self.progress.due():
             self.save()
 
+    def draw_ahead(self, steps: int) -> None:
+        """Draw the clips of a bank that the next steps take."""
+        if self._next is not None:
+            self._next.result()
+        for step in range(self.done, self.done + steps):
+            self._draw(step)
+
     def _draw(self, step: int) -> Batch:
         """The batch of a step, from the bank of its phase."""
         batches = self.config.phases[self.config.phase_at(step)[0]].batches
@@ -243,5 +250,8 @@ def calibration_run(
     phases = tuple(replace(phase, steps=count) for phase, count in zip(config.phases, steps, strict=True))
     run = Run(replace(config, phases=phases), folder, tokenizer, before, threads)
     while run.done < run.config.steps:
+        number, step = run.config.phase_at(run.done)
+        if step == 0:  # clips of a bank are drawn once in a run, so that most steps find them there
+            run.draw_ahead(run.config.phases[number].steps)
         run.update()
         yield

@@ -151,9 +151,9 @@ TINY_20 = FlowConfig(
             trains_text=False,
         ),
         Phase(800, _of_20(buckets=causal_buckets(), given_share=0.0), trains_text=False),
-        _settled(6500, _of_20(buckets=causal_buckets(), given_share=0.35)),
+        _settled(6000, _of_20(buckets=causal_buckets(), given_share=0.35)),
         _settled(2500, _of_20(buckets=causal_buckets(), given_share=0.35, noisy_shift=1.5, motions=TURNING)),
-        _settled(6500, _told_20(buckets=causal_buckets(pictures=0.25), given_share=0.25)),
+        _settled(6000, _told_20(buckets=causal_buckets(pictures=0.25), given_share=0.25)),
         _settled(
             3500,
             _told_20(buckets=causal_buckets(pictures=0.15, long=(0.06, 0.04)), given_share=0.5, given_rivals=True),
