@@ -49,8 +49,8 @@ class VideoFormat:
 
 
 FORMATS = {
-    # No B-frames: groups then follow each other without gaps in decoding time. No macroblock tree: at most sizes it
-    # depends on what lay in memory before, and a part that is made again must be the same part.
+    # No B-frames: groups then follow each other without gaps in decoding time. No macroblock tree: with it
+    # libx264's assembler now and then encodes the same frames to other bits, and a part made again must be the same.
     "mp4 (h264)": VideoFormat(
         ".mp4", "mp4", "libx264", {"crf": "{quality}", "preset": "medium", "bf": "0", "mbtree": "0"}
     ),

@@ -15,9 +15,11 @@ from opensora.opensora_models.mmdit.network import MMDiT
 from opensora.opensora_models.mmdit.tokens import reference_features
 from opensora.opensora_models.releases.flow_shift import flow_shift
 from opensora.opensora_models.releases.guidance import Guidance
-from opensora.opensora_models.releases.known import CLIP_V2, PICTURE_V2
-from opensora.opensora_models.sampling import given_input
+from opensora.opensora_models.releases.known import CLIP_V2, PICTURE_V2, RELEASES
+from opensora.opensora_models.releases.release import Release
+from opensora.opensora_models.sampling import given_input, placements
 from opensora.opensora_models.sampling.guidance import Branch, Scales
+from opensora.opensora_models.sampling.references import Reference, lay_out
 from opensora.opensora_models.sampling.schedule import sigmas
 from opensora.opensora_models.sampling.three_rows import UNGUIDED, rows_of, run_scales, walk
 
@@ -159,6 +161,36 @@ def test_conditions_give_these_frames(
         want[target] = 100 * reference + source
     assert latent.flatten().tolist() == want.tolist()
     assert given.nonzero().flatten().tolist() == [target for _, _, target in frames]
+
+
+PLACES = {
+    "i2v_head": (placements.FIRST, (1, 0), 0),
+    "i2v_tail": (placements.LAST, (7, 0), 0),
+    "i2v_loop": (placements.FIRST_AND_LAST, (1, 1), 0),
+    "v2v_head": (placements.FORWARDS, (70, 0), 0),
+    "v2v_tail": (placements.BACKWARDS, (70, 0), 0),
+    "v2v_head_easy": (placements.FORWARDS, (70, 0), 1),
+    "v2v_tail_easy": (placements.BACKWARDS, (70, 0), 1),
+}
+"""What the Reference node calls a condition: placement, pictures in its inputs, which of the release's takes."""
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("release", [RELEASES["2.0"], RELEASES["2.0 high compression"]], ids=lambda each: each.id)
+@pytest.mark.parametrize("clip", [20, 32, 33])
+def test_the_words_of_the_reference_node_mean_the_recorded_conditions(kind: str, release: Release, clip: int) -> None:
+    placement, counts, which = PLACES[kind]
+    take = release.given.takes[which] if kind.startswith("v2v") else 0
+    pieces = placements.plan(placement, counts, clip, release.id, take=take, at=0)
+    lengths = [release.latents.lengths.counting.latents(piece.count) for piece in pieces]
+    latents = [torch.full((1, length, 1, 1), 1.0 + i).cumsum(1) for i, length in enumerate(lengths)]
+    targets = [-n if piece.target is None else piece.target for piece, n in zip(pieces, lengths, strict=True)]
+    chain = [Reference(latent, target) for latent, target in zip(latents, targets, strict=True)]
+    placed = lay_out(chain, torch.zeros(1, clip, 1, 1), release=release)
+    spans = given_input.condition_spans(kind, lengths, clip, causal=release.id == "2.0")
+    latent, given = given_input.lay_in(latents, spans, torch.zeros(1, clip, 1, 1))
+    assert sorted(placed.frames) == given.nonzero().flatten().tolist()
+    assert torch.equal(placed.latent, latent)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A part of a video that is made again is the same part, whatever lay in memory before."""
+"""A part of a video that is made again is the same part."""
 
 from __future__ import annotations
 
