@@ -14,6 +14,7 @@ from .runtime import Runtime
 from .server import ComfyServer, Prompt, PromptFailed, PromptRefused
 
 WORKFLOWS = REPOSITORY / "workflows" / "api"
+SHOWN = ("Open-Sora 01 Text to video", "Open-Sora 02 Image to video")
 SHEET_SCRIPT = REPOSITORY / "demo" / "contact_sheet.py"
 SHEET = "opensora-demo.png"
 VIDEO_ENDINGS = (".mp4", ".webm", ".mkv")
@@ -57,9 +58,9 @@ def with_prompt(workflow: Prompt, text: str) -> Prompt:
 
 def run_demo(runtime: Runtime, text: str | None) -> None:
     """Text to video, then image to video; say where the videos and the picture of both are."""
-    prompts = {name: _workflow(name) for name in ("text_to_video", "image_to_video")}
+    prompts = {name: _workflow(name) for name in SHOWN}
     if text is not None:
-        prompts["text_to_video"] = with_prompt(prompts["text_to_video"], text)
+        prompts[SHOWN[0]] = with_prompt(prompts[SHOWN[0]], text)
     server = make_server(runtime)
     say(f"Starting ComfyUI {runtime.version}")
     with server:
@@ -82,7 +83,7 @@ def _workflow(name: str) -> Prompt:
 
 def _videos(server: ComfyServer, name: str, prompt: Prompt) -> list[Path]:
     """Run one workflow; the video files it left."""
-    bar = _Bar(prompt, name.replace("_", " "))
+    bar = _Bar(prompt, name)
     try:
         run = server.watch(prompt, bar.listen)
     except PromptRefused as error:

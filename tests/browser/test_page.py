@@ -40,7 +40,9 @@ def test_the_page_makes_of_every_workflow_what_the_tests_validate(
 
 
 def test_a_template_runs_and_shows_its_video(browser: Browser) -> None:
-    visit = browser.visit("template", name="text_to_video", source="opensora", ends_in="OSoraDecodeToVideo")
+    visit = browser.visit(
+        "template", name="Open-Sora 01 Text to video", source="opensora", ends_in="OSoraDecodeToVideo"
+    )
     assert (visit.value["width"], visit.value["height"]) == (64, 64)
     assert visit.value["seconds"] == pytest.approx(17 / 24, abs=0.05)
     assert visit.errors == []

@@ -32,28 +32,34 @@ class Part:
 
 CLIP = (Part(0, 16, "red", "right"),)
 VIDEOS: dict[str, tuple[int, tuple[Part, ...]]] = {
-    "text_to_video": (17, CLIP),
-    "image_to_video": (17, CLIP),
-    "first_and_last_frame": (34, (Part(0, 33, "red", "right"),)),
-    "keyframes": (51, (Part(0, 50, "red"),)),
-    "extend_video": (
+    "Open-Sora 01 Text to video": (17, CLIP),
+    "Open-Sora 02 Image to video": (17, CLIP),
+    "Open-Sora 10 First and last frame": (34, (Part(0, 33, "red", "right"),)),
+    "Open-Sora 11 Keyframes": (51, (Part(0, 50, "red"),)),
+    "Open-Sora 20 Extend video": (
         34,
         (Part(0, 16, "red", "right"), Part(17, 33, "red", shape="square"), Part(0, 33, "red", "right", "square")),
     ),
-    "connect_two_clips": (51, (Part(0, 16, "red", "right"), Part(34, 50, "blue", "left"))),
-    "edit_video": (17, (Part(0, 16, "green", "right"),)),
-    "long_video": (68, (Part(0, 16, "red", "right"), Part(34, 50, "red", "left"), Part(51, 67, "red", "up"))),
-    "text_to_image_to_video": (17, CLIP),
-    "low_memory": (17, CLIP),
-    "saved_prompt": (17, CLIP),
-    "resume_decoding": (17, CLIP),
-    "native_nodes_only": (17, CLIP),
+    "Open-Sora 22 Connect two clips": (51, (Part(0, 16, "red", "right"), Part(34, 50, "blue", "left"))),
+    "Open-Sora 23 Edit video": (17, (Part(0, 16, "green", "right"),)),
+    "Open-Sora 25 Long video": (
+        68,
+        (Part(0, 16, "red", "right"), Part(34, 50, "red", "left"), Part(51, 67, "red", "up")),
+    ),
+    "Open-Sora 03 Text to image to video": (17, CLIP),
+    "Open-Sora 40 Low memory": (17, CLIP),
+    "Open-Sora 41 Saved prompt": (17, CLIP),
+    "Open-Sora 42 Resume decoding": (17, CLIP),
+    "Open-Sora 50 Core nodes only": (17, CLIP),
 }
 """Frames of the video at the end of each graph, all 64x64, and what its prompts promise."""
 
-NEEDS = {"saved_prompt": "low_memory", "resume_decoding": "low_memory"}
+NEEDS = {
+    "Open-Sora 41 Saved prompt": "Open-Sora 40 Low memory",
+    "Open-Sora 42 Resume decoding": "Open-Sora 40 Low memory",
+}
 """Workflows that take up a file another one leaves."""
-NEEDS_A_LANGUAGE_MODEL = {"prompt_refinement"}
+NEEDS_A_LANGUAGE_MODEL = {"Open-Sora 30 Prompt refinement"}
 """Run with a tiny language model, node by node, in test_prompt_writing.py."""
 
 WORKFLOWS = {path.stem: path for path in api_workflows()}

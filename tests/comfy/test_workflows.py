@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.server, pytest.mark.compat]
 
 # Files a user has and a clone has not: exactly those the README names.
 NAMED_FILE = re.compile(r"`([^`]+\.(?:safetensors|latent)(?: \[output\])?)`")
-KNOWN_FILES = frozenset(NAMED_FILE.findall((PACK_ROOT / "README.md").read_text(encoding="utf-8")))
+README = (PACK_ROOT / "README.md").read_text(encoding="utf-8")
+KNOWN_FILES = frozenset(NAMED_FILE.findall(README))
 
 ROOT = comfyui_root()
 OLDER = ROOT is not None and version_of(ROOT) != RELEASES[DEFAULT].comfyui
@@ -52,3 +53,15 @@ def test_page_workflow_is_accepted(path: Path, server: TestServer, object_info: 
 @pytest.mark.parametrize("path", page_workflows(), ids=lambda path: path.stem)
 def test_page_workflow_has_a_picture(path: Path) -> None:
     assert path.with_suffix(".jpg").is_file(), "the template browser shows the .jpg of the same name"
+
+
+@pytest.mark.parametrize("path", page_workflows(), ids=lambda path: path.stem)
+def test_page_workflow_has_a_title_one_finds(path: Path) -> None:
+    """The page's title, search text and address of a template are the name of its file."""
+    assert re.fullmatch(r"Open-Sora \d\d [A-Z][A-Za-z0-9 .,-]*[A-Za-z0-9]", path.stem)
+    assert f"| {path.stem.removeprefix('Open-Sora ')} |" in README
+
+
+def test_templates_stand_in_one_order() -> None:
+    numbers = [path.stem.split()[1] for path in page_workflows()]
+    assert numbers == sorted(set(numbers))
