@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from .flow_sampling import SamplingConfig, sample
 from .latents import LatentCode
 from .mmdit_pair import MMDiTPair
 from .mmdit_sampling import sample_mmdit
+from .pair import Pair
 from .pictures import contact_sheet, to_bytes
 from .progress import log
 from .reading import Reading, read_clip
@@ -40,6 +42,12 @@ def prompts_for(rows: Sequence[Words]) -> list[str]:
     """The standard phrasing for each row, over the backgrounds in turn."""
     backgrounds = list(BACKGROUNDS)
     return [simple_caption(*row, backgrounds[index % len(backgrounds)]) for index, row in enumerate(rows)]
+
+
+def as_trained(captions: list[str], release: str) -> list[str]:
+    """Captions with the ending that prompts of this release have."""
+    rules = release_named(release).text
+    return [append_suffixes(caption, FRAME_RATE, rules.motion) for caption in captions] if rules.suffixes else captions
 
 
 def read_rows(path: Path | None) -> list[Words]:
@@ -70,6 +78,11 @@ def decoded(latents: Tensor, model: Autoencoder | None, code: LatentCode) -> Ten
         return torch.cat([model.decode(model.denormalise(part)) for part in latents.split(4)])
 
 
+def sampled(pair: Pair | MMDiTPair, tokenizer: Any, captions: Sequence[str], config: SamplingConfig) -> Tensor:
+    """Normalised latents [B, C, l, h, w] of a clip for each caption, from either kind of network."""
+    return (sample_mmdit if isinstance(pair, MMDiTPair) else sample)(pair, tokenizer, captions, CLIP, config)
+
+
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training evaluate", description=__doc__.splitlines()[0])
@@ -89,16 +102,13 @@ def main(arguments: list[str]) -> None:
     pair = averaged(RECIPES[options.release], options.flow, options.phase)
     code = LatentCode(new_autoencoder(recipe))
     model = None if options.autoencoder is None else averaged_autoencoder(recipe, options.autoencoder)
-    tokenizer, captions = tokenizer_of(RECIPES[options.release], options.tokenizer), prompts_for(rows)
-    rules = release_named(options.release).text
-    if rules.suffixes:
-        captions = [append_suffixes(caption, FRAME_RATE, rules.motion) for caption in captions]
-    sampled = sample_mmdit if isinstance(pair, MMDiTPair) else sample
+    tokenizer = tokenizer_of(RECIPES[options.release], options.tokenizer)
+    captions = as_trained(prompts_for(rows), options.release)
     config = SamplingConfig(guidance=options.guidance, seed=options.seed)
     videos: list[Tensor] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = captions[start : start + ROWS_AT_ONCE]
-        videos += decoded(sampled(pair, tokenizer, part, CLIP, config), model, code)
+        videos += decoded(sampled(pair, tokenizer, part, config), model, code)
     readings = [read_clip(to_bytes(video)) for video in videos]
     for caption, reading in zip(captions, readings, strict=True):
         log.info("%s -> %s %s %s", caption, reading.colour, reading.shape, reading.motion)

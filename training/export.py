@@ -24,7 +24,7 @@ from ..opensora_models.vae.tiled_files import saved_tiled_settings
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, AutoencoderConfig, averaged_autoencoder
 from .clip_l import ClipLConfig
-from .exported import CLIP_FILE, NETWORK_FILE, TEXT_FILE
+from .exported import AUTOENCODER_FILE, CLIP_FILE, NETWORK_FILE, TEXT_FILE
 from .flow import averaged
 from .flow_recipes import RECIPES, FlowConfig
 from .mmdit_pair import MMDiTPair
@@ -85,7 +85,7 @@ def write_autoencoder(models: Path, model: Autoencoder, recipe: AutoencoderConfi
     """Save an autoencoder."""
     config = saved_tiled_settings(model) if isinstance(model, TiledAutoencoder) else {"groups": recipe.groups}
     about = metadata(recipe.version, config, recipe, steps)
-    write(models / f"vae/opensora-tiny-vae-v{recipe.version}.safetensors", stored(model.state_dict()), about)
+    write(models / AUTOENCODER_FILE.format(recipe.version), stored(model.state_dict()), about)
 
 
 def write_pair(models: Path, pair: Pair | MMDiTPair, flow: FlowConfig, steps: int) -> None:
