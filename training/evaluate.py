@@ -6,7 +6,8 @@ Any list of prompts can be measured: a text file with one "colour shape motion" 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,23 @@ def shares(rows: Sequence[Words], readings: Sequence[Reading]) -> dict[str, floa
     }
 
 
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Where the true share lies, 95 % sure, if ``share`` of ``count`` clips were right (Wilson's score interval)."""
+    z = 1.96
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return middle - half, middle + half
+
+
+def told(right: Mapping[str, float], count: int) -> str:
+    """Shares of ``count`` clips with their intervals, as in 'colour 97.7% (95.0 to 98.9)'."""
+    parts = []
+    for name, share in right.items():
+        low, high = interval(share, count)
+        parts.append(f"{name} {share:.1%} ({low * 100:.1f} to {high * 100:.1f})")
+    return ", ".join(parts)
+
+
 def decoded(latents: Tensor, model: Autoencoder | None, code: LatentCode) -> Tensor:
     """Pixels of normalised latents, by the decoder or, without one, by the nearest pictures of the code."""
     if model is None:
@@ -112,6 +130,6 @@ def main(arguments: list[str]) -> None:
     readings = [read_clip(to_bytes(video)) for video in videos]
     for caption, reading in zip(captions, readings, strict=True):
         log.info("%s -> %s %s %s", caption, reading.colour, reading.shape, reading.motion)
-    log.info("%d prompts: %s", len(rows), {name: f"{share:.1%}" for name, share in shares(rows, readings).items()})
+    log.info("%d prompts, with 95 %% intervals: %s", len(rows), told(shares(rows, readings), len(rows)))
     if options.sheet is not None:
         contact_sheet(videos, every=1 if model is None else 2).save(options.sheet)

@@ -61,9 +61,10 @@ def write(path: Path, weights: Mapping[str, Tensor], about: dict[str, str]) -> N
     log.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
 
 
-def steps_done(folder: Path) -> int:
-    """Steps of a run's last checkpoint."""
-    return int(Progress(folder).read()["step"])
+def steps_done(folder: Path, phase: int | None = None) -> int:
+    """Steps of a run's last checkpoint, or of the end of one of its phases."""
+    progress = Progress(folder)
+    return int((progress.read() if phase is None else progress.kept(f"phase-{phase}"))["step"])
 
 
 def main(arguments: list[str]) -> None:
@@ -73,12 +74,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--autoencoder", type=Path, required=True, help="run of the autoencoder")
     parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
+    parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     options = parser.parse_args(arguments)
     recipe, flow = AUTOENCODERS[options.release], RECIPES[options.release]
     write_autoencoder(
         options.out, averaged_autoencoder(recipe, options.autoencoder), recipe, steps_done(options.autoencoder)
     )
-    write_pair(options.out, averaged(flow, options.flow), flow, steps_done(options.flow))
+    steps = steps_done(options.flow, options.phase)
+    write_pair(options.out, averaged(flow, options.flow, options.phase), flow, steps)
 
 
 def write_autoencoder(models: Path, model: Autoencoder, recipe: AutoencoderConfig, steps: int) -> None:

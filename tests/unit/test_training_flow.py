@@ -139,6 +139,7 @@ def test_phases_follow_one_another_and_each_is_kept(tmp_path: Path) -> None:
         assert any(not torch.equal(a, b) for a, b in zip(one, two, strict=True)) == changes, part
     with pytest.raises(ValueError, match="no phase-3"):
         flow.averaged(config, tmp_path, 3)
+    assert [export.steps_done(tmp_path, phase) for phase in (1, 2, None)] == [4, 8, 8]
     mixed = flow.averaged(replace(config, phases=(config.phases[0], replace(config.phases[1], stays=0.25))), tmp_path)
     for name, value in mixed.state_dict().items():
         of_both = 0.25 * words.state_dict()[name] + 0.75 * told.state_dict()[name]
@@ -194,6 +195,14 @@ def test_an_interrupted_flow_run_continues_as_if_nothing_happened(tmp_path: Path
     parts = flow.train(config, tmp_path / "parts", Words())
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_shares_are_told_with_how_sure_they_are() -> None:
+    assert evaluate.interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert evaluate.interval(1.0, 64) == pytest.approx((0.9434, 1.0), abs=1e-4), "all right is not sure to be all"
+    assert (
+        evaluate.told({"colour": 0.5, "shape": 1.0}, 100) == "colour 50.0% (40.4 to 59.6), shape 100.0% (96.3 to 100.0)"
+    )
 
 
 def test_every_phase_of_a_run_can_be_evaluated(
