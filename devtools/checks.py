@@ -45,6 +45,13 @@ def run_compatibility(extra: Sequence[str]) -> int:
     return _run_steps(steps)
 
 
+def run_translation_tests(runtime: Runtime) -> int:
+    """What every language lacks, or has too much; 0 when nothing is."""
+    runtime.require(NEEDED_BY_TESTS)
+    command = [str(runtime.python), "-m", "pytest", "-q", "-vv", "--tb=short", "tests/comfy/test_translations.py"]
+    return _run_steps({"translations": (command, runtime.root)})
+
+
 def pytest_command(runtime: Runtime, markers: str, extra: Sequence[str]) -> list[str]:
     """pytest on every core; tests that share a server or an imported ComfyUI stay together (``tests/conftest.py``)."""
     spread = ["-n", str(min(MAX_WORKERS, os.cpu_count() or 1)), "--dist", "load"]

@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from .checks import run_compatibility, run_tests
+from .checks import run_compatibility, run_tests, run_translation_tests
 from .comfyui import RELEASES
 from .console import Problem, say
 from .demo import make_server, run_demo
 from .places import REPOSITORY
 from .runtime import Runtime, prepare
 from .server import free_port, port_is_free
+from .translations import copy_english_pages
 
 USUAL_PORT = 8188  # ComfyUI's own
 
@@ -55,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("pytest", nargs="*", metavar="PYTEST_ARGUMENT", help="given to pytest (after --)")
     test.set_defaults(command=_test)
 
+    translations = commands.add_parser(
+        "translations", parents=[common], help="copy changed English help pages, list what other languages lack"
+    )
+    translations.set_defaults(command=_translations)
+
     serve = commands.add_parser("serve", parents=[common], help="start ComfyUI with the pack and open its address")
     serve.add_argument("--port", type=int, help=f"default: {USUAL_PORT}, or a free one if that is taken")
     serve.add_argument("arguments", nargs="*", metavar="COMFYUI_ARGUMENT", help="given to ComfyUI (after --)")
@@ -81,6 +87,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _test(options: argparse.Namespace) -> int:
     return run_compatibility(options.pytest) if options.compat else run_tests(_runtime(options), options.pytest)
+
+
+def _translations(options: argparse.Namespace) -> int:
+    say(f"English help pages copied: {', '.join(copy_english_pages()) or 'none had changed'}")
+    return run_translation_tests(_runtime(options))
 
 
 def _serve(options: argparse.Namespace) -> int:

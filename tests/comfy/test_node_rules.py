@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,15 +105,6 @@ def test_the_readme_lists_it(node: Any) -> None:
 def test_appears_in_a_shipped_workflow(node: Any) -> None:
     shipped = [node_types(read(path)) for path in (*page_workflows(), *api_workflows())]
     assert any(node.define_schema().node_id in types for types in shipped)
-
-
-@pytest.mark.parametrize(
-    "path", sorted((PACK_ROOT / "locales").glob("*/nodeDefs.json")), ids=lambda path: path.parent.name
-)
-def test_a_language_names_every_node_and_no_other(path: Path) -> None:
-    named = json.loads(path.read_text(encoding="utf-8"))
-    assert set(named) == {node.define_schema().node_id for node in NODES}
-    assert all(entry["display_name"] and entry["description"] for entry in named.values())
 
 
 def test_ids_are_unique() -> None:
