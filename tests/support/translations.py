@@ -21,7 +21,12 @@ CODE = re.compile(
     r"|(?<![A-Za-z0-9_])(?:[A-Za-z0-9]+(?:_[A-Za-z0-9]+)+|[a-z]+\d[a-z0-9]*)(?:\.[a-z]+)?(?![A-Za-z0-9_])"
     r"|(?<![A-Za-z0-9])\.(?:latent|safetensors|json|mp4|webm)(?![A-Za-z0-9])"
 )
-CAPITALS = re.compile(r"(?<![A-Za-z0-9_])[A-Z][A-Z0-9]+(?=s?(?![A-Za-z0-9_]))")
+# Types and abbreviations, and ids of nodes; where the sentence needs it, a translation may have one more.
+TERMS = re.compile(
+    r"(?<![A-Za-z0-9_])(?:[A-Z][A-Z0-9]+|KSampler|[A-Z][a-z]{2,}[A-Z][A-Za-z0-9]+?)(?=s?(?![A-Za-z0-9_]))"
+)
+# The message or option that an item of a list is about: nodes say and show both in English.
+QUOTED = re.compile(r"(?<=^[*-] )\*(?!\*)[^*]+\*")
 # A plain message of the page's vue-i18n; in tooltips the page itself takes the text as it stands.
 FORMATTED = re.compile(r"[{}@|]")
 BLOCK_STARTS = (("heading", re.compile(r"#+ ")), ("row", re.compile(r"\|")), ("item", re.compile(r"[*-] |\d+\. ")))
@@ -107,7 +112,8 @@ def differences(english: str, other: str) -> list[str]:
     numbers = [Counter(re.sub(r"\s", "", word) for word in NUMBER.findall(text)) for text in (english, other)]
     words = [set(CODE.findall(text)) for text in (english, other)]
     lacking = [*(numbers[0] - numbers[1]).elements(), *(words[0] - words[1])]
-    lacking += set(CAPITALS.findall(english)) - set(CAPITALS.findall(other))
+    lacking += set(TERMS.findall(english)) - set(TERMS.findall(other))
+    lacking += set(QUOTED.findall(english)) - set(QUOTED.findall(other))
     added = [*(numbers[1] - numbers[0]).elements(), *(words[1] - words[0])]
     return [f"lacks {word}" for word in sorted(lacking)] + [f"adds {word}" for word in sorted(added)]
 
