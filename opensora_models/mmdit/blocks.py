@@ -16,10 +16,14 @@ from torch import Tensor, nn
 
 from ..transformer.arithmetic import NORM_EPS, Arithmetic, Attention
 from ..transformer.gelu import GELU_PIECE, gelu_tanh
+from ..transformer.handing import own
 from .config import MMDiTConfig
 from .modulation import Modulation
 from .portions import rotated_spans
 from .positions import AnyRotary, part
+
+ATTENTION_OUTPUT = "attn1_output_patch"
+"""ComfyUI's name in ``patches`` for functions on what attention gives."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,15 @@ class BlockContext:
     attention: Attention
     options: dict[str, Any]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[B, L, heads, d] -> [B, L, C]; every token sees every other."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, text: int) -> Tensor:
+        """[B, L, heads, d] -> [B, L, C]; every token sees every other. ``text`` tokens come first, which patches of
+        what attention gives are told."""
         heads = q.shape[2]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        return self.attention(q, k, v, heads, skip_reshape=True, transformer_options=self.options)
+        seen = self.attention(q, k, v, heads, skip_reshape=True, transformer_options=self.options)
+        for patch in self.options.get("patches", {}).get(ATTENTION_OUTPUT, ()):
+            seen = patch(seen, {**own(self.options), "img_slice": [text, seen.shape[1]]})
+        return seen
 
 
 class HeadNorms(nn.Module):
@@ -164,7 +172,7 @@ class DoubleBlock(nn.Module):
         ]
         q, k, v = (torch.cat(pieces, dim=1) for pieces in zip(*streams, strict=True))
         streams.clear()
-        return context.attend(q, k, v)
+        return context.attend(q, k, v, length)
 
     @staticmethod
     def _finish(
@@ -230,7 +238,8 @@ class SingleBlock(nn.Module):
     def _attended(self, q: Tensor, k: Tensor, mixed: Tensor, context: BlockContext) -> Tensor:
         """[values | MLP] -> [attention | GELU of the MLP], the input of the second layer."""
         values = mixed[..., : self.width]
-        seen = context.attend(q, k, values.unflatten(-1, (self.heads, -1)))
+        text, _ = context.options.get("img_slice", (0, 0))
+        seen = context.attend(q, k, values.unflatten(-1, (self.heads, -1)), text)
         if not may_overwrite():
             return torch.cat([seen, gelu_tanh(mixed[..., self.width :])], dim=-1)
         values.copy_(seen)

@@ -17,6 +17,8 @@ ComfyUI's Flux:
   and no ``txt``.
 * ``patches["double_block"]`` and ``patches["single_block"]``: lists of functions called with the same dict and
   ``block_index`` after every block.
+* ``patches["attn1_output_patch"]``: functions ``(out, options)`` on what every attention gives, [B, l + n, C],
+  text first; ``options`` are the ``transformer_options`` with ``img_slice``.
 * ``opensora_before_block``: a function called with every block just before it runs.
 * ``opensora_arithmetic``: an :class:`~..transformer.arithmetic.Arithmetic` for this call alone.
 """

@@ -69,6 +69,23 @@ def test_every_attention_can_be_overridden(model: Any) -> None:
     assert counted == [0, 1, 0, 1] * 2
 
 
+def test_what_attention_gives_can_be_patched_in_every_block(model: Any) -> None:
+    """Core's normalized attention guidance works there; it must know where the picture begins, in both block kinds."""
+    seen = []
+
+    def patch(out: Tensor, options: dict[str, Any]) -> Tensor:
+        seen.append((options["block_type"], options["block_index"], options["img_slice"], out.shape[1]))
+        return out
+
+    watched = model.clone()
+    watched.set_model_patch(patch, "attn1_output_patch")
+    assert torch.equal(shot(watched), shot(model))
+    slices = [6, 6 + 3 * 2 * 3]
+    assert seen == [(kind, i, slices, slices[1]) for kind in ("double", "single") for i in (0, 1)] * 2
+    guided = call("NAGuidance", model=model)[0]
+    assert relative(shot(guided), shot(model)) > 1e-3
+
+
 def windows(model: Any, length: int, overlap: int) -> Any:
     return call(
         "ContextWindowsManual", model=model, context_length=length, context_overlap=overlap,
