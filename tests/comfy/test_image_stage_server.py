@@ -7,48 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from support import random_weights
+from support.random_flux import save_flux
 
 if TYPE_CHECKING:
     from support.server import TestServer
 
 pytestmark = [pytest.mark.server]
 
-HIDDEN, FRAMES, HEIGHT, WIDTH = 128, 5, 192, 336
-FLUX: dict[str, Any] = {
-    "in_channels": 64, "vec_in_dim": random_weights.CLIP_WIDTH, "context_in_dim": random_weights.CAPTION_CHANNELS,
-    "hidden_size": HIDDEN, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "fused_qkv": True,
-    "rotation": "interleaved", "cond_embed": False, "guidance_embed": True,
-}  # fmt: skip
+FRAMES, HEIGHT, WIDTH = 5, 192, 336
 
 
 @pytest.fixture(scope="module")
 def flux(comfy: Path, tiny_models: Path) -> None:
     """A tiny Flux and its tiny autoencoder, random, in the models folder."""
-    from comfy.taesd.taesd import TAESD
-
-    from opensora.opensora_models.mmdit.config import MMDiTConfig
-    from opensora.opensora_models.mmdit.network import MMDiT
-
-    torch.manual_seed(5)
-    for network, file in (
-        (MMDiT(MMDiTConfig(**FLUX)), "diffusion_models/random-flux.safetensors"),
-        (TAESD(latent_channels=16), "vae/random-flux-ae.safetensors"),
-    ):
-        for name, value in network.named_parameters():
-            if value.ndim:  # the autoencoder's scale and shift are numbers
-                torch.nn.init.normal_(value, std=0.05, mean=float("norm" in name))
-        save(network, tiny_models / file)
-
-
-def save(module: torch.nn.Module, path: Path) -> None:
-    from opensora.opensora_models.mmdit.keys import to_checkpoint_key
-
-    values = {to_checkpoint_key(name): value.detach().contiguous() for name, value in module.state_dict().items()}
-    save_file(values, path)
+    save_flux(
+        tiny_models / "diffusion_models" / "random-flux.safetensors", tiny_models / "vae" / "random-flux-ae.safetensors"
+    )
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

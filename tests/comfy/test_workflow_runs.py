@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 import pytest
 
 from opensora.training.reading import read_clip
-from support.workflows import api_workflows, page_workflows, read, to_api
+from support.videos import frames_and_rate
+from support.workflows import api_workflows, page_workflows, read, released_workflows, to_api
 
 if TYPE_CHECKING:
     from support.server import TestServer
@@ -66,7 +66,8 @@ WORKFLOWS = {path.stem: path for path in api_workflows()}
 
 
 def test_every_workflow_is_run_here_or_elsewhere() -> None:
-    assert set(WORKFLOWS) == set(VIDEOS) | NEEDS_A_LANGUAGE_MODEL
+    needs_weights = {path.stem for path in released_workflows()}  # test_released_workflows.py
+    assert set(WORKFLOWS) == set(VIDEOS) | NEEDS_A_LANGUAGE_MODEL | needs_weights
 
 
 @pytest.mark.parametrize("page", page_workflows(), ids=lambda path: path.stem)
@@ -94,11 +95,3 @@ def test_workflow_leaves_its_video(name: str, server: TestServer, tmp_path: Path
         assert seen.colour == part.colour, part
         assert part.motion in (None, seen.motion), (part, seen)
         assert part.shape in (None, seen.shape), (part, seen)
-
-
-def frames_and_rate(file: Path) -> tuple[np.ndarray, float]:
-    """Frames uint8 [T, H, W, 3] of a video file and its frames per second."""
-    with av.open(str(file)) as container:
-        (stream,) = container.streams.video
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-        return np.stack(frames), float(stream.average_rate)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.server, pytest.mark.compat]
 
 # Files a user has and a clone has not: exactly those the README names.
-NAMED_FILE = re.compile(r"`([^`]+\.(?:safetensors|latent)(?: \[output\])?)`")
+NAMED_FILE = re.compile(r"`(?:models/\w+/)?([^`]+\.(?:safetensors|latent)(?: \[output\])?)`")
 README = (PACK_ROOT / "README.md").read_text(encoding="utf-8")
 KNOWN_FILES = frozenset(NAMED_FILE.findall(README))
 

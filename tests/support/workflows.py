@@ -30,6 +30,16 @@ def api_workflows() -> list[Path]:
     return sorted((WORKFLOWS / "api").glob("*.json"))
 
 
+def api_of(page: Path) -> Json:
+    """The API form that is shipped with a page workflow."""
+    return read(page.parent / "api" / page.name)
+
+
+def released_workflows() -> list[Path]:
+    """Those of them that need the released weights, which are in no test."""
+    return [path for path in page_workflows() if " Released " in path.stem]
+
+
 def read(path: Path) -> Json:
     """A workflow file."""
     return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -39,25 +49,84 @@ def node_types(workflow: Json) -> set[str]:
     """Every node type a workflow of either form names, inside subgraphs too; notes do not count."""
     if "nodes" not in workflow:
         return {node["class_type"] for node in workflow.values()}
-    subgraphs = workflow.get("definitions", {}).get("subgraphs", [])
-    names = {subgraph["id"] for subgraph in subgraphs}
-    nodes = [node for graph in (workflow, *subgraphs) for node in graph["nodes"]]
-    return {node["type"] for node in nodes} - names - set(NOTES)
+    names = {subgraph["id"] for subgraph in _subgraphs(workflow)}
+    return {node["type"] for node in every_node(workflow)} - names - set(NOTES)
+
+
+def every_node(workflow: Json) -> list[Json]:
+    """The nodes of a page workflow and of its subgraphs, notes and subgraphs among them."""
+    return [node for graph in (workflow, *_subgraphs(workflow)) for node in graph["nodes"]]
+
+
+def _subgraphs(workflow: Json) -> list[Json]:
+    return list(workflow.get("definitions", {}).get("subgraphs", []))
 
 
 def to_api(workflow: Json, info: Json) -> Json:
-    """The API form of a page workflow without subgraphs; muted and bypassed nodes are left out."""
-    links = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}
+    """The API form of a page workflow; subgraphs are taken apart, muted and bypassed nodes are left out."""
+    definitions = {subgraph["id"]: subgraph for subgraph in _subgraphs(workflow)}
     prompt: Json = {}
-    for node in workflow["nodes"]:
-        if node["type"] in NOTES or node.get("mode", 0) in (MUTED, BYPASSED):
-            continue
+    for graph, node in _Graph(workflow, definitions).nodes():
         inputs = dict(_widget_values(node, info))
         for entry in node.get("inputs", []):
             if entry.get("link") is not None:
-                inputs[entry["name"]] = list(links[entry["link"]])
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+                source = graph.source(entry["link"])
+                if source is not None:
+                    inputs[entry["name"]] = source
+        prompt[graph.prefix + str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
+
+
+INSIDE, OUTSIDE = -10, -20
+"""What links of a subgraph name where they come from its inputs or go to its outputs."""
+
+
+class _Graph:
+    """A graph with what its host, where it is a subgraph, links to its inputs or holds in its widgets."""
+
+    def __init__(self, graph: Json, definitions: Json, prefix: str = "", host: Json | None = None, outer: Any = None):
+        self.graph, self.definitions, self.prefix, self.host, self.outer = graph, definitions, prefix, host, outer
+        self.links = dict(map(_link_ends, graph["links"]))
+        self.inner = {
+            node["id"]: _Graph(definitions[node["type"]], definitions, f"{prefix}{node['id']}:", node, self)
+            for node in graph["nodes"]
+            if node["type"] in definitions
+        }
+
+    def nodes(self) -> Iterator[tuple[_Graph, Json]]:
+        """Every node that runs, with the graph it stands in."""
+        for node in self.graph["nodes"]:
+            if node["type"] in NOTES or node.get("mode", 0) in (MUTED, BYPASSED):
+                continue
+            if node["id"] in self.inner:
+                yield from self.inner[node["id"]].nodes()
+            else:
+                yield self, node
+
+    def source(self, link: int) -> Any:
+        """What a link brings: ``[node, output]``, or the value of a widget on the host; None where nothing."""
+        node, slot = self.links[link][:2]
+        if node == INSIDE:
+            return self._from_host(slot)
+        if node in self.inner:
+            inside = self.inner[node]
+            (end,) = {key for key, ends in inside.links.items() if ends[2:] == (OUTSIDE, slot)}
+            return inside.source(end)
+        return [self.prefix + str(node), slot]
+
+    def _from_host(self, slot: int) -> Any:
+        entry = self.host["inputs"][slot]
+        if entry.get("link") is not None:
+            return self.outer.source(entry["link"])
+        widgets = [one["name"] for one in self.host["inputs"] if "widget" in one]
+        return self.host["widgets_values"][widgets.index(entry["name"])] if "widget" in entry else None
+
+
+def _link_ends(link: Any) -> tuple[int, tuple[Any, ...]]:
+    """The number of a link, and where it comes from and goes to; subgraphs save links as objects, graphs as lists."""
+    if isinstance(link, list):
+        return link[0], tuple(link[1:5])
+    return link["id"], (link["origin_id"], link["origin_slot"], link["target_id"], link["target_slot"])
 
 
 def _widget_values(node: Json, info: Json) -> Iterator[tuple[str, Any]]:
