@@ -18,6 +18,7 @@ from support.translations import (
     FORMATTED,
     LOCALES,
     blocks,
+    broken_emphasis,
     differences,
     english_definitions,
     key_of,
@@ -35,7 +36,7 @@ from opensora.nodes import NODES  # noqa: E402 (needs ComfyUI in the process)
 
 pytestmark = [pytest.mark.comfy]
 
-COMPLETE: tuple[str, ...] = ()
+COMPLETE = ("ja", "ko")
 NAMED = ("zh",)
 SCRIPTS = {
     "ja": "[\u3041-\u30ff\u4e00-\u9fff]", "ko": "[\uac00-\ud7a3]", "zh": "[\u4e00-\u9fff]", "zh-TW": "[\u4e00-\u9fff]",
@@ -66,6 +67,8 @@ def faults_of(english: str, other: str, language: str) -> list[str]:
     """What is wrong with one text of a language."""
     faults = differences(english, other) + unnamed(english, other, titles(language))
     prose = re.sub(r"`[^`]*`", "", english)
+    if english.startswith("| |"):  # a row without a word before it holds what the models were trained with
+        return faults
     if len(re.findall(r"[a-z]{2,}", prose)) >= A_SENTENCE and not re.search(SCRIPTS.get(language, "[a-z]"), other):
         faults.append("is not in the language")
     return faults
@@ -133,7 +136,8 @@ def test_a_help_page_says_what_the_english_one_says(node: str, language: str) ->
     assert [kind for kind, _ in other] == [kind for kind, _ in english]
     pairs = zip(english, other, strict=True)
     assert [text for kind, text in english if kind == "code"] == [text for kind, text in other if kind == "code"]
-    faults = [(second, faults_of(first, second, language)) for (kind, first), (_, second) in pairs if kind != "code"]
+    prose = [(first, second) for (kind, first), (_, second) in pairs if kind != "code"]
+    faults = [(second, faults_of(first, second, language) + broken_emphasis(second)) for first, second in prose]
     assert [(text, found) for text, found in faults if found] == []
 
 

@@ -118,6 +118,19 @@ def differences(english: str, other: str) -> list[str]:
     return [f"lacks {word}" for word in sorted(lacking)] + [f"adds {word}" for word in sorted(added)]
 
 
+def broken_emphasis(text: str) -> list[str]:
+    """Stars that Markdown would show as they are, such as those between a bracket and a letter."""
+    prose, broken = re.sub(r"`[^`]*`", "x", re.sub(r"^[*-] ", "", text)), []
+    opened = {"*": False, "**": False}
+    for found in re.finditer(r"\*{1,2}", prose):
+        before, after = f" {prose}"[found.start()], f"{prose} "[found.end()]
+        inner, outer = (before, after) if opened[found[0]] else (after, before)
+        opened[found[0]] = not opened[found[0]]
+        if inner.isspace() or not (inner.isalnum() or outer.isspace() or not outer.isalnum()):
+            broken.append(prose[max(0, found.start() - 12) : found.end() + 12])
+    return broken + [f"{stars} is not closed" for stars, still in opened.items() if still]
+
+
 def unnamed(english: str, other: str, titles: dict[str, tuple[str, str]]) -> list[str]:
     """Nodes that a text names and its translation does not call by the name the page shows there.
 
