@@ -7,9 +7,11 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..opensora_models.native.files import LATENTS
+from ..opensora_models.native.graph_words import workflow_metadata
 from ..opensora_models.native.sampling.clips import marked
 from ..opensora_models.native.vae import decoding
-from ..opensora_models.native.vae.decoding import AUTO, TILE_SIZES, own_vae
+from ..opensora_models.native.vae.decoding import own_vae
+from ..opensora_models.native.vae.plans import AUTO, TILE_SIZES
 from ..opensora_models.releases.known import said_release
 from ..opensora_models.vae.latent_file import load_latent
 from ..opensora_models.vae.video_file import FORMATS
@@ -73,14 +75,13 @@ class Decode(DecodingNode):
         cls, samples: dict[str, Any], vae: object, tile_size: str, filename_prefix: str, num_frames: int,
         save_latent: bool,
     ) -> io.NodeOutput:  # fmt: skip
-        vae, kept = own_vae(vae), None
+        vae, kept, metadata = own_vae(vae), None, workflow_metadata(cls.hidden)
         if save_latent:
             choose = lambda: decoding.latent_name(vae, samples, filename_prefix, cls.hidden)  # noqa: E731
-            metadata = decoding.workflow_metadata(cls.hidden)
             kept = decoding.keep_latent(vae, samples, choose, {"num_frames": num_frames}, metadata)
         with decoding.behind(kept):
             latents = decoding.latents_for(vae, samples)
-            return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size))
+            return io.NodeOutput(decoding.decode_images(vae, latents, num_frames or None, tile_size, metadata))
 
 
 class DecodeToVideo(DecodingNode):
@@ -119,7 +120,7 @@ class DecodeToVideo(DecodingNode):
         cls, samples: dict[str, Any], vae: object, tile_size: str, filename_prefix: str, num_frames: int,
         frame_rate: float, format: str, quality: int,
     ) -> io.NodeOutput:  # fmt: skip
-        vae, metadata = own_vae(vae), decoding.workflow_metadata(cls.hidden)
+        vae, metadata = own_vae(vae), workflow_metadata(cls.hidden)
         notes = {"num_frames": num_frames, "frame_rate": frame_rate}
         choose = lambda: decoding.latent_name(vae, samples, filename_prefix, cls.hidden)  # noqa: E731
         kept = decoding.keep_latent(vae, samples, choose, notes, metadata)

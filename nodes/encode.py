@@ -6,7 +6,8 @@ import torch
 from comfy_api.latest import io
 
 from ..opensora_models.native.sampling.clips import marked, vae_release
-from ..opensora_models.native.vae.decoding import AUTO, TILE_SIZES, encode_images, own_vae
+from ..opensora_models.native.vae.decoding import encode_images, own_vae
+from ..opensora_models.native.vae.plans import AUTO, TILE_SIZES
 from .door import OpenSoraNode
 
 TILE_TOOLTIP = (

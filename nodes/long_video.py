@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..opensora_models.native.graph_words import words_of, workflow_metadata
 from ..opensora_models.native.sampling.clips import ClipRun, Latent
 from ..opensora_models.native.sampling.guiders import Conditioning
 from ..opensora_models.native.sampling.long_video import (
@@ -104,6 +105,7 @@ class LongVideoSampler(OpenSoraNode):
                     "as 2.0 was trained. Without it latents are taken over as they are.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The whole video, to be decoded."),
                 io.String.Output(display_name="report", tooltip="How it was joined and where the segments are stored."),
@@ -145,4 +147,4 @@ class LongVideoSampler(OpenSoraNode):
         inputs = Inputs(model, positive, negative, latent, references or ReferenceChain(), vae)
         run = ClipRun(steps, seed, cfg, image_cfg, guidance, renoise_given=renoise_given)
         video = LongVideo(segments, overlap, run, overlap_strength, drift_control, seeds, method, resume)
-        return io.NodeOutput(*sample_long_video(inputs, video))
+        return io.NodeOutput(*sample_long_video(inputs, video, words_of(workflow_metadata(cls.hidden))))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..messages.quoting import shown_path
+from ..messages.quoting import shortened, shown_path
 from .failures import CannotStore, explained
 from .places import clear, is_file, own_folder
 from .writing import Write, write_whole
@@ -25,6 +25,7 @@ logger = logging.getLogger("opensora")
 RECORD = "check_{}.json"
 FORMAT = 1
 RECORD_BYTES = 1 << 16
+ABOUT_CHARACTERS = 120
 CHUNK_BYTES = 1 << 22
 
 
@@ -33,10 +34,14 @@ class Damaged(Exception):
 
 
 class Pieces:
-    """Pieces in one folder, all made from what ``identity`` names; ``depth`` levels of the folder are our own."""
+    """Pieces in one folder, all made from what ``identity`` names; ``depth`` levels of the folder are our own.
 
-    def __init__(self, folder: Path, identity: str, depth: int = 1, kept: str = "") -> None:
+    ``about``: for people who look at the folder, what the pieces belong to.
+    """
+
+    def __init__(self, folder: Path, identity: str, depth: int = 1, kept: str = "", about: str = "") -> None:
         self.folder, self.identity, self.depth, self.kept = folder, identity, depth, kept
+        self.about = shortened(about, ABOUT_CHARACTERS)
         with explained(folder):
             own_folder(folder, depth)
 
@@ -59,7 +64,7 @@ class Pieces:
             with private.open("rb") as file:
                 size, digest = os.fstat(file.fileno()).st_size, _digest(file)
             content = {"format": FORMAT, "name": name, "identity": self.identity, "sha256": digest, "bytes": size,
-                       "facts": dict(facts)}  # fmt: skip
+                       "facts": dict(facts), "about": self.about}  # fmt: skip
             write_whole(record, lambda draft: draft.write_text(json.dumps(content), encoding="utf-8"), self.kept)
 
         for last in (False, False, True):
@@ -126,6 +131,16 @@ class Pieces:
             raise Damaged("has no record of what it holds") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise Damaged("has a damaged record") from None
+
+
+def about_in(record: Path) -> str:
+    """What the record of a piece says that it belongs to; "" where it says nothing, or is none."""
+    try:
+        with _opened(record) as file:
+            about = json.loads(file.read(RECORD_BYTES))["about"]
+    except (Damaged, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return shortened(about, ABOUT_CHARACTERS) if isinstance(about, str) else ""
 
 
 def _opened(path: Path) -> BinaryIO:

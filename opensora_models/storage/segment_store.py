@@ -22,14 +22,16 @@ ADVICE = "finished segments stay stored; with resume off none are"
 class SegmentStore:
     """Segments of the run ``run``, a fingerprint of everything that decides what they look like.
 
+    ``about``: what people know it by.
+
     A run that is killed at any moment leaves whole segments behind. Segments of another run, damaged ones and whatever
     else lies in their place are removed and made again.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
+    def __init__(self, folder: Path, run: str, about: str = "") -> None:
         self.folder = folder
         self.taken: list[int] = []
-        self._pieces = Pieces(folder, run, kept=ADVICE)
+        self._pieces = Pieces(folder, run, kept=ADVICE, about=about)
 
     def path(self, index: int) -> Path:
         """Where segment ``index`` is kept."""

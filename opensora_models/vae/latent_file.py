@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from ..checkpoint.readers import SafetensorsFile
 from ..checkpoint.reading import reading
 from ..checkpoint.settings import parse_settings, whole_number
 from ..messages.quoting import shown
+from ..storage.file_tree import FileTree
+from ..storage.places import is_file
 from ..storage.tensors import CHECKSUM, expect_whole, save_file
 from ..storage.writing import Name, write_new, write_whole
 
@@ -69,6 +71,21 @@ def load_latent(path: Path) -> tuple[Tensor, dict[str, Any]]:
         latents = tensors[TENSOR].float()
         # 0.18215: what Save Latent of old ComfyUI versions multiplied with.
         return (latents if MARK in file.tensors else latents / 0.18215), notes
+
+
+def kept_latents(root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Files below ``root`` in which our nodes kept latents, and the graph saved with them, as JSON; links are left out.
+
+    Latents of other programs, and what cannot be read as latents, are nobody's to clear.
+    """
+    for name in FileTree(str(root), (ENDING,), follow_links=False, dated=False).files():
+        path = root / name
+        try:
+            metadata = SafetensorsFile.open(path).metadata if is_file(path) else {}
+        except ValueError:
+            continue
+        if NOTES in metadata:
+            yield path, metadata.get("prompt")
 
 
 def _notes(text: str | None) -> dict[str, Any]:

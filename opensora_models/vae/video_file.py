@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -35,6 +36,7 @@ logger = logging.getLogger("opensora")
 # Code points of ITU-T H.273: BT.709 primaries, transfer and matrix.
 BT709 = 1
 RATE_STEPS = 1000  # frame rates are kept to a thousandth, as ComfyUI's Save Video does
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')  # of JSON
 KEPT = "finished parts are kept and the next run goes on from them"
 
 
@@ -114,9 +116,10 @@ class VideoJob:
                 logger.warning("'%s' could not be removed: %s.", shown_path(clip), error.strerror)
 
 
-def unfinished_videos(folder: Path) -> tuple[int, int]:
-    """Number of unfinished videos below ``folder``, and their bytes."""
-    jobs = [job for clip in folder.glob("*") if is_folder(clip) for job in clip.glob("*") if is_folder(job)]
+def unfinished_videos(folder: Path, but: str = "") -> tuple[int, int]:
+    """Number of unfinished videos below ``folder``, and their bytes; what lies in its folder ``but`` is none."""
+    clips = [clip for clip in folder.glob("*") if is_folder(clip) and clip.name != but]
+    jobs = [job for clip in clips for job in clip.glob("*") if is_folder(job)]
     size = 0
     for job in jobs:
         for file in job.glob("*"):
@@ -132,13 +135,16 @@ class PartsMissing(Exception):
 class GroupedVideo:
     """The files of one unfinished video in ``folder``. Errors of the disk are raised as CannotStore.
 
-    ``job`` names what is decoded and how; parts of another job are never taken.
+    ``job`` names what is decoded and how; parts of another job are never taken. ``about``: what people know it by.
     """
 
-    def __init__(self, folder: Path, kind: VideoFormat, rate: Fraction, quality: int, job: str = "") -> None:
+    def __init__(
+        self, folder: Path, kind: VideoFormat, rate: Fraction, quality: int, job: str = "", about: str = ""
+    ) -> None:
         self.folder, self.kind, self.rate, self.quality = folder, kind, rate, quality
         made_for = repr((job, kind, rate, quality))
-        self._pieces = Pieces(folder, hashlib.sha256(made_for.encode("utf-8", "surrogatepass")).hexdigest(), kept=KEPT)
+        digest = hashlib.sha256(made_for.encode("utf-8", "surrogatepass")).hexdigest()
+        self._pieces = Pieces(folder, digest, kept=KEPT, about=about)
 
     @property
     def pieces(self) -> Pieces:
@@ -193,7 +199,7 @@ class GroupedVideo:
         options = {"movflags": "use_metadata_tags+faststart"} if self.kind.ending == ".mp4" else {}
         with _new_container(target, self.kind, options) as out:
             for key, value in (metadata or {}).items():
-                out.metadata[key] = json.dumps(value)
+                out.metadata[key] = _as_json(value)
             frames = self._copy(out, groups)
         if (written := _frames_in(target)) != frames:
             raise OSError(errno.EIO, f"{written} of {frames} frames arrived")
@@ -229,6 +235,11 @@ def _new_container(path: Path, kind: VideoFormat, options: Mapping[str, str] | N
         file = files.enter_context(path.open("wb"))
         with av.open(file, "w", format=kind.container, options=dict(options or {}), io_open=again) as container:
             yield container
+
+
+def _as_json(value: Any) -> str:
+    """JSON whose strings hold no brace as such: ComfyUI's page counts braces to find the end of a graph in a WebM."""
+    return _STRING.sub(lambda found: found[0].replace("{", "\\u007b").replace("}", "\\u007d"), json.dumps(value))
 
 
 def _frames_in(path: Path) -> int:

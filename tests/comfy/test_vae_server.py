@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from opensora.opensora_models.vae.latent_file import save_latent
-from support.graphs import Prompt, complete, node
+from support.graphs import Prompt, complete, node, saved_latents
 
 if TYPE_CHECKING:
     from support.server import TestServer
@@ -21,6 +21,13 @@ pytestmark = pytest.mark.server
 
 GROUPS = 16
 STORE = "opensora_unfinished"
+CLIPS = {
+    "1.2": (1, 4, 5 * 6, 8, 8),
+    "1.3": (1, 16, 5 * 6, 8, 8),
+    "2.0": (1, 16, 1, 24 * 6, 4),
+    "2.0-hc": (1, 128, 1, 6 * 6, 2),
+}
+"""Latents of each release that are decoded and encoded in several pieces."""
 
 
 def decoding(file: str, vae: str = "random-vae-v1.3.safetensors", **changes: Any) -> Prompt:
@@ -44,8 +51,8 @@ def frames_of(path: Path) -> torch.Tensor:
         return torch.stack([torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in file.decode(video=0)])
 
 
-def until_killed(server: TestServer, folder: Path, models: Path, prompt: Prompt) -> None:
-    """Run a prompt on a server of its own, with the output folder of ``server``, that is killed after some pieces."""
+def until_killed(server: TestServer, folder: Path, models: Path, prompt: Prompt, name: str = "video") -> None:
+    """Run a prompt on a server of its own, with ``server``'s output folder, that is killed after pieces of a node."""
     from support.server import TestServer
 
     output = server.base / "output"
@@ -56,7 +63,7 @@ def until_killed(server: TestServer, folder: Path, models: Path, prompt: Prompt)
     assert process is not None
 
     def kill(event: str, data: dict[str, Any]) -> None:
-        if event == "progress" and data["node"] == "video" and data["value"] > 2:
+        if event == "progress" and data["node"] == name and data["value"] > 2:
             os.kill(process.pid, signal.SIGKILL)
 
     with pytest.raises(OSError):  # the connection breaks in one of several ways
@@ -120,3 +127,32 @@ def test_a_killed_servers_tiles_are_continued_at_the_first_missing_row(
     one, other = (max(output.glob(f"{folder}/*.mp4"), key=os.path.getmtime) for folder in ("killed", "whole"))
     assert frames_of(one).shape == (1, 8 * 24 * 8, 32, 3)
     assert torch.equal(frames_of(one), frames_of(other))
+
+
+@pytest.mark.parametrize(("name", "release"), [("decode", "2.0"), ("encode", "2.0-hc")])
+def test_a_killed_servers_images_and_latents_are_the_same_when_repeated(
+    name: str, release: str, tmp_path: Path, tiny_models: Path, server: TestServer, object_info: dict[str, Any]
+) -> None:
+    """Open-Sora Decode and Encode hold their result in memory: nothing half-written stays, and all is made again."""
+    output, prefix = server.base / "output", f"killed-{name}-{release}"
+    folder = saved_clip(tmp_path / "base", *CLIPS[release])
+    graph = {
+        "vae": node("OSoraVAELoader", vae_name=f"random-vae-v{release}.safetensors"),
+        "load": node("OSoraLoadLatent", file="clip.latent"),
+        "decode": node("OSoraDecode", samples=["load", 0], vae=["vae", 0], filename_prefix=f"{prefix}/clip"),
+        "encode": node("OSoraEncode", images=["decode", 0], vae=["vae", 0]),
+    }
+    whole = graph | {"save": node("SaveLatent", samples=["encode", 0])}
+    until_killed(server, folder, tiny_models, complete(whole, object_info), name)
+    files = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
+    mine = sorted(path.name for path in files if path.parts[0] == prefix)
+    noted = [path for path in files if path.parts[:2] == (STORE, "begun")]
+    assert mine == ["clip_00001_.latent"]
+    assert sorted(path.name for path in noted) == ["check_plan.json", "lock", "plan"]
+
+    graph["load"]["inputs"]["file"] = f"{prefix}/clip_00001_.latent [output]"
+    repeated = saved_latents(server, object_info, graph, "encode")["encode"]
+    assert not (output / STORE).exists() and not list(output.rglob(".opensora-*"))
+    graph["load"] = node("OSoraLoadLatent", file=f"{prefix}/clip_00002_.latent [output]")
+    undisturbed = saved_latents(server, object_info, graph, "encode")["encode"]
+    assert repeated.std() > 0.01 and torch.equal(repeated, undisturbed)

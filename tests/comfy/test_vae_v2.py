@@ -364,7 +364,7 @@ def test_a_video_is_continued_at_the_first_missing_row_of_tiles(
     import folder_paths
 
     from opensora.opensora_models.native.outputs import OutputFile
-    from opensora.opensora_models.native.vae import decoding
+    from opensora.opensora_models.native.vae import decoding, plans
     from opensora.opensora_models.vae.strips import Strips
 
     vae = load(file_of(tiny_models, "v2.0"), tiling=tiling)
@@ -392,7 +392,7 @@ def test_a_video_is_continued_at_the_first_missing_row_of_tiles(
     assert len(whole) == 21 and len(done) == pieces
     with pytest.raises(Cut):
         video("cut", limit=5)
-    monkeypatch.setattr(decoding, "fitting", lambda *_, **__: Strips(1, lean=True))
+    monkeypatch.setattr(plans, "fitting", lambda *_, **__: Strips(1, lean=True))
     assert video_frames(video("cut")) == whole
     columns = len(vae.network.decode_layout(latents.shape).columns.takes)
     assert len(done) == pieces - 5 // columns * columns

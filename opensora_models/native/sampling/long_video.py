@@ -99,8 +99,8 @@ def check_long_video(
     return clip
 
 
-def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any], str]:
-    """The joined LATENT and a report in sentences."""
+def sample_long_video(inputs: Inputs, video: LongVideo, about: str = "") -> tuple[dict[str, Any], str]:
+    """The joined LATENT and a report in sentences; ``about``: what people know stored segments by."""
     clip = check_long_video(
         inputs.model, inputs.latent, inputs.chain, video.segments, video.overlap, video.method, inputs.vae
     )
@@ -108,7 +108,7 @@ def sample_long_video(inputs: Inputs, video: LongVideo) -> tuple[dict[str, Any],
     if video.segments > 1:
         tell(*_overlap_notes(release, inputs, video, clip))
     inputs = replace(inputs, latent=latent_for(inputs.latent, inputs.model))
-    with _store(inputs, video) as store:
+    with _store(inputs, video, about) as store:
         clips = make_segments(
             video.segments,
             lambda index, before: _segment(inputs, video, clip, index, before),
@@ -238,7 +238,7 @@ def _check_something_is_made(clip: ClipSize, frames: Sequence[int], overlap: int
 
 
 @contextmanager
-def _store(inputs: Inputs, video: LongVideo) -> Iterator[SegmentStore | None]:
+def _store(inputs: Inputs, video: LongVideo, about: str) -> Iterator[SegmentStore | None]:
     """The store of this very run, for one process at a time; None where segments are not to be kept."""
     if not video.resume:
         yield None
@@ -257,7 +257,7 @@ def _store(inputs: Inputs, video: LongVideo) -> Iterator[SegmentStore | None]:
         logger.info("Segments of version 0.1 in '%s' do not tell what they were made from and are not used.", store)
     folder = store / found.digest[:16]
     with one_writer(folder, waiting=interrupted, tell=tell, kept=ADVICE):
-        yield SegmentStore(folder, found.digest)
+        yield SegmentStore(folder, found.digest, about)
 
 
 def _parts(inputs: Inputs, video: LongVideo) -> dict[str, Any]:

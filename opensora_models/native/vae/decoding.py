@@ -4,57 +4,48 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
-import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
-from comfy.cli_args import args
 from torch import Tensor
 
 from ...releases.known import believed_release
 from ...storage.locks import one_writer, remove_if_idle
-from ...vae.budget import candidate_plans
 from ...vae.distribution import mode, seeded
 from ...vae.guards import check_latents, check_numbers, check_pictures, check_pixels, otherwise_said
 from ...vae.latent_file import ENDING, save_new_latent
-from ...vae.needs import decode_bytes, encode_bytes, fitting
 from ...vae.strips import Strips
 from ...vae.tile_rows import TileRows
-from ...vae.tiled import TiledAutoencoder
 from ...vae.tiling import RowStore
 from ...vae.video_file import FORMATS, KEPT, GroupedVideo, PartsMissing, VideoJob, exact_rate, unfinished_videos
+from ..graph_words import words_of
 from ..identity import model_identity, vae_parts
 from ..memory import check_frames_fit
 from ..messages import tell
 from ..outputs import OutputFile, next_output
 from ..sampling.clips import RELEASE_KEY
 from .first_stage import interrupted, tell_length_decoded, tell_length_encoded
-from .vae import IN_TIME_TOO, OpenSoraVAE
+from .plans import BEGUN, DECODE, ENCODE, UNFINISHED, chosen_plan, plan_begun_with, plan_while_working, prepared
+from .vae import OpenSoraVAE
 
 logger = logging.getLogger("opensora")
 
-# What the nodes offer for the size of the strips: automatic, one piece per layer, or the area of a tile in pixels.
-AUTO, WHOLE = "auto", "off"
-TILE_SIZES = (AUTO, WHOLE, "1024", "512", "256", "128")
 VAE_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "fp32": torch.float32,
 }
-UNFINISHED = "opensora_unfinished"
 APART = "apart-"
-PLAN = "plan"  # what the strips of an unfinished video are noted as
 ATTEMPTS = 3
-ONE_PIECE = Strips(None, images=4)
 CONVERTED = 16  # frames that are turned into images at once
 
 
@@ -68,41 +59,6 @@ def own_vae(vae: Any) -> OpenSoraVAE:
     return vae
 
 
-def chosen_plan(vae: OpenSoraVAE, tile: str) -> Strips | None:
-    """The plan of a menu entry; None lets free memory decide."""
-    if tile == AUTO:
-        return None
-    return ONE_PIECE if tile == WHOLE else vae.tile_plan(int(tile), int(tile))
-
-
-def _prepare(vae: OpenSoraVAE, shape: Sequence[int], plan: Strips | None, *, decoding: bool) -> Strips:
-    """Make room on the device, load the weights, and settle the plan by what is then free."""
-    measure = decode_bytes if decoding else encode_bytes
-    size = vae.vae_dtype.itemsize
-    needed = measure(vae.network, shape, size, plan or candidate_plans()[0])
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=vae.disable_offload)
-    if plan is not None:
-        return plan
-    free = vae.patcher.get_free_memory(vae.device)
-    settled = fitting(vae.network, shape, size, free, decoding=decoding)
-    need, work = measure(vae.network, shape, size, settled), "Decoding" if decoding else "Encoding"
-    logger.info("%s %s in %s: about %.1f GB needed, %.1f GB free.", work, " x ".join(map(str, shape[-3:])), settled,
-                need / 2**30, free / 2**30)  # fmt: skip
-    if need > free:
-        tell(f"{work} needs about {need / 2**30:.1f} GB beside the weights, and {free / 2**30:.1f} GB are free; "
-             f"{_way_out(vae, shape, decoding)}.")  # fmt: skip
-    return settled
-
-
-def _way_out(vae: OpenSoraVAE, shape: Sequence[int], decoding: bool) -> str:
-    """What takes less memory than a clip in the smallest strips, as the end of a sentence."""
-    network = vae.network
-    layout = (network.decode_layout if decoding else network.encode_layout)(shape)
-    if isinstance(network, TiledAutoencoder) and not network.tiling.temporal and layout.time.takes[0].stop > 1:
-        return f"a tile holds all frames of the clip: choose tiling '{IN_TIME_TOO}' in Open-Sora Load VAE"
-    return "choose a smaller size, or dtype bf16 in Open-Sora Load VAE"
-
-
 def _decoded_parts(
     vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0,
     store: RowStore | None = None,
@@ -111,7 +67,7 @@ def _decoded_parts(
     network = vae.network
     check_latents(samples, network.version, network.latent_channels)
     tell_length_decoded(network, samples.shape[2], num_frames)
-    plan = _prepare(vae, samples.shape, plan, decoding=True)
+    plan = prepared(vae, samples.shape, plan, decoding=True)
     latents = network.to_own(samples.to(vae.device, vae.vae_dtype))
     layout = network.decode_layout(samples.shape, num_frames)
     wanted = sum(piece.part >= first_part for piece in layout.pieces)
@@ -146,18 +102,22 @@ def decoded_groups(
         yield _images(vae, pixels)
 
 
-def decode_images(vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, tile: str) -> Tensor:
+def decode_images(
+    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, tile: str, metadata: Mapping[str, Any] | None = None
+) -> Tensor:
     """Latents [B, C, T, h, w] to images [B·F, H, W, 3] in [0, 1]; memory for the result is taken once."""
     check_latents(samples, vae.network.version, vae.network.latent_channels)
     count, height, width = vae.network.decode_layout(samples.shape, num_frames).shape
     check_frames_fit((samples.shape[0], 3, count, height, width))
     images = torch.empty((samples.shape[0], count, height, width, 3), device=vae.output_device)
+    tell_length_decoded(vae.network, samples.shape[2], num_frames)
     done = 0
-    for pixels in _decoded_parts(vae, samples, num_frames, chosen_plan(vae, tile)):
-        for some in pixels.split(CONVERTED, dim=2):
-            images[:, done : done + some.shape[2]] = _images(vae, some)
-            done += some.shape[2]
-        del pixels
+    with plan_while_working(vae, samples, tile, DECODE, words_of(metadata)) as plan:
+        for pixels in _decoded_parts(vae, samples, num_frames, plan):
+            for some in pixels.split(CONVERTED, dim=2):
+                images[:, done : done + some.shape[2]] = _images(vae, some)
+                done += some.shape[2]
+            del pixels
     return images.flatten(0, 1)
 
 
@@ -172,7 +132,6 @@ def encode_images(vae: OpenSoraVAE, images: Tensor, tile: str, seed: int | None)
     check_pictures(images)
     pixels = vae.vae_encode_crop_pixels(images).movedim(-1, 0).unsqueeze(0)
     tell_length_encoded(network, pixels.shape[2])
-    plan = _prepare(vae, pixels.shape, chosen_plan(vae, tile), decoding=False)
     progress = comfy.utils.ProgressBar(len(network.encode_layout(pixels.shape).pieces))
 
     def between(done: int, pieces: int) -> None:
@@ -183,7 +142,8 @@ def encode_images(vae: OpenSoraVAE, images: Tensor, tile: str, seed: int | None)
         return vae.process_input(block).to(vae.device, vae.vae_dtype)
 
     draw = mode if seed is None else seeded(seed)
-    latents = network.encode_own(pixels, plan, draw=draw, between=between, prepare=prepare)
+    with plan_while_working(vae, pixels, tile, ENCODE) as plan:
+        latents = network.encode_own(pixels, plan, draw=draw, between=between, prepare=prepare)
     return network.from_own(latents.to(vae.output_device, torch.float32))
 
 
@@ -192,16 +152,6 @@ def latents_for(vae: OpenSoraVAE, latent: Mapping[str, Any]) -> Tensor:
     samples = latent["samples"]
     tell(otherwise_said(latent.get(RELEASE_KEY), samples.shape[1], vae.network.version))
     return samples
-
-
-def workflow_metadata(hidden: Any) -> dict[str, Any] | None:
-    """Prompt and workflow as ComfyUI's Save Video stores them; None where the user switched metadata off."""
-    if args.disable_metadata:
-        return None
-    metadata = dict(hidden.extra_pnginfo or {})
-    if hidden.prompt is not None:
-        metadata["prompt"] = hidden.prompt
-    return metadata
 
 
 def latent_name(vae: OpenSoraVAE, latent: Mapping[str, Any], prefix: str, hidden: Any) -> OutputFile:
@@ -258,12 +208,12 @@ def decode_to_video(
     job = _job(store, vae, samples, settings)
     names = (f"{latent_file.path.stem}{number}{kind.ending}" for number in ("", *range(2, 1000)))
     with one_writer(job.parts, 2, waiting=interrupted, tell=tell, kept=KEPT):
-        video = GroupedVideo(job.parts, kind, rate, quality, f"{job.clip} {job.settings}")
+        video = GroupedVideo(job.parts, kind, rate, quality, f"{job.clip} {job.settings}", words_of(metadata))
         rows = TileRows(video.pieces, partial(tell, "Continuing an unfinished video: some rows of tiles are there."))
         layout = vae.network.decode_layout(samples.shape, num_frames)
 
         def decoded(first: int) -> Generator[Tensor, None, None]:
-            settled = plan or _plan_begun_with(video, vae, samples.shape)
+            settled = plan or plan_begun_with(video.pieces, "video", vae, samples.shape)
             parts = decoded_groups(vae, samples, num_frames, settled, first, rows)
             for number, images in enumerate(parts, first):
                 yield images
@@ -273,24 +223,6 @@ def decode_to_video(
     job.finish()
     _tell_unfinished(store)
     return OutputFile(latent_file.folder, path.name, latent_file.subfolder)
-
-
-def _plan_begun_with(video: GroupedVideo, vae: OpenSoraVAE, shape: Sequence[int]) -> Strips:
-    """The strips a video was begun with, so that what is added to it is computed bit for bit as in one run.
-
-    How large strips are depends on the memory that is free, and the last bits of a result on the strips.
-    """
-    settled = _prepare(vae, shape, None, decoding=True)
-    kept = video.pieces.content(PLAN)
-    if kept is not None:
-        begun = Strips(**kept[0])
-        need = decode_bytes(vae.network, shape, vae.vae_dtype.itemsize, begun)
-        if begun == settled or need <= vae.patcher.get_free_memory(vae.device):
-            return begun
-        tell("Less memory is free than when this video was begun, so the rest is computed in smaller strips; the last "
-             "bits of its pictures may differ from those of a run in one go.")  # fmt: skip
-    video.pieces.write_bytes_of(PLAN, b"", asdict(settled))
-    return settled
 
 
 def _job(store: Path, vae: OpenSoraVAE, samples: Tensor, settings: Mapping[str, Any]) -> VideoJob:
@@ -338,7 +270,7 @@ def _complete(
 
 
 def _tell_unfinished(store: Path) -> None:
-    count, size = unfinished_videos(store)
+    count, size = unfinished_videos(store, BEGUN)
     if count:
         logger.info("Unfinished videos of other latents: %d, %.0f MB in '%s'. Decoding those latents again finishes "
                     "them; deleting the folder gives the space back.", count, size / 1e6, store)  # fmt: skip
