@@ -112,6 +112,8 @@ class BatchConfig:
     given_rivals: bool = False  # whether clips of which frames are given come with themselves standing still as a rival
     masked_rivals: bool = False  # likewise for clips of which a frame mask leaves frames clean
     even_rivals: bool = False  # whether the latter also come with themselves in even steps of time as a rival
+    # Of the rows that are told given frames, those whose words name another colour and shape: the frames are right.
+    misnamed_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,23 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         bank=clips,
         rivals=rivals,
     )
+    if given and config.misnamed_share:
+        batch = replace(batch, captions=_misnamed(rng, batch, scenes, config.misnamed_share, release))
     return batch.in_twos() if decided else batch
+
+
+def _misnamed(rng: np.random.Generator, batch: Batch, scenes: list[Scene], share: float, release: Release) -> list[str]:
+    """The captions, ``share`` of those whose frames are told with another colour and shape, never held-out ones."""
+    found = []
+    for scene, words, told in zip(scenes, batch.captions, batch.given_kept.tolist(), strict=True):
+        if told and rng.random() < share:
+            while True:
+                colour, shape, motion = draw_words(rng, (scene.motion,))
+                if colour != scene.colour and shape != scene.shape:
+                    break
+            words = _words(replace(scene, colour=colour, shape=shape, motion=motion), rng, release)
+        found.append(words)
+    return found
 
 
 def _words(scene: Scene, rng: np.random.Generator, release: Release) -> str:

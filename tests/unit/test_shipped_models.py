@@ -25,8 +25,15 @@ def metadata(name: str) -> dict[str, str]:
         return dict(file.metadata())
 
 
+LATER = (("misnamed_share", 0.0),)
+"""Settings that came after files were made, with the values that change nothing."""
+
+
 def in_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
+    return json.loads(
+        json.dumps(value, default=str),
+        object_hook=lambda found: {key: one for key, one in found.items() if (key, one) not in LATER},
+    )
 
 
 def test_they_are_small_and_nothing_else_lies_there() -> None:
@@ -50,7 +57,7 @@ def test_the_recipe_in_the_file_is_that_of_the_repository(version: Version) -> N
     for name, recipe in files.items():
         told = metadata(name)
         assert told["opensora.version"] == version and "not a released" in told["opensora.note"]
-        assert json.loads(told["opensora.training"]) == in_json(recipe), name
+        assert in_json(json.loads(told["opensora.training"])) == in_json(recipe), name
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -235,6 +235,23 @@ def test_samples_keep_given_pictures_and_not_given_clips() -> None:
     assert not torch.allclose(pictures[:, :, 1:4], free[:, :, 1:4]), "what is given reaches the other frames"
 
 
+def test_words_that_contradict_given_frames_are_trained_where_those_are_told(bank: ClipBank) -> None:
+    config = replace(small_flow().phases[1].batches, given_share=1.0, given_dropout=0.5)
+    misnaming = replace(config, misnamed_share=1.0)
+    kinds = set()
+    for step in range(30):
+        named, other = (flow_batches.batch_of(each, bank, 1, step) for each in (config, misnaming))
+        assert torch.equal(named.latents, other.latents) and named.given == other.given, "only words change"
+        for right, said, told in zip(named.captions, other.captions, named.given_kept.tolist(), strict=True):
+            words = [{word for word in text.split() if word in known} for text in (right, said)
+                     for known in (scenes.COLOURS, scenes.SHAPES)]  # fmt: skip
+            assert (right != said) == (told and bool(named.given))
+            if right != said:
+                assert words[0].isdisjoint(words[2]) and words[1].isdisjoint(words[3]), (right, said)
+            kinds.add(right != said)
+    assert kinds == {True, False}
+
+
 def test_the_network_learns(tmp_path: Path) -> None:
     config = small_flow()
     phase = replace(config.phases[0], steps=60, batches=replace(config.phases[0].batches, buckets=BUCKETS[:1]))
