@@ -14,9 +14,11 @@ import pytest
 from support.comfyui import comfyui_root, use_comfyui
 from support.pack import PACK_ROOT
 from support.translations import (
+    COMPLETE,
     DOCS,
     FORMATTED,
     LOCALES,
+    NAMED,
     blocks,
     broken_emphasis,
     differences,
@@ -36,8 +38,6 @@ from opensora.nodes import NODES  # noqa: E402 (needs ComfyUI in the process)
 
 pytestmark = [pytest.mark.comfy]
 
-COMPLETE = ("ja", "ko")
-NAMED = ("zh",)
 SCRIPTS = {
     "ja": "[\u3041-\u30ff\u4e00-\u9fff]", "ko": "[\uac00-\ud7a3]", "zh": "[\u4e00-\u9fff]", "zh-TW": "[\u4e00-\u9fff]",
     "ru": "[\u0430-\u044f]",

@@ -1,0 +1,37 @@
+"""ComfyUI's page in the complete languages: nodes, inputs and help in the language, and no file of ours asked for in vain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.translations import COMPLETE, DOCS, key_of, read_locale
+
+if TYPE_CHECKING:
+    from support.browser import Browser
+
+pytestmark = [pytest.mark.server, pytest.mark.browser]
+
+
+def test_the_page_speaks_every_complete_language(browser: Browser, object_info: dict[str, Any]) -> None:
+    ours = {name: info for name, info in object_info.items() if info["python_module"] == "custom_nodes.opensora"}
+    pages = {language: {name: DOCS / name / f"{language}.md" for name in ours} for language in ("en", *COMPLETE)}
+    headings = {
+        language: {name: path.read_text(encoding="utf-8").splitlines()[0][2:] for name, path in of_nodes.items()}
+        for language, of_nodes in pages.items()
+    }
+    visit = browser.visit("languages", headings=headings)
+    assert {node["type"]: node["title"] for node in visit.value["en"]} == {
+        name: info["display_name"] for name, info in ours.items()
+    }
+    for language in COMPLETE:
+        texts, categories = read_locale(language, "nodeDefs"), read_locale(language, "main")["nodeCategories"]
+        assert {node["type"] for node in visit.value[language]} == set(ours)
+        for node in visit.value[language]:
+            named = texts[node["type"]]
+            assert node["title"] == named["display_name"]
+            assert node["category"] == "/".join(categories[part] for part in ours[node["type"]]["category"].split("/"))
+            assert node["inputs"] == {name: named["inputs"][key_of(name)]["name"] for name in node["inputs"]}
+            assert node["outputs"] == [named["outputs"][str(i)]["name"] for i in range(len(node["outputs"]))]
+    assert [line for line in (*visit.failed, *visit.errors) if "opensora" in line] == []
