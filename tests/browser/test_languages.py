@@ -1,4 +1,4 @@
-"""ComfyUI's page in the complete languages: nodes, inputs and help in the language, and no file of ours asked for in vain."""
+"""The page in the complete languages: nodes, inputs and help in the language, no file of ours asked for in vain."""
 
 from __future__ import annotations
 
