@@ -48,7 +48,8 @@ def run_compatibility(extra: Sequence[str]) -> int:
 def run_translation_tests(runtime: Runtime) -> int:
     """What every language lacks, or has too much; 0 when nothing is."""
     runtime.require(NEEDED_BY_TESTS)
-    command = [str(runtime.python), "-m", "pytest", "-q", "-vv", "--tb=short", "tests/comfy/test_translations.py"]
+    whole = ["--tb=short", "-o", "verbosity_assertions=2"]  # every difference, not only the first ones
+    command = [str(runtime.python), "-m", "pytest", "-q", *whole, "tests/comfy/test_translations.py"]
     return _run_steps({"translations": (command, runtime.root)})
 
 
