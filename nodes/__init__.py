@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..opensora_models.native.core import startup
 from ..opensora_models.native.sampling.samplers import register_scheduler
+from ..opensora_models.native.stored import remove_expired
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .decode import Decode, DecodeToVideo, LoadLatent
 from .encode import Encode
@@ -18,6 +19,7 @@ from .reports import Reconstruction
 from .sampling import Sampler
 from .sigmas import ModelSampling, Sigmas
 from .size import EmptyLatent, Size
+from .stored import StoredWork
 from .text import NullText, TextEncode
 from .text_encoder_loader import TextEncoderLoader
 from .vae_loader import VAELoader
@@ -49,6 +51,7 @@ NODES: list[type[io.ComfyNode]] = [
     DecodeToVideo,
     LoadLatent,
     Reconstruction,
+    StoredWork,
 ]
 
 
@@ -59,6 +62,7 @@ class OpenSoraExtension(ComfyExtension):
         """Called once before the nodes are asked for."""
         startup.start()
         register_scheduler()
+        remove_expired()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
