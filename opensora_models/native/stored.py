@@ -36,7 +36,7 @@ SETTING = "OpenSora.Stored.KeepDays"
 """Days after which what is kept goes when ComfyUI starts; 0 or nothing: never."""
 SETTINGS_FILE, SETTINGS_BYTES = "comfy.settings.json", 16 * 2**20
 DAY = 24 * 3600.0
-MOST_LINES, MOST_SAID = 500, 8
+MOST_LINES, MOST_SAID = 500, 12
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,20 @@ def housekeeping(choice: Choice, clear: bool) -> tuple[str, int]:
     found = kept(choice)
     done = [cleared(each) for each in found] if clear else found
     size = sum(each.size for each in done)
-    went = "went" if clear else "are kept"
-    whole = sum(not each.held for each in done) if clear else len(done)
-    summary = f"{whole} of {len(found)} things" if clear else f"{whole} things"
-    tell(
-        f"{summary}, {_size(size)}, {went}{'' if clear or not found else '; nothing was removed'}.", level=logging.INFO
-    )
-    tell(*(f"'{_name(each)}' {_held(each)}." for each in [each for each in done if each.held][:MOST_SAID]))
+    whole = sum(not each.held for each in done)
+    summary = f"{whole} of {len(found)} removed, {_size(size)}" if clear else f"{len(done)} kept, {_size(size)}"
+    seen = sorted(done, key=lambda each: not each.held)[:MOST_SAID]
+    listing = "" if clear or not found else "; nothing was removed"
+    tell(f"{summary}{listing}.", *map(_line, seen), level=logging.INFO)
+    if len(done) > len(seen):
+        tell(f"And {len(done) - len(seen)} more, which the report names.", level=logging.INFO)
     if clear:
-        _log(done)
+        _log([each for each in done if each not in seen])
     lines = [_line(each) for each in done[:MOST_LINES]]
     lines += [f"and {len(done) - MOST_LINES} more"] * (len(done) > MOST_LINES)
     days = days_to_keep()
     stay = f"goes {days:g} days after it was last changed" if days else "stays until it is cleared"
-    return "\n".join([f"{summary}, {_size(size)}, {went}. What is kept {stay}.", *lines]), size
+    return "\n".join([f"{summary}. What is kept {stay}.", *lines]), size
 
 
 def remove_expired() -> None:

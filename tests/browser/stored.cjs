@@ -11,7 +11,7 @@ module.exports = async (page, tools) => {
     return app.queuePrompt(0);
   });
   await page.waitForFunction(
-    () => window.app.graph.nodes[0].widgets.some((widget) => /things?, .* kept/.test(String(widget.value))),
+    () => window.app.graph.nodes[0].widgets.some((widget) => /\d+ kept, /.test(String(widget.value))),
     null, { timeout: 60000 },
   );
   await tools.shot("stored");

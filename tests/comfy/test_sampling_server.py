@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load, load_file
 from torch import Tensor
 
+from opensora.opensora_models.storage.pieces import about_in
 from support.graphs import Prompt, complete, node, saved_latents
 from support.server import PromptFailed
 
@@ -323,6 +324,7 @@ def test_a_killed_server_goes_on_with_the_first_missing_segment(
     (folder,) = store.iterdir()
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("segment_*.safetensors")}
     assert "segment_0001.safetensors" in before
+    assert about_in(folder / "check_segment_0000.safetensors.json") == base()["text"]["inputs"]["prompt"]
     again = TestServer(tmp_path / "base", tiny_models)
     again.start()
     try:

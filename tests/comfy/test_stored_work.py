@@ -76,7 +76,7 @@ def test_the_node_lists_by_default_and_clears_what_was_chosen(kept: Kept, execut
     report, size = executor.run({"stored": node("OSoraStored", **LIST)}, ("stored", 0), ("stored", 1))
     assert kept.everything() == before
     lines = report.splitlines()
-    assert len(lines) == 4 and lines[0].startswith("3 things, ") and "stays until it is cleared" in lines[0]
+    assert len(lines) == 4 and lines[0].startswith("3 kept, ") and "stays until it is cleared" in lines[0]
     for path, about in ((kept.segments, WORDS), (kept.video, "another"), (kept.latents, WORDS)):
         (line,) = [line for line in lines if path.relative_to(kept.folder / "output").as_posix() in line]
         assert line.endswith(f": {about}") and "0 minutes old" in line
@@ -86,11 +86,11 @@ def test_the_node_lists_by_default_and_clears_what_was_chosen(kept: Kept, execut
 
     chosen = LIST | {"what": "saved latents", "action": "clear"}
     report, _ = executor.run({"stored": node("OSoraStored", **chosen)}, ("stored", 0), ("stored", 1))
-    assert report.startswith("1 of 1 things, ") and not kept.latents.exists()
+    assert report.startswith("1 of 1 removed, ") and not kept.latents.exists()
     assert kept.segments.exists() and kept.video.exists()
     # The same graph again: it looks anew.
     report, size = executor.run({"stored": node("OSoraStored", **chosen)}, ("stored", 0), ("stored", 1))
-    assert report.startswith("0 of 0 things, 0 bytes") and size == 0
+    assert report.startswith("0 of 0 removed, 0 bytes") and size == 0
 
 
 def test_choices_narrow_what_goes(kept: Kept) -> None:
@@ -110,10 +110,12 @@ def test_choices_narrow_what_goes(kept: Kept) -> None:
 def test_what_is_in_use_is_said(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
     from opensora.opensora_models.storage.locks import one_writer
 
+    caplog.set_level("INFO", "opensora")
     with one_writer(kept.segments):
         report, _ = kept.native.housekeeping(kept.native.Choice(), clear=True)
-    assert report.startswith("2 of 3 things, ") and "(is in use and stays)" in report and kept.segments.exists()
-    assert f"'opensora_segments/{kept.segments.name}' is in use and stays." in caplog.text
+    assert report.startswith("2 of 3 removed, ") and "(is in use and stays)" in report and kept.segments.exists()
+    (line,) = [line for line in report.splitlines() if kept.segments.name in line]
+    assert line in caplog.text and caplog.text.index(line) < caplog.text.index(kept.latents.name)
 
 
 @pytest.mark.parametrize("value", [0, None, "ten", -1, True, float("nan"), float("inf"), [1], 1e400])

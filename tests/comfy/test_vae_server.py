@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import av
 import pytest
 import torch
 
+from opensora.opensora_models.storage.segment_store import SegmentStore
 from opensora.opensora_models.vae.latent_file import save_latent
 from support.graphs import Prompt, complete, node, saved_latents
 
@@ -129,6 +131,19 @@ def test_a_killed_servers_tiles_are_continued_at_the_first_missing_row(
     assert torch.equal(frames_of(one), frames_of(other))
 
 
+def old_segments(output: Path, folder: Path) -> Path:
+    """Segments nobody has touched for a year, and settings of the server in ``folder`` that keep them for a week."""
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"OpenSora.Stored.KeepDays": 7}', encoding="utf-8")
+    store = output / "opensora_segments" / "0123456789abcdef"
+    SegmentStore(store, "run").save(0, torch.zeros(1, 4, 1, 2, 2))
+    then = time.time() - 365 * 24 * 3600
+    for path in store.iterdir():
+        os.utime(path, (then, then))
+    return store
+
+
 @pytest.mark.parametrize(("name", "release"), [("decode", "2.0"), ("encode", "2.0-hc")])
 def test_a_killed_servers_images_and_latents_are_the_same_when_repeated(
     name: str, release: str, tmp_path: Path, tiny_models: Path, server: TestServer, object_info: dict[str, Any]
@@ -143,12 +158,17 @@ def test_a_killed_servers_images_and_latents_are_the_same_when_repeated(
         "encode": node("OSoraEncode", images=["decode", 0], vae=["vae", 0]),
     }
     whole = graph | {"save": node("SaveLatent", samples=["encode", 0])}
+    old = old_segments(output, folder)
     until_killed(server, folder, tiny_models, complete(whole, object_info), name)
+    assert not old.exists()  # of its settings
     files = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
     mine = sorted(path.name for path in files if path.parts[0] == prefix)
     noted = [path for path in files if path.parts[:2] == (STORE, "begun")]
     assert mine == ["clip_00001_.latent"]
     assert sorted(path.name for path in noted) == ["check_plan.json", "lock", "plan"]
+    listed = {"stored": node("OSoraStored", what="unfinished decodes")}
+    (report,) = server.run(complete(listed, object_info))["stored"]["text"]
+    assert report.startswith("1 kept, ") and f"{STORE}/begun/" in report
 
     graph["load"]["inputs"]["file"] = f"{prefix}/clip_00001_.latent [output]"
     repeated = saved_latents(server, object_info, graph, "encode")["encode"]
