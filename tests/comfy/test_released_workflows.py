@@ -21,7 +21,7 @@ from support.pack import PACK_ROOT
 from support.random_flux import save_flux
 from support.server import PromptFailed
 from support.videos import frames_and_rate
-from support.workflows import NOTES, api_of, every_node, read, released_workflows
+from support.workflows import NOTES, api_of, every_node, offered, read, released_workflows
 
 if TYPE_CHECKING:
     from support.server import TestServer
@@ -56,16 +56,6 @@ ENDLESS = 1000
 
 WORKFLOWS = {path.stem: path for path in released_workflows()}
 each = pytest.mark.parametrize("name", WORKFLOWS)
-
-
-def offered(workflow: dict[str, Any]) -> list[dict[str, str]]:
-    """What the page would offer to download: the files that nodes declare and have chosen."""
-    return [
-        model
-        for node in every_node(workflow)
-        for model in node.get("properties", {}).get("models", ())
-        if model["name"] in node["widgets_values"]
-    ]
 
 
 def note_of(workflow: dict[str, Any]) -> str:

@@ -40,6 +40,21 @@ def released_workflows() -> list[Path]:
     return [path for path in page_workflows() if " Released " in path.stem]
 
 
+def blueprints() -> list[Path]:
+    """The subgraphs that people put into graphs of their own."""
+    return sorted((PACK_ROOT / "subgraphs").glob("*.json"))
+
+
+def offered(workflow: Json) -> list[dict[str, str]]:
+    """What the page would offer to download: the files that nodes declare and have chosen."""
+    return [
+        model
+        for node in every_node(workflow)
+        for model in node.get("properties", {}).get("models", ())
+        if model["name"] in node["widgets_values"]
+    ]
+
+
 def read(path: Path) -> Json:
     """A workflow file."""
     return dict(json.loads(path.read_text(encoding="utf-8")))
