@@ -130,3 +130,24 @@ def test_notes_that_do_not_hold(machine: Machine, monkeypatch: pytest.MonkeyPatc
     (machine.folder / plans.UNFINISHED).symlink_to(machine.folder / "nowhere" / "\N{SNOWMAN}")
     (machine.folder / "nowhere").write_text("in the way", encoding="utf-8")
     assert torch.equal(machine.run("decode", clip), ample)
+
+
+@pytest.mark.parametrize("machine", ["1.2"], indirect=True)
+@torch.inference_mode()
+def test_the_note_of_a_decode_at_work_is_left_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from opensora.opensora_models.native import stored
+
+    clip = clip_for("decode", "1.2")
+    undisturbed = machine.run("decode", clip)
+    plain = type(machine.vae.network).decode_piece
+    reports: list[str] = []
+
+    def piece(*args: Any, **options: Any) -> Tensor:
+        reports.append(stored.housekeeping(stored.Choice(), clear=True)[0])
+        assert len(machine.notes()) == 3
+        return plain(*args, **options)
+
+    monkeypatch.setattr(type(machine.vae.network), "decode_piece", piece)
+    assert torch.equal(machine.run("decode", clip), undisturbed)
+    assert reports and "0 of 1 removed, 0 bytes" in reports[0] and "in use" in reports[0]
+    assert not list(machine.folder.iterdir())
