@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-from opensora.devtools.server import EXAMPLE_PICTURE
 from opensora.training.reading import read_clip
 from support.videos import frames_and_rate
 from support.workflows import blueprints, read
@@ -32,6 +31,13 @@ FRAMES = {
     "Extend Video (Open-Sora)": 34,
     "Long Video (Open-Sora)": 51,
 }
+
+
+def red_circle() -> Image.Image:
+    """A picture of one."""
+    picture = Image.new("RGB", (256, 256))
+    ImageDraw.Draw(picture).ellipse((50, 88, 130, 168), fill=(230, 30, 30))
+    return picture
 
 
 def square_moving_right(path: Path) -> np.ndarray:
@@ -61,7 +67,7 @@ def test_a_blueprint_says_what_it_is(path: Path) -> None:
 
 def test_blueprints_are_found_and_run(browser: Browser, server: TestServer, tmp_path: Path) -> None:
     folder = server.base / "input"
-    shutil.copyfile(EXAMPLE_PICTURE, folder / "blueprint.png")
+    red_circle().save(folder / "blueprint.png")
     given = square_moving_right(folder / "blueprint.mp4")
     names = [path.stem for path in blueprints()]
     assert set(names) == set(FRAMES)
