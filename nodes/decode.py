@@ -17,7 +17,7 @@ from ..opensora_models.vae.latent_file import load_latent
 from ..opensora_models.vae.video_file import FORMATS
 from .door import OpenSoraNode
 from .encode import TILE_TOOLTIP
-from .files import FileInput, PrefixInput, SavingNode
+from .files import FileInput, FileName, PrefixInput, SavingNode
 
 NUM_FRAMES_TOOLTIP = (
     "True length of the clip if it does not fill its last group, for example 20 frames of Open-Sora 1.2. "
@@ -111,7 +111,7 @@ class DecodeToVideo(DecodingNode):
             hidden=[*SavingNode.HIDDEN],
             outputs=[
                 io.String.Output(display_name="file", tooltip="Full path of the video."),
-                io.String.Output(display_name="latent_file", tooltip="Full path of the saved latents."),
+                FileName.Output(display_name="latent_file", tooltip="Full path of the saved latents."),
             ],
         )  # fmt: skip
 

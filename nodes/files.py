@@ -18,6 +18,11 @@ PREFIX_TOOLTIP = (
 )
 
 
+FileName = io.Custom("STRING,COMBO")
+"""The name of a new file as an output: text that may also be wired into a menu of files. The page joins menus with
+nothing but their own type."""
+
+
 class FileInput(io.Combo.Input):
     """A menu of files on disk: the one type of every input that names a file, by menu or by wire.
 

@@ -16,7 +16,7 @@ load_pack()
 
 if TYPE_CHECKING:
     from support.browser import Browser
-    from support.server import TestServer
+    from support.server import BareServer, TestServer
 
 NO_COMFYUI = "no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH"
 
@@ -76,6 +76,22 @@ def server(running_server: TestServer) -> Iterator[TestServer]:
     running_server.forgive_log()
     yield running_server
     running_server.check_log()
+
+
+@pytest.fixture(scope="session")
+def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareServer]:
+    """A second ComfyUI, as a newcomer has it: a clone in ``custom_nodes`` and nothing else, and the newest page."""
+    if comfyui_root() is None:
+        pytest.skip(NO_COMFYUI)
+    from opensora.devtools.page import FOLDER
+    from support.server import BareServer
+
+    server = BareServer(tmp_path_factory.mktemp("bare"), FOLDER if FOLDER.is_dir() else None)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

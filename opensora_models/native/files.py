@@ -179,9 +179,14 @@ class SavedFiles(Files):
         return names
 
     def find(self, name: str) -> Path | None:
-        """A file with the ending that lies in its folder, wherever links lead; without a mark in the input folder."""
+        """A file with the ending that lies in its folder, wherever links lead; without a mark in the input folder.
+
+        A full path, as decode nodes give it, is found in either folder.
+        """
         output, given = self.roots()
         in_output = name.endswith(" [output]")
+        if os.path.isabs(name) and not in_output and is_inside(name, output):
+            name, in_output = f"{name} [output]", True
         root, inside = (output, name[: -len(" [output]")]) if in_output else (given, name.removesuffix(" [input]"))
         path = os.path.join(root, inside)
         fits = inside.lower().endswith(self.ending) and is_inside(path, root) and os.path.isfile(path)

@@ -44,7 +44,7 @@ async function main() {
     executablePath: process.env.OPENSORA_BROWSER, headless: true, args: FLAGS,
   });
   try {
-    const page = await browser.newPage({ viewport: { width: 1600, height: 900 } });
+    const page = await browser.newPage({ viewport: { width: 1440, height: 900 } });
     const seen = watch(page, url);
     await page.goto(url, { timeout: READY_MS });
     await page.waitForFunction(

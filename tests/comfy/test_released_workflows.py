@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from opensora.devtools.server import EXAMPLE_PICTURE
 from support.pack import PACK_ROOT
 from support.random_flux import save_flux
 from support.server import PromptFailed
@@ -77,11 +76,10 @@ def small(prompt: dict[str, Any], steps: int = STEPS) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stand_ins(comfy: Path, tiny_models: Path, running_server: TestServer) -> None:
-    """Tiny files under every released name, and a picture where ComfyUI brings one of its own."""
+    """Tiny files under every released name."""
     for target, source in STAND_INS.items():
         shutil.copyfile(tiny_models / source, tiny_models / target)
     save_flux(*(tiny_models / name for name in FLUX))
-    shutil.copyfile(EXAMPLE_PICTURE, running_server.base / "input" / "example.png")
 
 
 def test_there_is_one_for_every_release_and_job() -> None:

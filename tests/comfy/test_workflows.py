@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from opensora.devtools.comfyui import DEFAULT, RELEASES, version_of
 from support.comfyui import comfyui_root
 from support.pack import PACK_ROOT
-from support.workflows import api_workflows, complaints, node_types, page_workflows, read, to_api
+from support.workflows import api_workflows, complaints, every_node, node_types, page_workflows, read, to_api
 
 if TYPE_CHECKING:
     from support.server import TestServer
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.server, pytest.mark.compat]
 
 # Files a user has and a clone has not: exactly those the README names.
-NAMED_FILE = re.compile(r"`(?:models/\w+/)?([^`]+\.(?:safetensors|latent)(?: \[output\])?)`")
+NAMED_FILE = re.compile(r"`(?:models/\w+/)?([^`]+\.(?:safetensors|mp4))`")
 README = (PACK_ROOT / "README.md").read_text(encoding="utf-8")
 KNOWN_FILES = frozenset(NAMED_FILE.findall(README))
+PROJECT = dict(
+    re.findall(r'^(name|version) = "(.+)"$', (PACK_ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+)
 
 ROOT = comfyui_root()
 OLDER = ROOT is not None and version_of(ROOT) != RELEASES[DEFAULT].comfyui
@@ -51,8 +55,35 @@ def test_page_workflow_is_accepted(path: Path, server: TestServer, object_info: 
 
 
 @pytest.mark.parametrize("path", page_workflows(), ids=lambda path: path.stem)
-def test_page_workflow_has_a_picture(path: Path) -> None:
-    assert path.with_suffix(".jpg").is_file(), "the template browser shows the .jpg of the same name"
+def test_api_form_is_that_of_the_page(path: Path, object_info: dict[str, Any], server: TestServer) -> None:
+    workflow = read(path)
+    require_nodes(workflow, object_info, server)
+    stored = read(path.parent / "api" / path.name)
+    bare = {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in stored.items()}
+    assert bare == to_api(workflow, object_info)
+
+
+def test_both_forms_have_the_same_names() -> None:
+    assert [path.name for path in page_workflows()] == [path.name for path in api_workflows()]
+
+
+@pytest.mark.parametrize("path", page_workflows(), ids=lambda path: path.stem)
+def test_page_workflow_has_a_square_picture(path: Path) -> None:
+    with Image.open(path.with_suffix(".jpg")) as picture:  # the template browser shows the .jpg of the same name
+        assert picture.width == picture.height >= 400
+
+
+@pytest.mark.parametrize("path", page_workflows(), ids=lambda path: path.stem)
+def test_every_node_says_which_pack_it_is_of(path: Path, object_info: dict[str, Any], server: TestServer) -> None:
+    """So that a ComfyUI without the pack can offer it: the registry's name, and the version of the pack."""
+    workflow = read(path)
+    require_nodes(workflow, object_info, server)
+    for node in every_node(workflow):
+        if node["type"] not in object_info:  # a note or a subgraph
+            continue
+        ours = object_info[node["type"]]["python_module"] == "custom_nodes.opensora"
+        assert node["properties"]["cnr_id"] == (PROJECT["name"] if ours else "comfy-core"), node["type"]
+        assert not ours or node["properties"]["ver"] == PROJECT["version"]
 
 
 @pytest.mark.parametrize("path", page_workflows(), ids=lambda path: path.stem)

@@ -16,6 +16,7 @@ NOTES = ("Note", "MarkdownNote")
 MUTED, BYPASSED = 2, 4
 SEEDS = ("seed", "noise_seed")
 BUTTONS = ("upload",)  # the page saves the button beside a file list as if it were an input
+PREVIEWS = ("video-preview",)  # and sends the picture below it along
 
 Json = dict[str, Any]
 
