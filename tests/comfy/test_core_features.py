@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from support.pack import PACK_ROOT
+from support.shipped import DEMO, of_shipped
 from support.takes import (
-    DEMO,
     ROUNDED,
     SAME,
     Change,
@@ -31,6 +31,7 @@ from support.takes import (
     computed_in,
     custom,
     dual_guidance,
+    from_half_noise,
     in_halves,
     load_take,
     long,
@@ -67,7 +68,7 @@ class Feature:
 
     ``floor`` are the fewest decibels between the working run and ``like`` (the plain run where that is None, from
     which it must differ as well); None: equal but for rounding. ``exact`` says whether the neutral setting is equal
-    bit for bit, or but for rounding.
+    bit for bit, or but for rounding. ``releases`` are those in which it has this meaning.
     """
 
     nodes: tuple[str, ...]
@@ -77,6 +78,7 @@ class Feature:
     like: Change | None = None
     exact: bool = True
     neutral_like: Change | None = None
+    releases: tuple[str, ...] = ("1.2", "1.3", "2.0")
 
 
 SKIP = {"double_layers": "1", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}
@@ -109,7 +111,12 @@ FEATURES: dict[str, Feature] = {
         on_model("SkipLayerGuidanceDiTSimple", **SKIP), 15,
     ),
     "normalized attention guidance": Feature(
-        ("NAGuidance",), on_model("NAGuidance", nag_alpha=0.0), on_model("NAGuidance", nag_scale=2.0, nag_alpha=0.1), 32
+        ("NAGuidance",), on_model("NAGuidance", nag_alpha=0.0), on_model("NAGuidance", nag_scale=2.0, nag_alpha=0.1),
+        32, releases=("1.2", "1.3"),
+    ),
+    # Where text and pictures share one attention, core gives the negative prompt's row what the prompt's row saw.
+    "normalized attention guidance, one attention": Feature(
+        ("NAGuidance",), None, on_model("NAGuidance", nag_scale=2.0, nag_alpha=0.1), 12, releases=("2.0",)
     ),
     "adaptive projected guidance": Feature(
         # Core adds the guidance once more: at cfg it gives what plain guidance gives at cfg + 1.
@@ -144,7 +151,12 @@ FEATURES: dict[str, Feature] = {
     ),
     "differential diffusion": Feature(
         ("DifferentialDiffusion", "SetLatentNoiseMask", "SolidMask"), noise_mask(1.0, "DifferentialDiffusion"),
-        noise_mask(0.5, "DifferentialDiffusion"), like=noise_mask(0.5),
+        noise_mask(0.5, "DifferentialDiffusion"), like=noise_mask(0.5), releases=("1.2", "1.3"),
+    ),
+    # 2.0 has one time for all: what is masked by half waits until half of the noise is left.
+    "differential diffusion, one time": Feature(
+        ("DifferentialDiffusion", "SetLatentNoiseMask", "SolidMask"), noise_mask(1.0, "DifferentialDiffusion"),
+        noise_mask(0.5, "DifferentialDiffusion"), like=from_half_noise, releases=("2.0",),
     ),
     "MultiGPU": Feature(("MultiGPU_WorkUnits",), on_model("MultiGPU_WorkUnits", max_gpus=2)),
     "another shift": Feature(
@@ -190,7 +202,7 @@ def loaded(executor: Executor) -> Callable[..., Take]:
     return load
 
 
-@pytest.fixture(scope="module", params=["1.3 fp32", "1.3 bf16", "1.2 fp32", "1.2 bf16"])
+@pytest.fixture(scope="module")
 def studio(loaded: Callable[..., Take], request: pytest.FixtureRequest) -> Studio:
     version, dtype = request.param.split()
     take = loaded(version).patched("ModelComputeDtype", dtype=dtype)
@@ -204,7 +216,19 @@ def available(names: tuple[str, ...]) -> bool:
     return all(name in nodes.NODE_CLASS_MAPPINGS for name in names)
 
 
-@pytest.mark.parametrize("name", FEATURES)
+STUDIOS = ("1.3 fp32", "1.3 bf16", "1.2 fp32", "1.2 bf16", "2.0 fp32")
+
+
+@pytest.mark.parametrize(
+    ("studio", "name"),
+    [
+        (studio, name)
+        for studio in STUDIOS
+        for name, feature in FEATURES.items()
+        if studio.split()[0] in of_shipped(*feature.releases)
+    ],
+    indirect=["studio"],
+)
 def test_a_feature_gives_the_right_clip(studio: Studio, name: str) -> None:
     feature, rounded = FEATURES[name], ROUNDED[studio.take.dtype]
     if not available(feature.nodes):
@@ -241,7 +265,7 @@ def test_our_sampler_follows_it_as_cores_does(loaded: Callable[..., Take], name:
     assert psnr(made, want) >= ROUNDED["fp32"]
 
 
-@pytest.mark.parametrize("version", ["1.3", "1.2"])
+@pytest.mark.parametrize("version", of_shipped("1.3", "1.2", "2.0"))
 def test_a_cached_run_shows_the_same_pictures(loaded: Callable[..., Take], version: str) -> None:
     from opensora.opensora_models.native.vae.vae import load_vae
 
@@ -267,7 +291,7 @@ def test_easycache_fits_oscillating_guidance(loaded: Callable[..., Take]) -> Non
 @pytest.mark.parametrize(
     ("weight_dtype", "floor"), [("fp32", SAME), ("fp16", SAME), ("bf16", 55), ("fp8_e4m3fn", 38), ("fp8_e5m2", 32)]
 )
-@pytest.mark.parametrize("version", ["1.3", "1.2"])
+@pytest.mark.parametrize("version", of_shipped("1.3", "1.2", "2.0"))
 def test_stored_in_fewer_bits_it_draws_the_same(
     loaded: Callable[..., Take], version: str, weight_dtype: str, floor: float
 ) -> None:
@@ -315,8 +339,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 # Nodes that bring pictures, numbers and words in and out, or belong to other models.
 AROUND = {
     "EmptyHunyuanLatentVideo", "EmptyImage", "EmptyLatentImage", "EmptyLTXVLatentVideo", "EmptySD3LatentImage",
-    "ImageScale", "LatentCut", "LoadLatent", "ManualSigmas", "PreviewAny", "PreviewImage", "PrimitiveInt",
-    "PrimitiveString", "SaveLatent", "SaveVideo",
+    "ImageScale", "LatentCut", "LoadImage", "LoadLatent", "LoadVideo", "ManualSigmas", "PreviewAny", "PreviewImage",
+    "PrimitiveInt",
+    "PrimitiveString", "PrimitiveStringMultiline", "SaveLatent", "SaveVideo",
 }  # fmt: skip
 # Words that name a feature without its node, and where it is proved: a feature above, or a file.
 WORDS = {

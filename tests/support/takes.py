@@ -12,9 +12,8 @@ from torch import Tensor
 
 from support.core_nodes import call
 from support.native import CHANNELS, randn
-from support.pack import PACK_ROOT
+from support.shipped import DEMO
 
-DEMO = PACK_ROOT / "demo" / "models"
 STEPS, CFG, SEED = 5, 5.0, 1
 PROMPT = "a red circle moving right on a black background"
 SAME = math.inf
@@ -31,6 +30,7 @@ class Take:
     positive: list
     negative: list
     latent: dict[str, Any]
+    release: str
     dtype: str = "fp32"
     sampler: str = "euler"
     cfg: float = CFG
@@ -69,14 +69,19 @@ def on_model(node: str, **inputs: Any) -> Change:
     return lambda take: take.patched(node, **inputs)
 
 
-LAYER = "diffusion_model.spatial_blocks.1.mlp.fc1"
+LORA_LAYERS = {
+    "spatial_blocks": ("spatial_blocks.1.mlp.fc1", "temporal_blocks.0.scale_shift_table"),
+    "double_blocks": ("double_blocks.1.img_mlp.0", "single_blocks.0.linear2"),
+}
+"""What a network of these blocks gets a LoRA on: of the first, a layer and a table."""
 
 
 def lora(take: Take, strength: float = 1.0) -> dict[str, Tensor]:
-    """A LoRA of one layer and one table, as ComfyUI names and trains them."""
-    weights = take.model.model.state_dict()
+    """A LoRA of two parts of the network, as ComfyUI names and trains them."""
+    weights, network = take.model.model.state_dict(), take.model.model.diffusion_model
+    (layers,) = (layers for blocks, layers in LORA_LAYERS.items() if hasattr(network, blocks))
     found = {}
-    for seed, layer in enumerate((LAYER, "diffusion_model.temporal_blocks.0.scale_shift_table")):
+    for seed, layer in enumerate(f"diffusion_model.{layer}" for layer in layers):
         rows, columns = weights[f"{layer}.weight"].shape
         found[f"{layer}.lora_up.weight"] = strength * randn(rows, 4, seed=seed)
         found[f"{layer}.lora_down.weight"] = 0.05 * randn(4, columns, seed=seed + 10)
@@ -240,6 +245,14 @@ def noise_mask(value: float, node: str | None = None) -> Change:
     return change
 
 
+def from_half_noise(take: Take) -> Tensor:
+    """From the first step at or below half of the noise on."""
+    sigmas = call("BasicScheduler", model=take.model, scheduler="opensora", steps=take.steps, denoise=1.0)[0]
+    start = advanced(int((sigmas > 0.5).sum()), 10000)(take)
+    assert isinstance(start, Tensor)
+    return start
+
+
 def batch_row(index: int, amount: int = 2) -> Change:
     """One row of a batch."""
 
@@ -338,13 +351,18 @@ def load_take(version: str, weight_dtype: str = "default") -> Take:
     from opensora.opensora_models.native.sampling import clips, samplers
     from opensora.opensora_models.native.text import clip
     from opensora.opensora_models.native.text import encoding as text_encoding
+    from opensora.opensora_models.releases.known import release_named
+    from opensora.opensora_models.text.suffixes import FRAME_RATE, append_suffixes
 
     samplers.register_scheduler()
     with torch.inference_mode():
         path = DEMO / "diffusion_models" / f"opensora-tiny-v{version}.safetensors"
         model = model_loading.load_model(path, weight_dtype)
-        words = clip.load_text_encoder(DEMO / "text_encoders" / "opensora-tiny-t5.safetensors")
-        both = text_encoding.encode_both(words, PROMPT, "", model)
-    latent = {"samples": torch.zeros(1, CHANNELS[version], 5, 8, 8)}
+        texts, rules = DEMO / "text_encoders", release_named(version).text
+        second = {"clip_l": texts / "opensora-tiny-clip-l.safetensors"} if rules.pooled else {}
+        words = clip.load_text_encoder(texts / "opensora-tiny-t5.safetensors", **second)
+        prompt = append_suffixes(PROMPT, FRAME_RATE, rules.motion) if rules.suffixes else PROMPT
+        both = text_encoding.encode_both(words, prompt, "", model)
+    latent = clips.marked({"samples": torch.zeros(1, CHANNELS[version], 5, 8, 8)}, release_named(version))
     shifted = samplers.patch_shift(model, clips.clip_shift(clips.clip_size(latent, model)))
-    return Take(shifted, both.positive, both.negative, latent)
+    return Take(shifted, both.positive, both.negative, latent, version)

@@ -7,21 +7,22 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from opensora.opensora_models.checkpoint.opening import open_checkpoint
-from opensora.opensora_models.releases.groups import VERSIONS, Version
 from opensora.opensora_models.vae.recognition import recognise
 from opensora.training.autoencoder import RECIPES as AUTOENCODERS
+from opensora.training.clip_l import ClipL, ClipLConfig
 from opensora.training.flow_recipes import RECIPES
-from support.pack import PACK_ROOT
+from support.shipped import DEMO, SHIPPED, of_shipped
 
-MODELS = PACK_ROOT / "demo" / "models"
-MAX_MEGABYTES = 40
+MAX_MEGABYTES = 45
 
 
 def metadata(name: str) -> dict[str, str]:
-    with safe_open(str(MODELS / name), "pt") as file:
+    with safe_open(str(DEMO / name), "pt") as file:
         return dict(file.metadata())
 
 
@@ -37,17 +38,18 @@ def in_json(value: Any) -> Any:
 
 
 def test_they_are_small_and_nothing_else_lies_there() -> None:
-    files = {str(path.relative_to(MODELS)): path.stat().st_size for path in MODELS.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(DEMO)): path.stat().st_size for path in DEMO.rglob("*") if path.is_file()}
     assert set(files) == {
         "text_encoders/opensora-tiny-t5.safetensors",
-        *(f"diffusion_models/opensora-tiny-v{version}.safetensors" for version in VERSIONS),
-        *(f"vae/opensora-tiny-vae-v{version}.safetensors" for version in VERSIONS),
+        *(["text_encoders/opensora-tiny-clip-l.safetensors"] if "2.0" in SHIPPED else []),
+        *(f"diffusion_models/opensora-tiny-v{version}.safetensors" for version in SHIPPED),
+        *(f"vae/opensora-tiny-vae-v{version}.safetensors" for version in SHIPPED),
     }
     assert sum(files.values()) < MAX_MEGABYTES * 1e6
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_recipe_in_the_file_is_that_of_the_repository(version: Version) -> None:
+@pytest.mark.parametrize("version", SHIPPED)
+def test_the_recipe_in_the_file_is_that_of_the_repository(version: str) -> None:
     flow, autoencoder = RECIPES[version], AUTOENCODERS[version]
     steps = {"diffusion": flow.steps, "vae": sum(stage.steps for stage in autoencoder.stages)}
     files = {
@@ -60,7 +62,19 @@ def test_the_recipe_in_the_file_is_that_of_the_repository(version: Version) -> N
         assert in_json(json.loads(told["opensora.training"])) == in_json(recipe), name
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_autoencoder_is_recognised(version: Version) -> None:
-    found = recognise(open_checkpoint(MODELS / "vae" / f"opensora-tiny-vae-v{version}.safetensors"))
+@pytest.mark.parametrize("version", SHIPPED)
+def test_the_autoencoder_is_recognised(version: str) -> None:
+    found = recognise(open_checkpoint(DEMO / "vae" / f"opensora-tiny-vae-v{version}.safetensors"))
     assert found.version == version
+
+
+@pytest.mark.parametrize("version", of_shipped("2.0"))
+def test_the_second_text_encoder_is_the_one_of_its_seed(version: str) -> None:
+    recipe = ClipLConfig(width=RECIPES[version].network.vec_in_dim)
+    told = metadata("text_encoders/opensora-tiny-clip-l.safetensors")
+    assert json.loads(told["opensora.training"]) == {"steps": 0, **in_json(asdict(recipe))}
+    stored = load_file(DEMO / "text_encoders" / "opensora-tiny-clip-l.safetensors")
+    made = ClipL(recipe).exported()
+    assert set(stored) == set(made)
+    for name, value in made.items():
+        assert torch.equal(stored[name], value.half()), name
