@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 SIDE, GAP, HEAD, FOOT = 512, 8, 116, 60
 GROUND, PROMPT, GIVEN, WORDS = "#18181b", "#335533", "#f4c430", "white"
-FRAMES = {1: (1, 1), 6: (3, 2), 9: (3, 3)}
+COLUMNS, ROWS = 3, 2
 
 # What the picture says below the frames, and which of the frames shown the template gives.
 SPECIAL: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -74,11 +74,10 @@ def draw(title: str, output: Path) -> Image.Image:
     pen.rectangle((0, 0, SIDE, HEAD), PROMPT)
     text = "\n".join(textwrap.wrap(prompt_of(graph), 32)[:3])
     pen.multiline_text((GAP * 2, HEAD / 2), text, WORDS, ImageFont.load_default(28), anchor="lm", spacing=6)
-    columns, rows = FRAMES[6]
-    frames = frames_of(video_of(made, output), columns * rows)
-    wide, high = (SIDE - GAP) // columns, (SIDE - HEAD - FOOT - GAP) // rows
+    frames = frames_of(video_of(made, output), COLUMNS * ROWS)
+    wide, high = (SIDE - GAP) // COLUMNS, (SIDE - HEAD - FOOT - GAP) // ROWS
     for index, frame in enumerate(frames):
-        left, top = GAP + index % columns * wide, HEAD + GAP + index // columns * high
+        left, top = GAP + index % COLUMNS * wide, HEAD + GAP + index // COLUMNS * high
         box = (wide - GAP, high - GAP)
         if index in given:
             pen.rectangle((left - 4, top - 4, left + box[0] + 3, top + box[1] + 3), GIVEN)
@@ -89,5 +88,6 @@ def draw(title: str, output: Path) -> Image.Image:
 
 if __name__ == "__main__":
     folder, *titles = sys.argv[1:]
-    for name in titles or [path.stem for path in sorted(WORKFLOWS.glob("*.json"))]:
+    every = [path.stem for path in sorted(WORKFLOWS.glob("*.json")) if path.stem.split()[1] in SPECIAL]
+    for name in titles or every:
         draw(name, Path(folder)).save(WORKFLOWS / f"{name}.jpg", quality=82)

@@ -15,7 +15,7 @@ from .environment import Environment, create_venv
 from .places import HOME, has_nvidia_driver, venv_python
 
 NEEDED_BY_COMFYUI = ("torch", "aiohttp", "safetensors", "transformers")
-NEEDED_BY_TESTS = ("pytest", "xdist", "ruff", "mypy")
+NEEDED_BY_TESTS = ("pytest", "xdist", "ruff", "mypy", "comfy_lint")
 
 
 @dataclass(frozen=True)

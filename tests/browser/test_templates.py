@@ -39,9 +39,9 @@ class Part:
     shape: str | None = None
 
 
-def clip(shape: str, colour: str = "red", frames: int = 17) -> tuple[int, tuple[Part, ...]]:
-    """A shape that moves right for the whole video."""
-    return frames, (Part(0, frames - 1, colour, "right", shape),)
+def clip(shape: str, colour: str = "red", motion: str = "right", frames: int = 17) -> tuple[int, tuple[Part, ...]]:
+    """One shape and motion for the whole video."""
+    return frames, (Part(0, frames - 1, colour, motion, shape),)
 
 
 CIRCLE, SQUARE = clip("circle"), clip("square")
@@ -63,14 +63,14 @@ SHOWN: dict[str, tuple[int, tuple[Part, ...]]] = {
     "Open-Sora 25 Long video": (
         68, (Part(0, 16, "red", "right", "circle"), Part(34, 50, "red", "left"), Part(51, 67, "red", "up", "circle")),
     ),
-    "Open-Sora 40 Low memory": CIRCLE,
-    "Open-Sora 41 Saved prompt": CIRCLE,
-    "Open-Sora 42 Decode again": CIRCLE,
-    "Open-Sora 43 EasyCache": CIRCLE,
-    "Open-Sora 50 Core nodes only": CIRCLE,
+    "Open-Sora 40 Low memory": clip("square", "green", "up"),
+    "Open-Sora 41 Saved prompt": clip("circle", "yellow", "left"),
+    "Open-Sora 42 Decode again": clip("square", "blue", "up"),
+    "Open-Sora 43 EasyCache": clip("circle", "purple", "left"),
+    "Open-Sora 50 Core nodes only": clip("circle", "cyan", "grow"),
     "Open-Sora 51 Custom sampler": SQUARE,
     "Open-Sora 52 LoRA": clip("square", "blue"),
-    "Open-Sora 53 Context windows": clip("circle", frames=34),
+    "Open-Sora 53 Context windows": clip("circle", "green", frames=34),
 }  # fmt: skip
 """Frames of every video a template leaves, all 64x64, and what its prompts promise."""
 
