@@ -11,8 +11,8 @@ from support.pack import PACK_ROOT
 
 LOCALES = PACK_ROOT / "locales"
 DOCS = PACK_ROOT / "js" / "docs"
-COMPLETE = ("ja", "ko", "zh")  # every text and every help page
-NAMED: tuple[str, ...] = ()  # names and descriptions of the nodes
+COMPLETE = ("ja", "ko", "zh", "zh-TW")  # every text and every help page
+NAMED = ("fr", "de", "es", "ru")  # names and descriptions of the nodes
 
 NUMBER = re.compile(r"(?<![A-Za-z_\d.])\d+(?:\.\d+)?(?:\s?(?:%|[KMGT]i?B|dB|px|Hz|fps)(?![A-Za-z]))?[²³]?")
 # Words that are the same in every language: in backticks, placeholders, files and folders, names with an underscore,
