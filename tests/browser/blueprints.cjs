@@ -1,7 +1,7 @@
 // As a person would: look a blueprint up in the search of nodes, put it on the canvas, give it what it needs, press Run.
 "use strict";
 
-const RUN_MS = 110000;
+const RUN_MS = 200000;
 
 // The list of nodes at the left, searched for a name.
 async function find(page, name) {

@@ -1,4 +1,4 @@
-"""Templates for released weights and blueprints on the page: what it saves of them, what it offers to download."""
+"""Released weights, blueprints and apps on the page: what it saves of them, what it offers to download."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.workflows import blueprints, every_node, offered, read, released_workflows
+from support.workflows import apps, blueprints, every_node, offered, read, released_workflows
 
 if TYPE_CHECKING:
     from support.browser import Browser
@@ -24,9 +24,12 @@ def as_saved(graph: dict[str, Any]) -> dict[str, Any]:
 
 def test_they_are_what_the_page_saves(browser: Browser) -> None:
     graphs = {path.stem: read(path) for path in (*released_workflows(), *blueprints())}
-    visit = browser.visit("saved", graphs=graphs)
+    shown = {path.stem: read(path) for path in apps()}
+    saved = browser.visit("saved", graphs={**graphs, **shown}).value
     for name, graph in graphs.items():
-        assert as_saved(visit.value[name]) == as_saved(graph), name
+        assert as_saved(saved[name]) == as_saved(graph), name
+    for name, graph in shown.items():
+        assert saved[name]["extra"]["linearData"] == graph["extra"]["linearData"], name
 
 
 def test_the_page_offers_every_missing_file(browser: Browser) -> None:

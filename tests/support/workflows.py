@@ -41,6 +41,11 @@ def released_workflows() -> list[Path]:
     return [path for path in page_workflows() if " Released " in path.stem]
 
 
+def apps() -> list[Path]:
+    """Those of them that say what app mode shows."""
+    return [path for path in page_workflows() if "linearData" in read(path).get("extra", {})]
+
+
 def blueprints() -> list[Path]:
     """The subgraphs that people put into graphs of their own."""
     return sorted((PACK_ROOT / "subgraphs").glob("*.json"))
