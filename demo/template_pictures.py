@@ -71,18 +71,17 @@ def draw(title: str, output: Path) -> Image.Image:
     words, given = SPECIAL[title.split()[1]]
     picture = Image.new("RGB", (SIDE, SIDE), GROUND)
     pen = ImageDraw.Draw(picture)
-    pen.rectangle((0, 0, SIDE, HEAD), PROMPT)
-    text = "\n".join(textwrap.wrap(prompt_of(graph), 32)[:3])
-    pen.multiline_text((GAP * 2, HEAD / 2), text, WORDS, ImageFont.load_default(28), anchor="lm", spacing=6)
-    frames = frames_of(video_of(made, output), COLUMNS * ROWS)
     wide, high = (SIDE - GAP) // COLUMNS, (SIDE - HEAD - FOOT - GAP) // ROWS
-    for index, frame in enumerate(frames):
-        left, top = GAP + index % COLUMNS * wide, HEAD + GAP + index // COLUMNS * high
+    for index, frame in enumerate(frames_of(video_of(made, output), COLUMNS * ROWS)):
+        left, top = GAP + index % COLUMNS * wide, GAP + index // COLUMNS * high
         box = (wide - GAP, high - GAP)
         if index in given:
             pen.rectangle((left - 4, top - 4, left + box[0] + 3, top + box[1] + 3), GIVEN)
         picture.paste(frame.resize(box, Image.Resampling.LANCZOS), (left, top))
-    pen.text((SIDE / 2, SIDE - FOOT / 2), words, WORDS, ImageFont.load_default(34), anchor="mm")
+    pen.text((SIDE / 2, SIDE - HEAD - FOOT / 2), words, WORDS, ImageFont.load_default(34), anchor="mm")
+    pen.rectangle((0, SIDE - HEAD, SIDE, SIDE), PROMPT)  # below: the page puts a mark over the upper left corner
+    text = "\n".join(textwrap.wrap(prompt_of(graph), 32)[:3])
+    pen.multiline_text((GAP * 2, SIDE - HEAD / 2), text, WORDS, ImageFont.load_default(28), anchor="lm", spacing=6)
     return picture
 
 

@@ -101,11 +101,25 @@ def object_info(running_server: TestServer) -> dict[str, Any]:
 
 
 @pytest.fixture
-def browser(server: TestServer) -> Browser:
+def browser(server: TestServer, _a_browser: None) -> Browser:
     """A headless browser on the server's page; skipped with the reason where there is none."""
-    from support.browser import Browser, why_not
+    from support.browser import Browser
+
+    return Browser(server.url)
+
+
+@pytest.fixture(scope="session")
+def newest_browser(_a_browser: None, bare_server: BareServer) -> Browser:
+    """A headless browser on the newest page, which the bare server has."""
+    from support.browser import Browser
+
+    return Browser(bare_server.url)
+
+
+@pytest.fixture(scope="session")
+def _a_browser() -> None:
+    from support.browser import why_not
 
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    return Browser(server.url)

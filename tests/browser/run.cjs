@@ -56,7 +56,7 @@ async function main() {
     keepOurs(seen); // until here the page also opened a workflow of its own and looked for the models of that
     const tools = {
       input: JSON.parse(fs.readFileSync(0, "utf8")),
-      shot: (name) => page.screenshot({ path: path.join(artefacts, `${name}.png`) }),
+      shot: (name) => page.screenshot({ path: path.join(artefacts, `${name}.png`), timeout: READY_MS }),
     };
     let value, failure;
     try {

@@ -82,24 +82,13 @@ NAMES = [path.stem for path in page_workflows()]
 
 
 @pytest.fixture(scope="session")
-def newest(bare_server: BareServer) -> Browser:
-    """The newest page on the bare ComfyUI, where one video of a person lies in the input folder."""
-    from support.browser import Browser, why_not
-
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    write_persons_video(bare_server.base / "input")
-    return Browser(bare_server.url)
-
-
-@pytest.fixture(scope="session")
-def run(newest: Browser, bare_server: BareServer) -> dict[str, Any]:
+def run(newest_browser: Browser, bare_server: BareServer) -> dict[str, Any]:
     """Every template, opened and run in the newest page with Nodes 2.0."""
     from support.browser import SCENARIO_SECONDS
 
+    write_persons_video(bare_server.base / "input")
     results = {name: None for name in NEED_OWN_FILES}
-    visit = newest.visit(
+    visit = newest_browser.visit(
         "templates", names=NAMES, nodes2=True, results=results, label="newest page, Nodes 2",
         seconds=SCENARIO_SECONDS * len(NAMES),
     )  # fmt: skip
@@ -141,7 +130,7 @@ def test_templates_open_readable_and_nothing_overlaps(
 ) -> None:
     seen = run
     if (page, nodes2) != ("newest page", True):
-        browser = request.getfixturevalue("newest" if page == "newest page" else "page_of_30")
+        browser = request.getfixturevalue("newest_browser" if page == "newest page" else "page_of_30")
         results = {name: entry.get("results") for name, entry in run.items()}
         label = f"{page}, {'Nodes 2' if nodes2 else 'classic'}"
         visit = browser.visit("templates", names=NAMES, nodes2=nodes2, results=results, label=label)
