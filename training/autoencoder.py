@@ -35,6 +35,7 @@ from .calibration import CALIBRATION, calibrate
 from .critic import Critic, CriticConfig, load_lpips
 from .latents import LatentCode
 from .lpips import LPIPS
+from .muon import Muon
 from .patch_analysis import LOG_VARIANCE
 from .pictures import contact_sheet
 from .progress import Progress
@@ -84,6 +85,7 @@ class AutoencoderConfig:
     average: float = 0.99
     warm_up: int = 30
     seed: int = 13
+    muon: float = 0.0  # rate of Muon, which then trains what convolutions and linear layers weigh, in Adam's rates
 
     @property
     def groups(self) -> int:
@@ -110,11 +112,13 @@ RECIPES: dict[str, AutoencoderConfig] = {
     "2.0": AutoencoderConfig(
         version="2.0",
         networks=(HunyuanConfig(widths=(16, 16, 32, 64), layers=1, groups=4),),
-        # At 1.3's rates the first hundred steps got it 2 dB less far.
+        # At 1.3's rates the first hundred steps got it 2 dB less far. Adam alone got crops to 18.2 dB in its fourth fifty
+        # steps, with Muon at 6 times its rate to 20.5 (20.0 at 10 times).
         stages=(
-            Stage(steps=2000, batch=8, frames=5, size=32, rate=1e-3, final_rate=3e-4, part="decoder"),
-            Stage(steps=1000, batch=1, frames=17, size=64, rate=4e-4, final_rate=3e-5, part="decoder"),
+            Stage(steps=2000, batch=8, frames=5, size=32, rate=1e-3, final_rate=2e-4, part="decoder"),
+            Stage(steps=1000, batch=1, frames=17, size=64, rate=3e-4, final_rate=1e-5, part="decoder"),
         ),
+        muon=6.0,
     ),
 }
 
@@ -174,6 +178,7 @@ class Run:
         self.model = new_autoencoder(config)
         self.average = MovingAverage(self.model, config.average)
         self.optimiser = torch.optim.Adam(self.model.parameters(), betas=(0.9, 0.98), fused=True)
+        self.muon = Muon(matrices(self.model)) if config.muon else None
         self.critic = Critic(config.critic) if any(stage.adversarial for stage in config.stages) else None
         self.code: LatentCode | None = None
         self.done = 0
@@ -186,6 +191,8 @@ class Run:
         parts = {"model": self.model, "average": self.average, "optimiser": self.optimiser}
         if self.critic is not None:
             parts |= {"critic": self.critic, "critic's optimiser": self.critic.optimiser}
+        if self.muon is not None:
+            parts["muon"] = self.muon
         return parts
 
     def update(self, stage: Stage, inner: int) -> None:
@@ -193,11 +200,14 @@ class Run:
         torch.manual_seed(self.config.seed * 1_000_003 + self.done)
         video = batch_of(self.config, stage, self.done)
         loss, again, numbers = self.loss(video, stage)
+        rate = rate_at(stage, inner, self.config.warm_up)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(stage, inner, self.config.warm_up)
+            group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_limit)
+        if self.muon is not None:
+            self.muon.step(self.config.muon * rate)
         self.optimiser.step()
         self.average.update(self.model)
         if stage.adversarial and self.critic is not None:
@@ -277,6 +287,13 @@ class Run:
         rows = [clip for pair in zip(video[:6], again[:6], strict=True) for clip in pair]
         sheet = contact_sheet(rows, every=max(1, video.shape[2] // 8), scale=2)
         sheet.save(self.progress.folder / "reconstruction.png")
+
+
+def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """What Muon trains: all that convolutions and linear layers weigh, except in the layer that makes pixels."""
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1 and "decoder.conv_out" not in name:
+            yield name, weight
 
 
 def last_layer(model: Autoencoder) -> Tensor:

@@ -135,6 +135,7 @@ _joining = partial(
 
 # 2.0 has no frame masks, and its text encoder is the one that 1.3 was trained with.
 _of_20 = partial(BatchConfig, frame_mask_share=0.0)
+MISNAMED = 0.5
 _told_20 = partial(_telling_apart, frame_mask_share=0.0, noisy_shift=1.5, rest=True)
 
 TINY_20 = FlowConfig(
@@ -152,11 +153,19 @@ TINY_20 = FlowConfig(
         ),
         Phase(800, _of_20(buckets=causal_buckets(), given_share=0.0), trains_text=False),
         _settled(6000, _of_20(buckets=causal_buckets(), given_share=0.35)),
-        _settled(2500, _of_20(buckets=causal_buckets(), given_share=0.35, noisy_shift=1.5, motions=TURNING)),
-        _settled(6000, _told_20(buckets=causal_buckets(pictures=0.25), given_share=0.25)),
+        _settled(
+            2500,
+            _of_20(
+                buckets=causal_buckets(), given_share=0.35, noisy_shift=1.5, motions=TURNING, misnamed_share=MISNAMED
+            ),
+        ),
+        _settled(6000, _told_20(buckets=causal_buckets(pictures=0.25), given_share=0.25, misnamed_share=MISNAMED)),
         _settled(
             3500,
-            _told_20(buckets=causal_buckets(pictures=0.15, long=(0.06, 0.04)), given_share=0.5, given_rivals=True),
+            _told_20(
+                buckets=causal_buckets(pictures=0.15, long=(0.06, 0.04)), given_share=0.5, given_rivals=True,
+                misnamed_share=MISNAMED,
+            ),
             rate_share=0.4,
             stays=0.25,
         ),

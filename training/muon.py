@@ -43,7 +43,8 @@ class Muon:
             ahead = weight.grad.lerp(momentum, MOMENTUM)
             count = PIECES.get(name.split(".")[-2], 1)
             for part, change in zip(weight.chunk(count), ahead.chunk(count), strict=True):
-                by_shape[part.shape].append((part, change))
+                matrix = part.view(len(part), -1)  # a convolution is one of what it reads by what it makes
+                by_shape[matrix.shape].append((matrix, change.reshape(matrix.shape)))
             weight.grad = None
         groups = [
             parts[start : start + TOGETHER] for parts in by_shape.values() for start in range(0, len(parts), TOGETHER)

@@ -62,8 +62,9 @@ def small_autoencoder() -> autoencoder.AutoencoderConfig:
     return replace(autoencoder.AutoencoderConfig(), networks=(network,), stages=stages, analysed_clips=16)
 
 
-def test_an_interrupted_autoencoder_run_continues_as_if_nothing_happened(tmp_path: Path) -> None:
-    config = small_autoencoder()
+@pytest.mark.parametrize("muon", [0.0, 6.0])
+def test_an_interrupted_autoencoder_run_continues_as_if_nothing_happened(tmp_path: Path, muon: float) -> None:
+    config = replace(small_autoencoder(), muon=muon)
     whole, steps = autoencoder.train(config, tmp_path / "whole")
     autoencoder.train(config, tmp_path / "parts", last_step=3)
     parts, _ = autoencoder.train(config, tmp_path / "parts")
