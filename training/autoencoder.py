@@ -112,8 +112,8 @@ RECIPES: dict[str, AutoencoderConfig] = {
     "2.0": AutoencoderConfig(
         version="2.0",
         networks=(HunyuanConfig(widths=(16, 16, 32, 64), layers=1, groups=4),),
-        # At 1.3's rates the first hundred steps got it 2 dB less far. Adam alone got crops to 18.2 dB in its fourth fifty
-        # steps, with Muon at 6 times its rate to 20.5 (20.0 at 10 times).
+        # At 1.3's rates the first hundred steps got it 2 dB less far. Adam alone got crops to 18.2 dB in its fourth
+        # fifty steps, with Muon at 6 times its rate to 20.5 (20.0 at 10 times).
         stages=(
             Stage(steps=2000, batch=8, frames=5, size=32, rate=1e-3, final_rate=2e-4, part="decoder"),
             Stage(steps=1000, batch=1, frames=17, size=64, rate=3e-4, final_rate=1e-5, part="decoder"),
