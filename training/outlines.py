@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .autoencoder import RECIPES as AUTOENCODERS
@@ -27,7 +28,7 @@ from .exported import exported_autoencoder, exported_pair
 from .flow import averaged
 from .flow_recipes import RECIPES
 from .flow_sampling import SamplingConfig
-from .latents import LatentCode
+from .latents import LatentCode, carrying_frames
 from .mmdit_pair import MMDiTPair
 from .pair import Pair
 from .pictures import contact_sheet, to_bytes
@@ -37,6 +38,7 @@ from .rendering import render
 from .scenes import BACKGROUNDS, SHAPES, Scene, SceneConfig, combinations, held_out, place_scene
 
 CONFIDENT = 1.96  # standard errors on either side: 95 %
+NOISE_SEED = 1  # of what --noise adds
 SEED_STEP = 1000  # between the noise of one ``--seed`` and the next; the batches of one lie in between
 
 
@@ -63,6 +65,10 @@ class Measured:
             for own, other in ((compactness, beside.compactness), (edge, beside.edge))
         ]
         return f"{line}; ratios {ratios[0]:.3f} and {ratios[1]:.2f}"
+
+    def at(self, numbers: Sequence[int]) -> Measured:
+        """Of some frames only."""
+        return Measured(self.compactness[:, list(numbers)], self.edge[:, list(numbers)])
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
@@ -97,10 +103,11 @@ def drawn_scenes(rows: Sequence[Words], config: SceneConfig, seed: int) -> list[
     ]  # fmt: skip
 
 
-def through(model: Autoencoder, scenes: Sequence[Scene]) -> Tensor:
-    """Drawings [B, 3, T, H, W] as the autoencoder gives them back."""
-    code = LatentCode(model)
-    return decoded(code.clips(scenes, CLIP.frames, CLIP.height, CLIP.width), model, code)
+def through(model: Autoencoder, code: LatentCode, scenes: Sequence[Scene], noise: float = 0.0) -> Measured:
+    """Of drawings as the autoencoder gives them back, with noise of this deviation on their latents, which have 1."""
+    latents = code.clips(scenes, CLIP.frames, CLIP.height, CLIP.width)
+    added = torch.randn(latents.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
+    return measured(list(decoded(latents + noise * added, model, code)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,6 +127,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--guidance", type=float, nargs="*", default=[SamplingConfig.guidance])
     made.add_argument("--steps", type=int, nargs="*", default=[SamplingConfig.steps])
     made.add_argument("--seed", type=int, nargs="*", default=[SamplingConfig.seed], help="of places and noise")
+    made.add_argument(
+        "--noise", type=float, nargs="*", default=[], help="on the latents of drawings, to be decoded too"
+    )
     made.add_argument("--sheet", type=Path, help="contact sheet of the last clips generated, a PNG")
     return made
 
@@ -151,8 +161,14 @@ def main(arguments: list[str]) -> None:
     placed = recipe.phases[-1].batches.bank_scenes
     scenes = [scene for seed in options.seed for scene in drawn_scenes(rows, placed, seed)]
     log.info("%s, drawn: %s", release, measured(list(render(scenes, CLIP.frames, CLIP.height, CLIP.width))).said())
-    beside = measured(list(through(model, scenes)))
+    beside = through(model, code, scenes)
     log.info("%s, through the autoencoder: %s", release, beside.said())
+    carrying = carrying_frames(release, CLIP.frames)
+    between = [number for number in range(CLIP.frames) if number not in carrying]
+    for name, numbers in (("frames that carry latents", carrying), ("frames between them", between)):
+        log.info("%s, through the autoencoder, %s: %s", release, name, beside.at(numbers).said())
+    for noise in options.noise:
+        log.info("%s, noise %g on latents: %s", release, noise, through(model, code, scenes, noise).said(beside))
     captions = as_trained(prompts_for(rows), release)
     for guidance, steps in itertools.product(options.guidance, options.steps):
         config = SamplingConfig(steps=steps, guidance=guidance)
