@@ -96,13 +96,14 @@ def card(title: str, nodes: list[dict[str, Any]]) -> Image.Image:
     def write(y: int, text: str, size: int, colour: tuple[int, int, int]) -> None:
         draw.text((EDGE, y), text, fill=colour, font=ImageFont.load_default(size))
 
-    write(28, f"Open-Sora {match['release']}", 64, INK)
-    write(112, match["job"], 38, LIGHT)
-    job_drawing(draw, match["job"], 232)
-    write(308, size_sentence(nodes), 34, INK)
-    write(372, "needs", 26, SOFT)
+    # The newest page puts a mark over the upper left corner.
+    write(84, f"Open-Sora {match['release']}", 64, INK)
+    write(160, match["job"], 38, LIGHT)
+    job_drawing(draw, match["job"], 268)
+    write(330, size_sentence(nodes), 34, INK)
+    write(384, "needs", 26, SOFT)
     for row, name in enumerate(files_of(nodes)):
-        write(408 + 34 * row, name, 26, INK)
+        write(420 + 33 * row, name, 26, INK)
     return image
 
 
