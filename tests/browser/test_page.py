@@ -10,21 +10,13 @@ from support.videos import write_persons_video
 from support.workflows import PREVIEWS, page_workflows, read, to_api
 
 if TYPE_CHECKING:
-    from support.browser import Browser
-    from support.server import BareServer, TestServer
+    from browser.conftest import Page
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 
-@pytest.fixture(params=["page of 0.30", "newest page"])
-def either(request: pytest.FixtureRequest) -> Browser:
-    """The page that ComfyUI 0.30 asks for, and the newest one."""
-    browser: Browser = request.getfixturevalue("browser" if request.param == "page of 0.30" else "newest_browser")
-    return browser
-
-
-def test_the_page_knows_every_node_and_complains_of_nothing(either: Browser, object_info: dict[str, Any]) -> None:
-    visit = either.visit("smoke")
+def test_the_page_knows_every_node_and_complains_of_nothing(each_page: Page, object_info: dict[str, Any]) -> None:
+    visit = each_page.browser.visit("smoke")
     ours = {name for name, info in object_info.items() if info["python_module"] == "custom_nodes.opensora"}
     assert set(visit.value["registered"]) == ours
     titles = {node["type"]: node["title"] for node in visit.value["placed"]}
@@ -35,13 +27,10 @@ def test_the_page_knows_every_node_and_complains_of_nothing(either: Browser, obj
 
 
 @pytest.mark.skipif(not page_workflows(), reason="no page workflow is shipped yet")
-def test_the_page_makes_of_every_workflow_what_the_tests_validate(
-    either: Browser, object_info: dict[str, Any], server: TestServer, bare_server: BareServer
-) -> None:
-    for each in (server, bare_server):
-        write_persons_video(each.base / "input")
+def test_the_page_makes_of_every_workflow_what_the_tests_validate(each_page: Page, object_info: dict[str, Any]) -> None:
+    write_persons_video(each_page.server.base / "input")
     workflows = {path.stem: read(path) for path in page_workflows()}
-    visit = either.visit("workflows", workflows=workflows)
+    visit = each_page.browser.visit("workflows", workflows=workflows)
     for name, workflow in workflows.items():
         page = {key: bare(node) for key, node in visit.value[name].items()}
         assert page == to_api(workflow, object_info), name
@@ -54,8 +43,10 @@ def bare(node: dict[str, Any]) -> dict[str, Any]:
     return {"class_type": node["class_type"], "inputs": inputs}
 
 
-def test_a_template_is_found_runs_and_shows_its_video(either: Browser) -> None:
-    visit = either.visit("template", name="Open-Sora 01 Text to video", words="open-sora", ends_in="OSoraDecodeToVideo")
+def test_a_template_is_found_runs_and_shows_its_video(each_page: Page) -> None:
+    visit = each_page.browser.visit(
+        "template", name="Open-Sora 01 Text to video", words="open-sora", ends_in="OSoraDecodeToVideo"
+    )
     assert all(name.startswith("Open-Sora ") for name in visit.value["first"]), visit.value["first"]
     assert (visit.value["width"], visit.value["height"]) == (64, 64)
     assert visit.value["seconds"] == pytest.approx(17 / 24, abs=0.05)
