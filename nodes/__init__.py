@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..opensora_models.native.core import startup
+from ..opensora_models.native.core import marks, startup
 from ..opensora_models.native.sampling.samplers import register_scheduler
 from ..opensora_models.native.stored import remove_expired
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .decode import Decode, DecodeToVideo, LoadLatent
+from .door import guilty_input
 from .encode import Encode
 from .guidance import FlowSampler, GuidancePatch, Guider
 from .long_video import LongVideoSampler
@@ -61,6 +62,7 @@ class OpenSoraExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Called once before the nodes are asked for."""
         startup.start()
+        marks.register(guilty_input)
         register_scheduler()
         remove_expired()
 

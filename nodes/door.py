@@ -10,8 +10,9 @@ import difflib
 import functools
 import inspect
 import math
+import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ from ..opensora_models.messages.quoting import described
 from ..opensora_models.native.core.wires import wrong_on_wire
 from ..opensora_models.native.messages import hushed, speaking
 
+THE_INPUT = re.compile(r"The input (\w+) ")
+"""How sentences begin that name an input."""
 GUARDED = "opensora_guarded"
 """Mark of a method that stands behind the door; ComfyUI copies classes with their methods at every run."""
 
@@ -30,7 +33,7 @@ class OpenSoraNode(io.ComfyNode):
     """Base of all nodes.
 
     A subclass writes ``execute`` and, where it has rules over its inputs, ``validate_inputs`` (widgets that belong
-    together; name as few as possible, since ComfyUI marks each of them) and ``check_early``.
+    together; ComfyUI marks the one of them that :func:`guilty_input` names) and ``check_early``.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -62,6 +65,18 @@ class OpenSoraNode(io.ComfyNode):
 def schema_of(node: type[io.ComfyNode]) -> io.Schema:
     """The node's schema; choices that are files may be those of an earlier moment."""
     return node.SCHEMA or node.GET_SCHEMA()
+
+
+def guilty_input(node: Any, sentence: str, marked: Sequence[str]) -> str | None:
+    """Which of the inputs that ComfyUI has marked a sentence of ``validate_inputs`` is about; None for other nodes.
+
+    The one that it names; a rule's sentence names none and is about the number that the others decide.
+    """
+    if not (isinstance(node, type) and issubclass(node, OpenSoraNode)):
+        return None
+    named = THE_INPUT.match(sentence)
+    candidates = [*([named[1]] if named else []), *sorted(node.depends), *marked]
+    return next(name for name in candidates if name in marked)
 
 
 def check_inputs(node: type[OpenSoraNode], values: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ class LongVideoSampler(OpenSoraNode):
             category=CATEGORY,
             description="Makes a long video segment by segment. Finished segments are stored, so an interrupted run "
             "goes on where it stopped.",
-            search_aliases=["open-sora loop", "extend video", "long video", "resume"],
+            search_aliases=["long video", "extend video", "open-sora loop", "resume"],
             inputs=[
                 io.Model.Input("model", tooltip="An Open-Sora model."),
                 io.Conditioning.Input(

@@ -27,7 +27,7 @@ class ModelLoader(OpenSoraNode):
             display_name="Open-Sora Load Model",
             category="Open-Sora/loaders",
             description="Loads an Open-Sora 1.2, 1.3 or 2.0 diffusion model; the release is read off the file.",
-            search_aliases=["open-sora loader", "stdit3", "mmdit", "load diffusion model"],
+            search_aliases=["open-sora", "text to video", "extend", "load diffusion model", "stdit3", "mmdit"],
             inputs=[
                 FileInput(
                     "model_name",

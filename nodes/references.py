@@ -50,7 +50,15 @@ class Reference(OpenSoraNode):
             category=CATEGORY,
             description="Encodes a picture or clip and says where it goes: first frame, last frame, extension, "
             "connection, keyframes, editing. Chain several.",
-            search_aliases=["image to video", "extend video", "keyframe", "first last frame", "video to video"],
+            search_aliases=[
+                "open-sora",
+                "image to video",
+                "extend",
+                "extend video",
+                "keyframe",
+                "first last frame",
+                "video to video",
+            ],
             inputs=[
                 io.Vae.Input(
                     "vae", optional=True, tooltip="The Open-Sora VAE of the model's version; not needed for latents."

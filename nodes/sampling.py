@@ -87,7 +87,7 @@ class Sampler(OpenSoraNode):
             display_name="Open-Sora Sampler",
             category=CATEGORY,
             description="Samples a clip with the released schedule and guidance of the model's version.",
-            search_aliases=["open-sora ksampler", "text to video", "image to video"],
+            search_aliases=["open-sora", "text to video", "image to video", "extend", "open-sora ksampler"],
             inputs=[
                 io.Model.Input("model", tooltip="An Open-Sora model."),
                 io.Conditioning.Input("positive", lazy=True, tooltip="The prompt."),

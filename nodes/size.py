@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models.native.memory import card_bytes, check_latents_fit, model_needs
+from ..opensora_models.native.cost import cost_sentences
+from ..opensora_models.native.memory import card_bytes, check_latents_fit
 from ..opensora_models.native.messages import tell
 from ..opensora_models.native.model.base_model import release_of
 from ..opensora_models.native.sampling.clips import marked
@@ -16,10 +17,18 @@ from ..opensora_models.native.text.reader import chosen_release
 from ..opensora_models.releases.known import IMAGE_STAGE, RELEASES, STAGE_OF, release_named
 from ..opensora_models.releases.printed_sizes import MAX_SIDE, RESOLUTIONS
 from ..opensora_models.releases.release import Release
-from ..opensora_models.releases.shapes import ASPECT_RATIOS, SECONDS, frames_of, label_of, size_of, usable_size
+from ..opensora_models.releases.shapes import (
+    COMMON_RATIOS,
+    MORE_RATIOS,
+    SECONDS,
+    frames_of,
+    label_of,
+    size_of,
+    usable_size,
+)
 from ..opensora_models.releases.sizes import RESOLUTIONS as SQUARE_CLASSES
 from ..opensora_models.releases.sizes import check_size
-from ..opensora_models.sampling.effort import memory_sentence, picture_summary, released_needs, summary
+from ..opensora_models.sampling.effort import clip_sentence, picture_summary, summary
 from .door import OpenSoraNode
 
 IMAGE = "image"
@@ -89,7 +98,7 @@ class Size(OpenSoraNode):
             display_name="Open-Sora Size & Length",
             category="Open-Sora/latent",
             description="Turns a resolution class, a shape and a length into numbers Open-Sora was trained for.",
-            search_aliases=["open-sora resolution", "aspect ratio", "video length"],
+            search_aliases=["open-sora resolution", "aspect ratio", "video length", "video size"],
             inputs=[
                 version_input(IMAGE_STAGE),
                 io.Combo.Input(
@@ -101,7 +110,7 @@ class Size(OpenSoraNode):
                 ),
                 io.Combo.Input(
                     "aspect_ratio",
-                    options=list(ASPECT_RATIOS),
+                    options=[*COMMON_RATIOS, *MORE_RATIOS],
                     default=DEFAULT_ASPECT,
                     tooltip="Height:width: 9:16 is a wide picture, 16:9 a tall one. (2.0 itself writes width:height.)",
                 ),
@@ -138,8 +147,8 @@ class Size(OpenSoraNode):
         custom_frames: int | None = None,
         model: Any = NO_MODEL,
     ) -> bool | str:
-        # Only the rule of the length: ComfyUI marks every input named here. The rule of the shape speaks in execute,
-        # and so do both where a linked MODEL, which arrives as None, will tell the release.
+        # Only the rule of the length. The rule of the shape speaks in execute, and so do both where a linked MODEL,
+        # which arrives as None, will tell the release.
         if model is NO_MODEL and version in RELEASES and length and custom_frames is not None:
             chosen_frames(RELEASES[version], length, custom_frames)
         return True
@@ -154,13 +163,12 @@ class Size(OpenSoraNode):
         published = size_of(release.sizes, release.title, resolution, aspect_ratio)
         height, width = usable_size(release.sizes, *published)
         count = chosen_frames(release, length, custom_frames)
-        said = [summary(release, count, height, width, published)]
-        shape = (1, *release.latent_shape(count, height, width))
-        needs = released_needs(release, count, height, width) if model is None else model_needs(model, shape)
-        said += [memory_sentence(needs, card_bytes())] if needs is not None else []
-        tell(*said, level=logging.INFO)
+        clip = (1, *release.latent_shape(count, height, width))
+        said = cost_sentences(release, model, clip, card_bytes())
+        tell(clip_sentence(release, count, height, width, published), *said, level=logging.INFO)
         tell_length(release, count)
-        return io.NodeOutput(height, width, count, release.latents.lengths.counting.latents(count), " ".join(said))
+        whole = " ".join([summary(release, count, height, width, published), *said])
+        return io.NodeOutput(height, width, count, release.latents.lengths.counting.latents(count), whole)
 
     @classmethod
     def _picture(cls, resolution: str, aspect_ratio: str, length: str, model: Any) -> io.NodeOutput:

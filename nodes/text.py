@@ -41,6 +41,7 @@ class TextEncode(OpenSoraNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
+                    placeholder="Empty needs MODEL: 1.2 and 1.3 have learned a text for no prompt",
                     tooltip="What to stay away from. Empty: the 1.x model's learned text for no prompt, in 2.0 the "
                     "encoded empty text; needs the MODEL below. Only 1.3 and 2.0 were made with written ones.",
                 ),

@@ -22,7 +22,7 @@ class TextEncoderLoader(OpenSoraNode):
             display_name="Open-Sora Load Text Encoder",
             category="Open-Sora/loaders",
             description="Loads the text encoders Open-Sora reads prompts with; the files of Flux and SD3 fit.",
-            search_aliases=["t5xxl", "load clip", "open-sora t5", "clip_l", "dual clip"],
+            search_aliases=["open-sora", "text to video", "extend", "load clip", "t5xxl", "clip_l", "dual clip"],
             inputs=[
                 FileInput(
                     "text_encoder_name",

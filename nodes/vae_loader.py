@@ -26,7 +26,7 @@ class VAELoader(OpenSoraNode):
             category="Open-Sora/loaders",
             description="Loads the video VAE of Open-Sora 1.2, 1.3 or 2.0, also the high-compression one; which one it "
             "is is read off the file.",
-            search_aliases=["open-sora vae", "load vae", "video vae"],
+            search_aliases=["open-sora", "text to video", "extend", "load vae", "video vae"],
             inputs=[
                 FileInput("vae_name", VAES, tooltip="A file in models/vae."),
                 FileInput(

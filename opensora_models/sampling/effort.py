@@ -13,6 +13,8 @@ from .three_rows import rows_of, run_scales
 
 PETA, TERA = 1e15, 1e12
 GIGA = 2**30
+SURE_MINUTES, LONG_MINUTES = 10, 120
+"""Below the first a time is told with a decimal, above the second in hours as well."""
 WEIGHT_SIZES = {"bf16": 2, "fp8": 1}
 """Bytes of a weight."""
 
@@ -78,16 +80,39 @@ def _fits(name: str, missing: float, left: float) -> str:
     return f"{name} streams {missing:.1f} GB of weights in every step"
 
 
+def clip_sentence(release: Release, frames: int, height: int, width: int, published: Size) -> str:
+    """What a clip is and what it becomes as a latent."""
+    return f"{_clip(release, frames, height, width, published)}."
+
+
 def summary(release: Release, frames: int, height: int, width: int, published: Size, use: Use = "text") -> str:
     """One plain sentence: what the clip is, the latent's shape, and the arithmetic of a released run."""
-    shape = release.latent_shape(frames, height, width)
     row = operations_per_row(release, frames, height, width)
-    run = row * rows_of_run(release, use, shape[1])
+    run = row * rows_of_run(release, use, release.latent_shape(frames, height, width)[1])
+    return (
+        f"{_clip(release, frames, height, width, published)}, {row / TERA:.1f} TFLOP per network row, "
+        f"{run / PETA:.2f} PFLOP for {release.times.steps} steps with the released {release.parameters} model."
+    )
+
+
+def _clip(release: Release, frames: int, height: int, width: int, published: Size) -> str:
+    shape = release.latent_shape(frames, height, width)
     clip = "1 image" if frames == 1 else f"{frames} frames ({frames / FRAME_RATE:.1f} s at {FRAME_RATE:.0f} fps)"
     cut = "" if published == (height, width) else f" (published {published[0]}×{published[1]}, cut to whole cells)"
     tokens = shape[1] * release.latents.tokens_per_frame(height, width)
     return (
-        f"{clip} of height {height} × width {width} pixels{cut}: latent {'×'.join(map(str, shape))}, "
-        f"{tokens:,} tokens, {row / TERA:.1f} TFLOP per network row, "
-        f"{run / PETA:.2f} PFLOP for {release.times.steps} steps with the released {release.parameters} model."
+        f"{clip} of height {height} × width {width} pixels{cut}: latent {'×'.join(map(str, shape))}, {tokens:,} tokens"
     )
+
+
+def time_sentence(operations: float, rate: float, steps: int) -> str:
+    """How long a run of ``operations`` takes at ``rate`` operations a second, as earlier steps were computed."""
+    minutes = operations / rate / 60
+    if minutes < 1:
+        long = "less than a minute"
+    elif minutes < SURE_MINUTES:
+        long = f"about {minutes:.1f} minutes"
+    else:
+        hours = f" ({minutes / 60:.1f} hours)" if minutes > LONG_MINUTES else ""
+        long = f"about {minutes:,.0f} minutes{hours}"
+    return f"{steps} steps take {long} here, by the {rate / TERA:.3g} TFLOP a second of the last run on this machine."

@@ -102,12 +102,10 @@ def test_a_bad_size_is_refused_by_the_node_itself(executor: Executor, prompt: Pr
 
 
 @pytest.mark.parametrize("prompt", [empty(frames=50), size(length="custom", custom_frames=60)])
-def test_one_mistake_marks_few_widgets_with_one_sentence(executor: Executor, prompt: Prompt) -> None:
+def test_one_mistake_marks_one_widget_with_one_sentence(executor: Executor, prompt: Prompt) -> None:
     prompt = {**prompt, "shown": {"class_type": "PreviewAny", "inputs": {"source": [next(iter(prompt)), 0]}}}
-    (errors,) = executor.errors(prompt).values()
-    marked = [error["extra_info"]["input_name"] for error in errors]
-    assert set(marked) <= {"version", "frames", "length", "custom_frames"} and len(marked) <= 3
-    assert len({error["details"].split(" - ", 1)[1] for error in errors}) == 1
+    ((error,),) = executor.errors(prompt).values()
+    assert error["extra_info"]["input_name"] in {"frames", "custom_frames"}
 
 
 def test_limits_hold_for_the_widgets_a_rule_names(executor: Executor) -> None:

@@ -28,6 +28,7 @@ from ...checkpoint.settings import from_tensor, parse_settings
 from ...messages.quoting import one_line
 from ..model.base_model import release_of
 from ..model.families import CONFIG_CLASSES, FAMILIES
+from ..model.speed import measure
 from ..model.written_back import add_to
 from . import parts as core_parts
 from .replacement import Function, Replacement
@@ -93,6 +94,7 @@ def _finishing(original: Function) -> Function:
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if release_of(model) is not None:
             add_to(model)
+            measure(model)
         return loaded
 
     return load

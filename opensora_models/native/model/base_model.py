@@ -22,6 +22,7 @@ from ...text.t5_config import T5Config, t5_config
 from ...transformer.handing import own
 from ..text.clip import T5_KEY, clip_target
 from .latent_formats import LATENT_FORMATS
+from .speed import METER, cells_of
 
 logger = logging.getLogger("opensora")
 
@@ -51,6 +52,9 @@ class OpenSoraBase(comfy.model_base.BaseModel):
 
     def apply_model(self, *args: Any, **kwargs: Any) -> Tensor:
         """As core's; the wrappers around it may write into what they are handed, noise levels of the run included."""
+        options = kwargs.get("transformer_options") or {}
+        if METER in options:
+            options[METER].count(args[0].shape[0] * self.operations_of_row(cells_of(args[0].shape)), options)
         return super().apply_model(*own(args), **{name: own(value) for name, value in kwargs.items()})
 
     def process_latent_in(self, latent: Tensor) -> Tensor:
@@ -63,6 +67,10 @@ class OpenSoraBase(comfy.model_base.BaseModel):
         size = comfy.model_management.dtype_size(self.get_dtype_inference())
         device = comfy.model_management.get_torch_device().type
         return self.bytes_of_forward(input_shape, size, device, cond_shapes or {}) * self.memory_usage_factor
+
+    def operations_of_row(self, cells: tuple[int, int, int]) -> float:
+        """Operations of one row of latents [T, h, w] going once through the network, with text of full length."""
+        raise TypeError(f"{type(self).__name__} has no count of its operations.")
 
     def bytes_of_forward(
         self, shape: list[int], dtype_size: int, device_type: str, cond_shapes: Mapping[str, list[Any]]

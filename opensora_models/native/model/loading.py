@@ -23,6 +23,7 @@ from .families import EXPECTED, FAMILIES, Family
 from .latent_formats import LATENT_FORMATS
 from .modulations_apart import keep_apart
 from .quantised import is_quantised, quantised_weights
+from .speed import measure
 from .written_back import add_to
 
 logger = logging.getLogger("opensora")
@@ -199,6 +200,7 @@ def _after_loading(model: OpenSoraBase, patcher: ModelPatcher) -> None:
         # ComfyUI noted the dtypes of the empty model; small tensors of 8-bit models have another one.
         getattr(comfy.model_management, "archive_model_dtypes", lambda module: None)(model.diffusion_model)
     add_to(patcher)
+    measure(patcher)
     config = model.model_config
     if config.denoise_mask_function is not None:
         patcher.set_model_denoise_mask_function(config.denoise_mask_function)

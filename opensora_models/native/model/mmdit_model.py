@@ -22,6 +22,7 @@ from ...mmdit.memory import activation_bytes
 from ...mmdit.network import MMDiT
 from ...mmdit.settings import complete, saved_settings
 from ...mmdit.tokens import reference_features
+from ...releases.arithmetic import mmdit_operations
 from ...text.t5_config import T5Config
 from ..messages import tell
 from ..text.clip_l import clip_l_of, pair_target
@@ -73,6 +74,10 @@ class MMDiTModel(OpenSoraBase):
         """See :meth:`OpenSoraBase.bytes_of_forward`; the longest of the texts counts for all rows."""
         lengths = [each[1] for each in cond_shapes.get("text", ()) if len(each) == 3]
         return activation_bytes(self.opensora, shape, max(lengths, default=self.opensora.text_tokens), dtype_size)
+
+    def operations_of_row(self, cells: tuple[int, int, int]) -> float:
+        """See :meth:`OpenSoraBase.operations_of_row`."""
+        return mmdit_operations(self.opensora)(cells, self.opensora.text_tokens)
 
     def _tokens(self, noise: Tensor, text: Tensor) -> int:
         patch = self.opensora.patch_size

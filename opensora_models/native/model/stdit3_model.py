@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...releases.encoded_text import check_encoded_for
 from ...releases.groups import SPATIAL_FACTOR
 from ...releases.printed_sizes import FRAME_RATE
+from ...releases.stdit3_cost import NetworkSize, operations_per_row
 from ...sampling.schedule import IMAGE_FPS
 from ...stdit3.config import STDiT3Config, config_from_shapes
 from ...stdit3.keys import from_checkpoint_key, to_checkpoint_key
@@ -63,6 +64,13 @@ class OpenSoraModel(OpenSoraBase):
     ) -> float:
         """See :meth:`OpenSoraBase.bytes_of_forward`."""
         return activation_bytes(self.opensora, shape, dtype_size, device_type)
+
+    def operations_of_row(self, cells: tuple[int, int, int]) -> float:
+        """See :meth:`OpenSoraBase.operations_of_row`."""
+        config = self.opensora
+        window = config.kernel_size and config.kernel_size[:2]
+        sizes = (config.hidden_size, config.depth, config.in_channels, config.caption_channels, config.mlp_ratio)
+        return operations_per_row(NetworkSize(*sizes, window), cells, config.model_max_length)
 
     def _text_rows(self, text: Tensor | None, mask: Tensor | None, device: torch.device) -> list[Tensor]:
         """The kept tokens of every row of [B, L, C]; padding of encoders that pad is dropped."""
