@@ -12,7 +12,7 @@ TEXTS = ("text", "prompt")
 
 def workflow_metadata(hidden: Any) -> dict[str, Any] | None:
     """Prompt and workflow as ComfyUI's Save Video stores them; None where the user switched metadata off."""
-    if args.disable_metadata:
+    if hidden is None or args.disable_metadata:  # None: the node runs outside a graph
         return None
     metadata = dict(hidden.extra_pnginfo or {})
     if hidden.prompt is not None:
