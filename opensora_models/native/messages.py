@@ -17,6 +17,7 @@ except ImportError:  # ComfyUI before 0.3.48 does not tell
 logger = logging.getLogger("opensora")
 
 _said: ContextVar[list[str] | None] = ContextVar("opensora_said", default=None)
+_elsewhere: ContextVar[tuple[tuple[str, str], list[str]] | None] = ContextVar("opensora_elsewhere", default=None)
 _hushed: ContextVar[bool] = ContextVar("opensora_hushed", default=False)
 
 
@@ -49,12 +50,12 @@ def tell(*sentences: str, level: int = logging.WARNING) -> None:
     if _hushed.get():
         return
     said = _said.get()
+    known = _said_elsewhere() if said is None else said
     for sentence in filter(None, sentences):
-        if said is not None and sentence in said:
+        if sentence in known:
             continue
         logger.log(level, "%s", sentence)
-        if said is not None:
-            said.append(sentence)
+        known.append(sentence)
     if said:
         show_on_node(_running_node(), "\n".join(said))
 
@@ -71,6 +72,18 @@ def show_on_node(node_id: str | None, text: str) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None and node_id is not None and text:
         server.send_progress_text(printable(text), node_id)
+
+
+def _said_elsewhere() -> list[str]:
+    """What has been said while the running node, one that is not ours, runs: a KSampler asks the MODEL row by row."""
+    context = get_executing_context() if get_executing_context is not None else None
+    if context is None:
+        return []
+    running, held = (context.prompt_id, context.node_id), _elsewhere.get()
+    if held is None or held[0] != running:
+        held = running, []
+        _elsewhere.set(held)
+    return held[1]
 
 
 def _running_node() -> str | None:

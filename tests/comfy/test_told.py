@@ -198,3 +198,16 @@ def test_a_step_and_decoded_frames_beyond_the_machine_are_refused(
         with pytest.raises(ValueError, match="Holding 17 decoded frames"):
             Decode.execute(samples=latent, vae=vae, tile_size="256", filename_prefix="x", num_frames=0,
                            save_latent=False)  # fmt: skip
+
+
+def test_a_node_that_is_not_ours_tells_a_thing_once(comfy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    from opensora.opensora_models.native.messages import tell
+
+    for prompt, node in (("first", "3"), ("first", "4"), ("second", "4")):
+        with CurrentNodeContext(prompt, node):
+            for _ in range(2):  # the positive and the negative row
+                tell("The text has 5 tokens.")
+    tell("The text has 5 tokens.", "The text has 5 tokens.")
+    assert caplog.text.count("The text has 5 tokens.") == 4
