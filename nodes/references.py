@@ -176,6 +176,11 @@ def in_latent_frames(clip: ClipSize, position: int, unit: str) -> int:
     return latent_of_frame(clip.version, position, clip.latent_frames)
 
 
+def report_with(chain: ReferenceChain) -> str:
+    """What the nodes of a chain have told, and what the running one has: each is told on the node it happened in."""
+    return "\n".join(filter(None, [*chain.notes, told()]))
+
+
 class PlaceReferences(OpenSoraNode):
     """``OSoraPlaceReferences``: puts a chain of references into a latent or into the conditioning."""
 
@@ -258,5 +263,5 @@ class PlaceReferences(OpenSoraNode):
             strategy=mask_strategy,
             align=align,
         )
-        tell(*placed.notes, level=logging.INFO)
-        return io.NodeOutput(placed.latent, placed.positive, placed.negative, placed.strategy, told())
+        tell(*placed.notes[len(references.notes) :], level=logging.INFO)
+        return io.NodeOutput(placed.latent, placed.positive, placed.negative, placed.strategy, report_with(references))

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..opensora_models.native.messages import tell, told
+from ..opensora_models.native.messages import tell
 from ..opensora_models.native.sampling.clips import (
     AUTOMATIC,
     GUIDANCE_PRESETS,
@@ -20,7 +20,7 @@ from ..opensora_models.native.sampling.clips import (
 from ..opensora_models.native.sampling.guiders import Conditioning
 from ..opensora_models.native.sampling.reference_inputs import ReferenceChain, check_clip, method_for, place_references
 from .door import OpenSoraNode
-from .references import references_input
+from .references import references_input, report_with
 from .sigmas import CATEGORY
 
 
@@ -139,7 +139,7 @@ class Sampler(OpenSoraNode):
         clip = clip_size(latent, model)
         method = method_for(model, clip.opensora_version, AUTOMATIC)
         placed = place_references(chain, latent, clip, positive, negative, method=method)
-        tell(*placed.notes, level=logging.INFO)
+        tell(*placed.notes[len(chain.notes) :], level=logging.INFO)
         run = ClipRun(steps, seed, cfg, image_cfg, guidance, denoise, renoise_given)
         done = sample_clip(model, placed.positive, placed.negative, placed.latent, run)
-        return io.NodeOutput(done, told())
+        return io.NodeOutput(done, report_with(chain))

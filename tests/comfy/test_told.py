@@ -211,3 +211,15 @@ def test_a_node_that_is_not_ours_tells_a_thing_once(comfy: Path, caplog: pytest.
                 tell("The text has 5 tokens.")
     tell("The text has 5 tokens.", "The text has 5 tokens.")
     assert caplog.text.count("The text has 5 tokens.") == 4
+
+
+def test_what_a_reference_loses_is_told_on_its_node_and_in_the_next_ones_report(page: Page) -> None:
+    from opensora.nodes.references import PlaceReferences, Reference
+
+    (chain,) = run(Reference, **reference(vae=Encoder(), image=torch.zeros(1, 99, 64, 3), placement="first frame"))
+    assert "99x64" in page.shown.pop("7")
+    values = {"method": "automatic", "mask_strategy": "", "align": True}
+    latent = {"samples": torch.zeros(1, 4, 15, 4, 4)}
+    report = run(PlaceReferences, references=chain, latent=latent, positive=conditioning(), negative=conditioning(),
+                 **values)[4]  # fmt: skip
+    assert report.count("99x64") == 1 and "99x64" not in page.shown.get("7", "")
