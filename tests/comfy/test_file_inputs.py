@@ -37,6 +37,8 @@ pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 
 Prompt = dict[str, dict[str, Any]]
 WIRE = "OSoraTestWire"
+RUNS_AGAIN = {("OSoraStored", "fingerprint_inputs")}
+"""What is kept changes without the graph."""
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -175,7 +177,10 @@ def test_what_comes_by_wire_is_none_before_the_run(kind: Any, executor: Executor
             parameters = inspect.signature(asked).parameters
             takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
             answers = [asked(**{each: None for each in names if takes_all or each in parameters}) for _ in range(2)]
-            assert answers[0] == answers[1] and (name == "fingerprint_inputs" or answers[0] is True)
+            if (kind.define_schema().node_id, name) in RUNS_AGAIN:
+                assert answers[0] != answers[1]
+            else:
+                assert answers[0] == answers[1] and (name == "fingerprint_inputs" or answers[0] is True)
 
 
 @each_input

@@ -110,5 +110,5 @@ def test_no_node_writes_into_its_inputs(executor: Executor, stock: dict[str, Any
         ran.add(name)
     assert ran >= set(node_names(executor)) - FILES - {
         "OSoraSize", "OSoraEmptyLatent", "OSoraPromptBuilder", "OSoraPromptSegments", "OSoraPromptRequest",
-        "OSoraFlowSampler",
+        "OSoraFlowSampler", "OSoraStored",
     }  # fmt: skip

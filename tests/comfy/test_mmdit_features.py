@@ -69,7 +69,7 @@ def test_every_attention_can_be_overridden(model: Any) -> None:
     assert counted == [0, 1, 0, 1] * 2
 
 
-def test_what_attention_gives_can_be_patched_in_every_block(model: Any) -> None:
+def test_what_attention_gives_can_be_patched_in_every_block(model: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Core's normalized attention guidance works there; it must know where the picture begins, in both block kinds."""
     seen = []
 
@@ -84,6 +84,7 @@ def test_what_attention_gives_can_be_patched_in_every_block(model: Any) -> None:
     assert seen == [(kind, i, slices, slices[1]) for kind in ("double", "single") for i in (0, 1)] * 2
     guided = call("NAGuidance", model=model)[0]
     assert relative(shot(guided), shot(model)) > 1e-3
+    assert "without effect" not in caplog.text
 
 
 def windows(model: Any, length: int, overlap: int) -> Any:

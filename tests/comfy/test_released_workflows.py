@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -52,6 +53,8 @@ STEPS = 2
 FRAMES = 17
 ENDLESS = 1000
 """Steps of a run that others wait behind until it is stopped."""
+PATIENCE = 30.0
+"""Seconds until it must have left the list."""
 
 WORKFLOWS = {path.stem: path for path in released_workflows()}
 each = pytest.mark.parametrize("name", WORKFLOWS)
@@ -136,8 +139,12 @@ def test_each_is_accepted_as_it_is(stand_ins: None, server: TestServer) -> None:
     with pytest.raises(PromptFailed, match="interrupted"):
         server.watch(small(api_of(next(iter(WORKFLOWS.values()))), ENDLESS), queue)
     assert {name: answer["node_errors"] for name, answer in answers.items()} == dict.fromkeys(WORKFLOWS, {})
-    waiting = server.get("/queue")
+    waiting, until = server.get("/queue"), time.monotonic() + PATIENCE
+    while waiting["queue_running"] and time.monotonic() < until:  # what was stopped is told before it leaves the list
+        time.sleep(0.1)
+        waiting = server.get("/queue")
     assert waiting["queue_running"] == waiting["queue_pending"] == []
+    assert not any(server.get(f"/history/{answer['prompt_id']}") for answer in answers.values())
 
 
 @each

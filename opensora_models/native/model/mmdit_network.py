@@ -10,6 +10,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from ...mmdit.blocks import ATTENTION_OUTPUT
 from ...mmdit.config import MMDiTConfig
 from ...mmdit.memory import activation_bytes
 from ...mmdit.modulation import TIME_FACTOR
@@ -21,7 +22,7 @@ from .clip_layout import ClipLayout
 from .fused_heads import FusedHeads
 from .modulations_apart import ModulationsApart
 from .prefetch import looking_ahead
-from .unplaced import unplaced, warn_once
+from .unplaced import unplaced, warn_once, without_halves
 from .wrappers import separated
 
 
@@ -75,10 +76,11 @@ class NativeMMDiT(ClipLayout, MMDiT):
         options = own(transformer_options or {})
         places = {"double_block": len(self.double_blocks), "single_block": len(self.single_blocks)}
         if not torch.compiler.is_compiling():
-            warn_once(unplaced(options, places, control, ()), self._said, places)
+            warn_once(unplaced(options, places, control, (ATTENTION_OUTPUT,)), self._said, places)
             tokens = conds["text"].shape[1] if "text" in conds else 0
             needed = activation_bytes(self.config, x.shape, tokens, x.element_size(), x.device.type)
             check_forward_fits(needed, x)
+        options = without_halves(options)
         wrappers = separated(get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options))
         run = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
         return run.execute(x, timestep, context, transformer_options=options, **conds)
