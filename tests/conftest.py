@@ -123,3 +123,14 @@ def _a_browser() -> None:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """With more of PyTorch's threads rounding differs from run to run, and an optimiser enlarges it."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

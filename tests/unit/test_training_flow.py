@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,14 +172,6 @@ def test_what_tells_words_apart_may_weigh_less_where_words_decide(tmp_path: Path
     whole, half, none = found
     assert not torch.allclose(whole, none)
     torch.testing.assert_close(half, (whole + none) / 2)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # Two threads round differently from run to run, and Muon turns a rounding of what is nearly 0 into a step.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -168,15 +167,6 @@ def test_a_row_without_reference_or_text_sees_nothing_of_it() -> None:
     assert told["states"].shape == (2, 24, 8) and torch.equal(told["states"][1], states[0])
     torch.testing.assert_close(told["pooled"][1], pooled[0])
     assert (pooled[0] - pooled[1]).abs().max() > 0.05, "every prompt has a state of its own"
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """With more of them rounding differs from run to run, and the optimiser enlarges it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")
