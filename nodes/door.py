@@ -29,6 +29,17 @@ GUARDED = "opensora_guarded"
 """Mark of a method that stands behind the door; ComfyUI copies classes with their methods at every run."""
 
 
+class ChoiceInput(io.Combo.Input):
+    """A menu that has had more entries: ``also`` are those that older graphs may hold and that still count.
+
+    ComfyUI would refuse them by the list; a node with such an input names it in ``validate_inputs``.
+    """
+
+    def __init__(self, name: str, options: list[str], *, also: Sequence[str], default: str, tooltip: str) -> None:
+        super().__init__(name, options=options, default=default, tooltip=tooltip)
+        self.also = frozenset(also)
+
+
 class OpenSoraNode(io.ComfyNode):
     """Base of all nodes.
 
@@ -127,7 +138,7 @@ def _between(value: float, low: float | None, high: float | None) -> float:
 
 def _choice_problem(entry: io.Combo.Input, value: Any) -> str | None:
     options = entry.options or []
-    if value in options:
+    if value in options or (isinstance(entry, ChoiceInput) and isinstance(value, str) and value in entry.also):
         return None
     if _names_a_file(entry):
         return None if isinstance(value, str) else f"got {described(value)}, but needs the name of a file"

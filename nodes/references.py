@@ -29,6 +29,8 @@ from .door import OpenSoraNode
 
 CATEGORY = "Open-Sora/references"
 References = io.Custom("OSORA_REFERENCES")
+STRENGTH = "strength (0 = kept, 1 = free)"
+"""How the node shows the number that many read the other way round."""
 FRAMES, LATENT_FRAMES = "frame", "latent frame"
 
 
@@ -88,6 +90,7 @@ class Reference(OpenSoraNode):
                 ),
                 io.Float.Input(
                     "strength",
+                    display_name=STRENGTH,
                     default=0.0,
                     min=0.0,
                     max=1.0,

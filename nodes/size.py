@@ -29,7 +29,7 @@ from ..opensora_models.releases.shapes import (
 from ..opensora_models.releases.sizes import RESOLUTIONS as SQUARE_CLASSES
 from ..opensora_models.releases.sizes import check_size
 from ..opensora_models.sampling.effort import clip_sentence, picture_summary, summary
-from .door import OpenSoraNode
+from .door import ChoiceInput, OpenSoraNode
 
 IMAGE = "image"
 CUSTOM = "custom"
@@ -37,8 +37,15 @@ LENGTHS = (IMAGE, *SECONDS, CUSTOM)
 MAX_FRAMES = 4097
 """Half a minute more than the longest published clip, and a good length in every version but the last."""
 DEFAULT_ASPECT = label_of("9:16")
+MORE = "more"
+CINEMA = label_of("9:21")
 NO_MODEL = object()
 """What stands for a MODEL where none is linked; a linked one is unknown before the graph runs."""
+COST_TOOLTIP = (
+    "What the clip costs, in sentences. Memory: all weights and one row of the network, which is the clip going once "
+    "through it. Operations: those of a row (one multiply-add counts as two) times the rows of the released steps. "
+    "Time: operations divided by those a second measured in the last run of such a model on this machine."
+)
 LENGTH_RULES = ", ".join(f"{release.latents.lengths.rule} ({release.id})" for release in RELEASES.values())
 SIDE_RULES = ", ".join(f"{release.sizes.multiple} ({release.id})" for release in RELEASES.values())
 
@@ -68,6 +75,13 @@ def chosen_frames(release: Release, length: str, custom_frames: int) -> int:
         release.latents.lengths.check(custom_frames, release.title)
         return custom_frames
     return frames_of(release, length)
+
+
+def chosen_shape(aspect_ratio: str, more_ratios: str) -> str:
+    """The shape that counts; one of the rarer ones that does not is told."""
+    if aspect_ratio != MORE and more_ratios != CINEMA:
+        tell(f"more_ratios is {more_ratios} and not used, since aspect_ratio is {aspect_ratio} and not {MORE}.")
+    return more_ratios if aspect_ratio == MORE else aspect_ratio
 
 
 def tell_length(release: Release, frames: int) -> None:
@@ -108,11 +122,13 @@ class Size(OpenSoraNode):
                     tooltip="Area class: 480p at 1:1 is 640×640 pixels; 256px and 768px (2.0) are 256² and 768². "
                     "Memory and time grow with the area.",
                 ),
-                io.Combo.Input(
+                ChoiceInput(
                     "aspect_ratio",
-                    options=[*COMMON_RATIOS, *MORE_RATIOS],
+                    [*COMMON_RATIOS, MORE],
+                    also=MORE_RATIOS,
                     default=DEFAULT_ASPECT,
-                    tooltip="Height:width: 9:16 is a wide picture, 16:9 a tall one. (2.0 itself writes width:height.)",
+                    tooltip="Height:width: 9:16 is a wide picture, 16:9 a tall one. (2.0 itself writes width:height.) "
+                    "more: the one chosen as more_ratios.",
                 ),
                 io.Combo.Input(
                     "length",
@@ -129,13 +145,21 @@ class Size(OpenSoraNode):
                     tooltip=f"Frames when length is custom: 1 or {LENGTH_RULES}.",
                 ),
                 model_input(),
+                io.Combo.Input(
+                    "more_ratios",
+                    options=list(MORE_RATIOS),
+                    default=CINEMA,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The rarer shapes, height:width. Counts where aspect_ratio is more.",
+                ),
             ],
             outputs=[
                 io.Int.Output("height", tooltip="Height in pixels the model will really use."),
                 io.Int.Output("width", tooltip="Width in pixels the model will really use."),
                 io.Int.Output("frames", tooltip="Frames of the decoded clip."),
                 io.Int.Output("latent_frames", tooltip="Latent frames of the clip."),
-                io.String.Output("summary", tooltip="Latent shape, cost and, for 2.0, memory in plain sentences."),
+                io.String.Output("summary", tooltip=COST_TOOLTIP),
             ],
         )
 
@@ -143,24 +167,27 @@ class Size(OpenSoraNode):
     def validate_inputs(
         cls,
         version: str | None = None,
+        aspect_ratio: str | None = None,
         length: str | None = None,
         custom_frames: int | None = None,
         model: Any = NO_MODEL,
     ) -> bool | str:
-        # Only the rule of the length. The rule of the shape speaks in execute, and so do both where a linked MODEL,
-        # which arrives as None, will tell the release.
+        # Only the rule of the length, and shapes of older graphs. The rule of the shape speaks in execute, and so do
+        # both where a linked MODEL, which arrives as None, will tell the release.
         if model is NO_MODEL and version in RELEASES and length and custom_frames is not None:
             chosen_frames(RELEASES[version], length, custom_frames)
         return True
 
     @classmethod
     def execute(
-        cls, version: str, resolution: str, aspect_ratio: str, length: str, custom_frames: int, model: Any = None
-    ) -> io.NodeOutput:
+        cls, version: str, resolution: str, aspect_ratio: str, length: str, custom_frames: int, model: Any = None,
+        more_ratios: str = CINEMA,
+    ) -> io.NodeOutput:  # fmt: skip
+        shape = chosen_shape(aspect_ratio, more_ratios)
         if version == IMAGE_STAGE:
-            return cls._picture(resolution, aspect_ratio, length, model)
+            return cls._picture(resolution, shape, length, model)
         release = chosen_release(model, version)
-        published = size_of(release.sizes, release.title, resolution, aspect_ratio)
+        published = size_of(release.sizes, release.title, resolution, shape)
         height, width = usable_size(release.sizes, *published)
         count = chosen_frames(release, length, custom_frames)
         clip = (1, *release.latent_shape(count, height, width))
@@ -171,12 +198,12 @@ class Size(OpenSoraNode):
         return io.NodeOutput(height, width, count, release.latents.lengths.counting.latents(count), whole)
 
     @classmethod
-    def _picture(cls, resolution: str, aspect_ratio: str, length: str, model: Any) -> io.NodeOutput:
+    def _picture(cls, resolution: str, shape: str, length: str, model: Any) -> io.NodeOutput:
         """The numbers of the picture before the video, which another model makes."""
         release = release_of(model) or release_named(STAGE_OF)  # the MODEL may be Flux, which makes the picture
         if release.image_stage is None:
             raise ValueError(f"{release.title} has no image stage; choose version {release.id}.")
-        height, width = size_of(release.image_stage, IMAGE_STAGE, resolution, aspect_ratio)
+        height, width = size_of(release.image_stage, IMAGE_STAGE, resolution, shape)
         said = [picture_summary(height, width)]
         if length != IMAGE:
             said.append(f"It is one picture; the length {length} is that of the video.")

@@ -42,14 +42,14 @@ class TextEncode(OpenSoraNode):
                     dynamic_prompts=True,
                     default="",
                     placeholder="Empty needs MODEL: 1.2 and 1.3 have learned a text for no prompt",
-                    tooltip="What to stay away from. Empty: the 1.x model's learned text for no prompt, in 2.0 the "
-                    "encoded empty text; needs the MODEL below. Only 1.3 and 2.0 were made with written ones.",
+                    tooltip="What to stay away from. Empty needs MODEL: 1.2 and 1.3 hold a learned text for no prompt, "
+                    "in 2.0 it is the encoded empty text. Only 1.3 and 2.0 were made with written ones.",
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
                     tooltip="The diffusion model the text is for: it decides about length, padding and cleaning, and "
-                    "holds the learned text of an empty negative.",
+                    "holds the learned text of an empty negative (1.2, 1.3).",
                 ),
                 io.Boolean.Input(
                     "clean",

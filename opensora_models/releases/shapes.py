@@ -47,9 +47,9 @@ def _all_ratios() -> list[str]:
 ASPECT_RATIOS = {label_of(ratio): ratio for ratio in _all_ratios()}
 """Labels of a menu and the height:width each stands for."""
 COMMON_RATIOS = tuple(map(label_of, ("1:2", "9:16", "2:3", "3:4", "1:1", "4:3", "3:2", "16:9", "2:1")))
-"""The shapes of cameras, screens and prints, which a menu shows first."""
+"""The shapes of cameras, screens and prints, which a menu shows at once."""
 MORE_RATIOS = tuple(label for label in ASPECT_RATIOS if label not in COMMON_RATIOS)
-"""All others."""
+"""All others, behind the entry for more."""
 
 
 def size_of(sizes: Sizes, title: str, resolution: str, label: str) -> Size:

@@ -136,6 +136,14 @@ def _judged(node: Any) -> list[str]:
     return [] if rule is None else list(node.validate_inputs.__signature__.parameters)[1:]
 
 
+def test_shapes_of_older_graphs_are_still_taken(executor: Executor) -> None:
+    size = NODE["OSoraSize"]
+    (aspect,) = (entry for entry in size.define_schema().inputs if entry.id == "aspect_ratio")
+    assert aspect.also and not set(aspect.also) & set(aspect.options)
+    for shape in aspect.also:
+        assert errors(executor, size, {**good_inputs(size), "aspect_ratio": shape}) == []
+
+
 def test_another_packs_node_is_left_as_it_is(executor: Executor) -> None:
     """Neither the door nor what cuts errors down knows nodes that are not ours."""
     import execution

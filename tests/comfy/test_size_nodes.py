@@ -108,6 +108,15 @@ def test_one_mistake_marks_one_widget_with_one_sentence(executor: Executor, prom
     assert error["extra_info"]["input_name"] in {"frames", "custom_frames"}
 
 
+def test_more_ratios_count_where_they_are_asked_for(executor: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    cinema = {"aspect_ratio": "more", "more_ratios": "1:2.39 (wide)"}
+    sizes = [executor.run(size(version="2.0", resolution="256px", **changed), ("size", 0), ("size", 1))
+             for changed in (cinema, {"aspect_ratio": "1:2.39 (wide)"})]  # fmt: skip
+    assert sizes[0] == sizes[1] and sizes[0][1] > 2.2 * sizes[0][0] and caplog.text.count("more_ratios") == 0
+    executor.run(size(more_ratios="1:2.39 (wide)"), ("size", 0))
+    assert "more_ratios is 1:2.39 (wide) and not used" in caplog.text
+
+
 def test_limits_hold_for_the_widgets_a_rule_names(executor: Executor) -> None:
     for changed in ({"frames": 10**6}, {"frames": 0}, {"version": "9.9"}):
         prompt = {**empty(**changed), "shown": {"class_type": "PreviewAny", "inputs": {"source": ["empty", 0]}}}
