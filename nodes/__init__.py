@@ -14,6 +14,7 @@ from .encode import Encode
 from .guidance import FlowSampler, GuidancePatch, Guider
 from .long_video import LongVideoSampler
 from .model_loader import ModelLoader
+from .old_packs import register_old_packs
 from .prompts import PromptBuilder, PromptRequest, PromptSegments
 from .references import PlaceReferences, Reference
 from .reports import Reconstruction
@@ -65,6 +66,7 @@ class OpenSoraExtension(ComfyExtension):
         marks.register(guilty_input)
         register_scheduler()
         remove_expired()
+        await register_old_packs()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
