@@ -7,10 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..opensora_models.native.sampling.clips import model_version
+from ..opensora_models.native.sampling.clips import model_release, tell_untouched
 from ..opensora_models.native.sampling.guiders import Conditioning, OpenSoraGuider, limited_to, patch_guidance
 from ..opensora_models.native.sampling.samplers import sampler
 from ..opensora_models.releases.guidance import DEFAULT_FORCE_STEPS, Guidance
+from ..opensora_models.sampling.released_settings import GUIDER_STARTS
 from .door import OpenSoraNode
 from .sigmas import CATEGORY
 
@@ -23,7 +24,7 @@ def guidance_inputs() -> list[io.Input]:
     return [
         io.Float.Input(
             "image_cfg",
-            default=0.0,
+            default=GUIDER_STARTS["image_cfg"],
             min=0.0,
             max=100.0,
             step=0.1,
@@ -150,7 +151,7 @@ class Guider(OpenSoraNode):
                 io.Conditioning.Input("negative", lazy=True, tooltip="The negative or empty prompt."),
                 io.Float.Input(
                     "cfg",
-                    default=7.0,
+                    default=GUIDER_STARTS["cfg"],
                     min=0.0,
                     max=100.0,
                     step=0.1,
@@ -163,7 +164,7 @@ class Guider(OpenSoraNode):
 
     @classmethod
     def check_early(cls, **known: Any) -> None:
-        model_version(known["model"])
+        model_release(known["model"])
 
     @classmethod
     def execute(
@@ -194,6 +195,7 @@ class Guider(OpenSoraNode):
             initial_image_cfg=initial_image_cfg,
             flaw_fix=flaw_fix,
         )
+        tell_untouched(model_release(model), GUIDER_STARTS, positive, cfg=cfg, image_cfg=image_cfg)
         guider = OpenSoraGuider(model, settings, full_schedule)
         guider.set_conds(positive, negative)
         return io.NodeOutput(guider)

@@ -19,6 +19,7 @@ from ..opensora_models.native.sampling.clips import (
 )
 from ..opensora_models.native.sampling.guiders import Conditioning
 from ..opensora_models.native.sampling.reference_inputs import ReferenceChain, check_clip, method_for, place_references
+from ..opensora_models.sampling.released_settings import RUN_STARTS
 from .door import OpenSoraNode
 from .references import references_input, report_with
 from .sigmas import CATEGORY
@@ -27,10 +28,16 @@ from .sigmas import CATEGORY
 def run_inputs() -> list[io.Input]:
     """Steps, guidance and seed."""
     return [
-        io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps; released: 30, for 2.0 50."),
+        io.Int.Input(
+            "steps",
+            default=int(RUN_STARTS["steps"]),
+            min=1,
+            max=1000,
+            tooltip="Sampling steps; released: 30, for 2.0 50.",
+        ),
         io.Float.Input(
             "cfg",
-            default=7.0,
+            default=RUN_STARTS["cfg"],
             min=0.0,
             max=100.0,
             step=0.1,
@@ -60,7 +67,7 @@ def preset_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "image_cfg",
-            default=5.0,
+            default=RUN_STARTS["image_cfg"],
             min=0.0,
             max=100.0,
             step=0.1,

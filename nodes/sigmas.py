@@ -7,9 +7,17 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..opensora_models.native.sampling.clips import Latent, clip_shift, clip_sigmas, clip_size, picture_size
+from ..opensora_models.native.sampling.clips import (
+    Latent,
+    clip_shift,
+    clip_sigmas,
+    clip_size,
+    picture_size,
+    tell_untouched,
+)
 from ..opensora_models.native.sampling.samplers import patch_shift
 from ..opensora_models.releases.known import IMAGE_STAGE
+from ..opensora_models.sampling.released_settings import STEPS_START
 from .door import OpenSoraNode
 
 PRECISIONS = {"exact": torch.float32, "as released (bfloat16)": torch.bfloat16}
@@ -60,7 +68,13 @@ class Sigmas(OpenSoraNode):
             inputs=[
                 io.Model.Input("model", tooltip="An Open-Sora model; its version decides about the schedule."),
                 io.Latent.Input("latent", tooltip="The clip to be sampled; only its size and length are read."),
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Sampling steps; released: 30, for 2.0 50."),
+                io.Int.Input(
+                    "steps",
+                    default=int(STEPS_START["steps"]),
+                    min=1,
+                    max=1000,
+                    tooltip="Sampling steps; released: 30, for 2.0 50.",
+                ),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -102,8 +116,11 @@ class Sigmas(OpenSoraNode):
         rounding: str,
         stage: str = VIDEO,
     ) -> io.NodeOutput:
+        clip = picture_size(latent, model) if stage == IMAGE_STAGE else clip_size(latent, model)
+        if stage == VIDEO:
+            tell_untouched(clip.known_release, STEPS_START, steps=steps)
         levels = clip_sigmas(
-            picture_size(latent, model) if stage == IMAGE_STAGE else clip_size(latent, model),
+            clip,
             steps,
             denoise=denoise,
             discrete=discrete,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..releases.groups import GROUP_FRAMES, GROUP_LATENTS, frames_of_groups
 from ..releases.known import release_named
+from ..releases.lengths import Lengths
 from ..storage.identity import fingerprint as fingerprint
 from ..storage.segment_store import SegmentStore
 
@@ -74,11 +75,11 @@ def check_overlap(version: str, overlap: int, length: int) -> None:
     step, lengths = release.given.align or 1, release.latents.lengths
     most = (length - 1) // step * step
     if most < step:
-        shortest = lengths.counting.latents(lengths.first)
+        least = _shortest(lengths, step + 1)
         frames = "frame is" if length == 1 else "frames are"
         raise ValueError(
-            f"Segments of {length} latent {frames} too short to overlap and go on; give the latent at least "
-            f"{shortest + lengths.counting.group} latent frames, or make 1 segment."
+            f"Segments of {length} latent {frames} too short to overlap and go on; give the latent at least {least} "
+            f"latent frames, which overlap by at most {(least - 1) // step * step}, or make 1 segment."
         )
     good = min(max(step, round(overlap / step) * step), most)
     if overlap != good:
@@ -87,6 +88,14 @@ def check_overlap(version: str, overlap: int, length: int) -> None:
             f"Segments overlap {rule}by at most {most} of their {length} latent frames; {overlap} was given. The "
             f"nearest good value is {good}."
         )
+
+
+def _shortest(lengths: Lengths, latents: int) -> int:
+    """Latent frames of the shortest good clip that has at least ``latents``."""
+    frames = lengths.first
+    while lengths.counting.latents(frames) < latents:
+        frames += lengths.step
+    return lengths.counting.latents(frames)
 
 
 def keep_statistics(clip: Tensor, first: Tensor, strength: float, overlap: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,7 @@ from ...releases.known import (
 )
 from ...releases.release import Release
 from ...sampling import schedule
+from ...sampling.released_settings import RUN_STARTS, anothers_preset, untouched
 from ..messages import tell
 from ..model.base_model import release_of
 from .guiders import Conditioning, OpenSoraGuider, given_values, use_of
@@ -298,12 +300,22 @@ class ClipRun:
     """Noise given frames anew before every model call, as released (``use_sdedit``); nothing without given frames."""
 
 
+def tell_untouched(
+    release: Release, starts: Mapping[str, float], positive: Conditioning | None = None, **values: float | None
+) -> None:
+    """Say where the settings of a node are all as it ``starts`` and the release was published with others."""
+    tell(untouched(release, use_of(given_values(positive or [])), values, starts), level=logging.INFO)
+
+
 def sample_clip(
     model: ModelPatcher, positive: Conditioning, negative: Conditioning, latent: Latent, run: ClipRun
 ) -> Latent:
     """Sample one LATENT. Frames whose noise mask is 0 come back bit for bit."""
     latent, given = latent_for(latent, model), given_values(positive)
     clip, start = clip_size(latent, model), latent["samples"]
+    scales = {"cfg": run.cfg, "image_cfg": run.image_cfg}
+    tell_untouched(clip.known_release, RUN_STARTS, positive, steps=run.steps, **scales)
+    tell(anothers_preset(clip.known_release, run.preset), level=logging.INFO)
     sigmas = clip_sigmas(clip, run.steps, denoise=run.denoise)
     # With the shift of this clip, parts of the run that conditionings and hooks name are parts of its steps.
     guider = OpenSoraGuider(
