@@ -19,7 +19,7 @@ from ..opensora_models.native.sampling.long_video import (
 from ..opensora_models.native.sampling.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
 from ..opensora_models.text.segments import MAX_SEGMENTS
 from .door import OpenSoraNode
-from .references import references_input
+from .references import STRENGTH, references_input
 from .sampling import preset_inputs, run_inputs
 from .sigmas import CATEGORY
 
@@ -58,6 +58,7 @@ class LongVideoSampler(OpenSoraNode):
                 ),
                 io.Float.Input(
                     "overlap_strength",
+                    display_name=f"overlap_{STRENGTH}",
                     default=0.0,
                     min=0.0,
                     max=1.0,

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..opensora_models.native.messages import tell, told
-from ..opensora_models.native.sampling.clips import ClipSize, Latent, clip_size
+from ..opensora_models.native.sampling.clips import ClipSize, Latent, check_encoded_for, clip_size, word_of
 from ..opensora_models.native.sampling.guiders import Conditioning
 from ..opensora_models.native.sampling.reference_inputs import (
     AUTOMATIC,
@@ -166,6 +166,7 @@ class Reference(OpenSoraNode):
         start = in_latent_frames(clip, position, position_unit) if placed else 0
         placing = Placing(placement, start, frames, strength, segment, resize)
         if latent is not None:
+            check_encoded_for(clip_latent, word_of(latent), "reference latent")
             return io.NodeOutput(chain.add(latent_references(latent, clip, placing), ()))
         found, notes = encode_pictures(vae, (image, second_image), clip, placing)
         tell(*notes)

@@ -278,4 +278,4 @@ class EmptyLatent(OpenSoraNode):
         shape = (batch_size, *release.latent_shape(frames, height, width))
         check_latents_fit(shape)
         latent = {"samples": torch.zeros(shape), "downscale_ratio_spacial": release.latents.space}
-        return io.NodeOutput(marked(latent, release))
+        return io.NodeOutput(marked(latent, release, by_model=model is not None))

@@ -268,6 +268,35 @@ def test_pictures_are_written_back_by_ksampler_after_place_references(bench: Sim
     assert torch.equal(done[0, :, [0, -1]], given.expand(-1, 2, -1, -1))
 
 
+def test_settings_that_are_not_2_0s_are_said_on_every_node_that_has_them(bench: SimpleNamespace) -> None:
+    values = {"model": bench.model, "positive": conditioning(6), "negative": conditioning(6, seed=2), "latent": clip()}
+    starts = {"cfg": 7.0, "image_cfg": 5.0, "steps": 30}
+    said = run(bench, "OSoraSampler", **values, **starts)[1]
+    assert "released with steps 50, cfg 7.5 and image_cfg 3;" in said and "another release" not in said
+    said = run(bench, "OSoraSampler", **values, steps=2, guidance="1.3 given frames")[1]
+    assert "guidance 1.3 given frames is that of another release" in said and "released with steps" not in said
+    assert run(bench, "OSoraSampler", **values, steps=2)[1] == ""
+
+
+def test_a_vae_that_the_model_behind_the_clip_cannot_read_is_refused_at_the_reference(bench: SimpleNamespace) -> None:
+    """Only a MODEL is sure: a menu's version may be wrong where the VAE and the sampler's MODEL are right."""
+    made = {"version": "2.0", "height": 32, "width": 32, "frames": 45, "batch_size": 1}
+    (sure,) = run(bench, "OSoraEmptyLatent", **made, model=bench.model)
+    (menu,) = run(bench, "OSoraEmptyLatent", **made)
+    assert sure["samples"].shape == menu["samples"].shape == clip()["samples"].shape
+    picture, held = torch.rand(1, 32, 32, 3), {"samples": randn(1, 16, 1, SIDE, SIDE), "opensora_release": "1.3"}
+    for source in ({"vae": bench.vae, "image": picture}, {"latent": held}):
+        with pytest.raises(ValueError, match=r"is Open-Sora 1\.3's but .* Open-Sora 2\.0, the release of the MODEL"):
+            run(bench, "OSoraReference", clip_latent=sure, **source)
+        (found,) = run(bench, "OSoraReference", clip_latent=menu, **source)
+        with pytest.raises(ValueError, match=r"encoded for Open-Sora 1\.3"):
+            bench.nodes["OSoraPlaceReferences"].check_early(
+                references=found, latent=menu, **WIDGETS["OSoraPlaceReferences"]
+            )
+    own = {"samples": randn(1, 16, 1, SIDE, SIDE), "opensora_release": "2.0"}
+    assert run(bench, "OSoraReference", clip_latent=sure, latent=own)[0].references
+
+
 # ---- with 2.0's own autoencoders ----
 
 VAES = {"2.0": "random-vae-v2.0", "2.0 high compression": "random-vae-v2.0-hc"}

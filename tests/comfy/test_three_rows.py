@@ -182,6 +182,21 @@ def test_a_model_from_cores_own_loaders_writes_back_as_well(native: SimpleNamesp
         assert torch.equal(run(native, guider, 2)[:, :, 0], prompts(native, "picture")[2][:, :, 0])
 
 
+@pytest.mark.parametrize("way", [ksampler, by_guider], ids=["KSampler", "guider"])
+def test_the_denoised_latents_of_the_last_step_hold_the_pictures_too(native: SimpleNamespace, way: Any) -> None:
+    """SamplerCustomAdvanced gives them as its second output."""
+    told: list[Tensor] = []
+    noise, given = randn(3, 16, FRAMES, SIDE, SIDE, seed=1), prompts(native, "loop", 3)[2]
+    for levels, written in ((sigmas(2, 3.0), True), (sigmas(4, 3.0)[:3], False)):
+        way(native, "loop", 3).sample(
+            noise, torch.zeros_like(noise), native.core.sampler_object("euler"), levels,
+            callback=lambda step, denoised, x, total: told.append(denoised), disable_pbar=True, seed=1,
+        )  # fmt: skip
+        denoised = native.model.model.process_latent_out(told[-1].cpu())
+        equal = [torch.allclose(denoised[:, :, frame], given[:, :, frame], atol=1e-5) for frame in range(FRAMES)]
+        assert [frame for frame, same in enumerate(equal) if same] == (GIVEN["loop"][1] if written else [])
+
+
 def test_a_run_that_stops_early_is_not_written_back(native: SimpleNamespace) -> None:
     levels = sigmas(4, 3.0)
     done = run(native, ksampler(native, "picture"), 4, levels=levels[:3])

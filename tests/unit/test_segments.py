@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from opensora.opensora_models.releases.known import RELEASES
 from opensora.opensora_models.sampling.segments import (
     SegmentStore,
     check_overlap,
@@ -179,3 +181,19 @@ def test_drift_control_zero_changes_nothing() -> None:
 def test_overlaps_that_do_not_fit_are_refused(version: str, overlap: int, length: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_overlap(version, overlap, length)
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_the_shortest_segments_that_are_named_can_overlap_and_shorter_ones_cannot(version: str) -> None:
+    with pytest.raises(ValueError, match="at least") as refused:
+        check_overlap(version, 5, 1)
+    named = re.search(r"at least (\d+) latent frames, which overlap by at most (\d+)", str(refused.value))
+    assert named is not None
+    least, most = map(int, named.groups())
+    lengths = RELEASES[version].latents.lengths
+    check_overlap(version, most, least)
+    assert lengths.is_good(lengths.counting.frames(least))
+    for shorter in range(1, least):
+        if lengths.is_good(lengths.counting.frames(shorter)):
+            with pytest.raises(ValueError, match="too short to overlap"):
+                check_overlap(version, 1, shorter)

@@ -42,6 +42,8 @@ RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 """What an empty LATENT may tell of the model it was made for; ComfyUI's spelling."""
 RELEASE_KEY = "opensora_release"
 """Where a LATENT tells the release it was made for, by its id. ComfyUI's samplers copy it along."""
+MODEL_KEY = "opensora_release_of_model"
+"""Where an empty LATENT tells that a MODEL chose its release and not a menu, so that it is sure."""
 GUIDANCE_PRESETS = (AUTOMATIC, *PRESETS)
 
 
@@ -118,10 +120,12 @@ def picture_size(latent: Latent, model: ModelPatcher) -> ClipSize:
 def latent_release(latent: Latent, vae: Any = None) -> Release | None:
     """The release a LATENT was made for, as far as its VAE, its own word and its channels tell; None for no release's.
 
-    One without a word is that release's which had so many channels before latents said anything.
+    One without a word is that release's which had so many channels before latents said anything. Raises ValueError
+    for a VAE of another release than the MODEL's that chose the LATENT's.
     """
     samples = latent["samples"]
-    found, possible = vae_release(vae) or _word_of(latent), releases_with(samples.shape[1])
+    check_encoded_for(latent, vae_release(vae), "VAE")
+    found, possible = vae_release(vae) or word_of(latent), releases_with(samples.shape[1])
     oldest = next((release for release in possible if release.latents.wordless), None)
     if found is not None or oldest is None:
         return found
@@ -134,10 +138,21 @@ def latent_release(latent: Latent, vae: Any = None) -> Release | None:
     return oldest
 
 
-def marked(latent: Latent, release: Release | None) -> Latent:
-    """The LATENT with the release it belongs to; without one where that is unknown."""
-    rest = {key: value for key, value in latent.items() if key != RELEASE_KEY}
-    return rest if release is None else {**rest, RELEASE_KEY: release.id}
+def marked(latent: Latent, release: Release | None, *, by_model: bool = False) -> Latent:
+    """The LATENT with the release it belongs to; without one where that is unknown. ``by_model``: a MODEL told it."""
+    rest = {key: value for key, value in latent.items() if key not in (RELEASE_KEY, MODEL_KEY)}
+    sure = {MODEL_KEY: True} if by_model else {}
+    return rest if release is None else {**rest, RELEASE_KEY: release.id, **sure}
+
+
+def check_encoded_for(latent: Latent, release: Release | None, what: str) -> None:
+    """Refuse ``what`` where it belongs to a ``release`` whose latents the MODEL behind an empty LATENT cannot read."""
+    own = word_of(latent) if latent.get(MODEL_KEY) else None
+    if own is not None and release is not None and release.autoencoder != own.autoencoder:
+        raise ValueError(
+            f"The {what} is {release.title}'s but the clip is made for {own.title}, the release of the MODEL at its "
+            f"empty latent; connect the VAE of {own.id}, or latents encoded with it."
+        )
 
 
 def vae_release(vae: Any) -> Release | None:
@@ -145,7 +160,8 @@ def vae_release(vae: Any) -> Release | None:
     return believed_release(vae=getattr(getattr(vae, "network", None), "version", None))
 
 
-def _word_of(latent: Latent) -> Release | None:
+def word_of(latent: Latent) -> Release | None:
+    """The release that a LATENT says it is for; None where it says nothing that can be."""
     return said_release(latent.get(RELEASE_KEY), latent["samples"].shape[1])
 
 
@@ -172,7 +188,7 @@ def latent_for(latent: Latent, model: ModelPatcher) -> Latent:
             f"The latent has {samples.shape[1]} channels but the model is {release.title}, which samples "
             f"{release.latents.channels}; encode or make the latent for {release.id}."
         )
-    made, possible = _word_of(latent), releases_with(samples.shape[1])
+    made, possible = word_of(latent), releases_with(samples.shape[1])
     if made is None and release not in possible:
         made = next((each for each in possible if each.latents.wordless), None)
     known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters  # older versions read no ratios
