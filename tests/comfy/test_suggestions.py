@@ -119,7 +119,7 @@ def test_shapes_of_resolution_classes(version: str) -> None:
 
     followed = 0
     for resolution in schema["resolution"].options:
-        for ratio in schema["aspect_ratio"].options:
+        for ratio in (*schema["aspect_ratio"].options, *schema["aspect_ratio"].also):
             said = attempt(lambda: refuse((resolution, ratio))) or ""  # noqa: B023 (called at once)
             both = re.search(r"value is (\S+), with aspect_ratio (.+)\.$", said)
             fixed = "input aspect_ratio" in said
