@@ -268,14 +268,31 @@ def test_pictures_are_written_back_by_ksampler_after_place_references(bench: Sim
     assert torch.equal(done[0, :, [0, -1]], given.expand(-1, 2, -1, -1))
 
 
-def test_settings_that_are_not_2_0s_are_said_on_every_node_that_has_them(bench: SimpleNamespace) -> None:
-    values = {"model": bench.model, "positive": conditioning(6), "negative": conditioning(6, seed=2), "latent": clip()}
-    starts = {"cfg": 7.0, "image_cfg": 5.0, "steps": 30}
-    said = run(bench, "OSoraSampler", **values, **starts)[1]
-    assert "released with steps 50, cfg 7.5 and image_cfg 3;" in said and "another release" not in said
-    said = run(bench, "OSoraSampler", **values, steps=2, guidance="1.3 given frames")[1]
-    assert "guidance 1.3 given frames is that of another release" in said and "released with steps" not in said
-    assert run(bench, "OSoraSampler", **values, steps=2)[1] == ""
+def test_settings_that_are_not_2_0s_are_said_on_every_node_that_has_them(
+    bench: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, prompts = {"model": bench.model}, {"positive": conditioning(6), "negative": conditioning(6, seed=2)}
+    numbers = {"cfg": 7.0, "image_cfg": 5.0, "steps": 30}
+    schedule = {"denoise": 1.0, "discrete": False, "transform_scale": 1.0, "count_frames": True, "rounding": "exact"}
+    nodes: dict[str, dict[str, Any]] = {
+        "OSoraSampler": {**prompts, "latent": clip(), **numbers},
+        "OSoraLongVideo": {**prompts, "latent": clip(3), "overlap": 1, **numbers},
+        "OSoraGuider": {**prompts, "cfg": 7.0, "image_cfg": 0.0},
+        "OSoraSigmas": {"latent": clip(), "steps": 30, **schedule},
+    }
+    with caplog.at_level("INFO", logger="opensora"):
+        for name, values in nodes.items():
+            caplog.clear()
+            run(bench, name, **model, **values)
+            own = [f"{key} {good}" for key, good in (("steps", 50), ("cfg", 7.5), ("image_cfg", 3)) if key in values]
+            listed = " and ".join(filter(None, (", ".join(own[:-1]), own[-1])))
+            assert caplog.text.count(f"Open-Sora 2.0 was released with {listed};") == 1, name
+            caplog.clear()
+            touched = {"steps": 2} if "steps" in values else {"cfg": 4.0}
+            preset = {"guidance": "1.3 given frames"} if "renoise_given" in WIDGETS.get(name, {}) else {}
+            run(bench, name, **model, **{**values, **touched, **preset})
+            assert "released with steps" not in caplog.text and "released with cfg" not in caplog.text
+            assert caplog.text.count("guidance 1.3 given frames is that of another release") == len(preset), name
 
 
 def test_a_vae_that_the_model_behind_the_clip_cannot_read_is_refused_at_the_reference(bench: SimpleNamespace) -> None:
