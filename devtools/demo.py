@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from .client import Prompt, PromptFailed, PromptRefused
 from .console import Problem, Progress, say
 from .places import BASE, HOME, REPOSITORY
 from .runtime import Runtime
-from .server import ComfyServer, Prompt, PromptFailed, PromptRefused
+from .server import ComfyServer
 
 WORKFLOWS = REPOSITORY / "workflows" / "api"
 SHOWN = ("Open-Sora 01 Text to video", "Open-Sora 02 Image to video")

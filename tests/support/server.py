@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from opensora.devtools.server import PACK_FOLDER, START_SECONDS, ComfyServer, Prompt, PromptFailed, PromptRefused, Run
+from opensora.devtools.client import Prompt, PromptFailed, PromptRefused, Run
+from opensora.devtools.server import PACK_FOLDER, START_SECONDS, ComfyServer
 from support.comfyui import MODEL_FOLDERS, comfyui_root, on_gpu
 from support.pack import PACK_ROOT
 
