@@ -128,7 +128,7 @@ class ComfyClient:
         channel = WebSocket(f"{self.url}/ws?clientId={client}", HTTP_SECONDS)
         try:
             channel.send(json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}}))
-            run = Run(self._queue(prompt, client))
+            run = Run(self.queue(prompt, client))
             for event, data in self._events(channel, run, timeout):
                 run.events.append((event, data))
                 if listener is not None:
@@ -142,11 +142,15 @@ class ComfyClient:
         run.outputs = self._history(run.prompt_id)["outputs"]
         return run
 
-    def _queue(self, prompt: Prompt, client: str) -> str:
+    def queue(self, prompt: Prompt, client: str, **more: Any) -> str:
+        """Queue a prompt in API form; gives its id. PromptRefused where the server does not take it.
+
+        Events go to the channel opened as ``client``; ``more`` are further fields of the request: ``prompt_id``.
+        """
         # Node replacement in the server reads `_meta` of every node and answers 500 where there is none.
         complete = {key: {"_meta": {"title": node.get("class_type", "")}, **node} for key, node in prompt.items()}
         try:
-            return str(self.post("/prompt", {"prompt": complete, "client_id": client})["prompt_id"])
+            return str(self.post("/prompt", {"prompt": complete, "client_id": client, **more})["prompt_id"])
         except urllib.error.HTTPError as error:
             body = error.read().decode("utf-8", "replace")
             with contextlib.suppress(json.JSONDecodeError):

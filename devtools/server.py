@@ -70,6 +70,8 @@ def port_is_free(port: int) -> bool:
 class ComfyServer(ComfyClient):
     """A headless ComfyUI process with the pack linked; use it as a context manager."""
 
+    stdin: int | None = None  # what the process gets as standard input, as for subprocess
+
     def __init__(
         self,
         python: Path,
@@ -100,7 +102,7 @@ class ComfyServer(ComfyClient):
 
     def start(self, timeout: float = START_SECONDS) -> None:
         """Start the process and wait until it answers; Problem with the end of the log when it does not."""
-        prepare_base(self.base, self.pack)
+        self.prepare()
         started = time.monotonic()
         group: dict[str, Any] = {}
         if sys.platform == "win32":
@@ -109,7 +111,13 @@ class ComfyServer(ComfyClient):
             group["preexec_fn"] = _listen_to_interrupts
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
-                self.command(), cwd=self.base, stdout=log, stderr=subprocess.STDOUT, env=_environment(), **group
+                self.command(),
+                cwd=self.base,
+                stdin=self.stdin,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                **group,
             )
         try:
             self._wait(started + timeout)
@@ -117,6 +125,10 @@ class ComfyServer(ComfyClient):
             self.stop()
             raise
         self.seconds_to_ready = time.monotonic() - started
+
+    def prepare(self) -> None:
+        """Make the folders it runs in."""
+        prepare_base(self.base, self.pack)
 
     def _wait(self, end: float) -> None:
         while not self.ready():

@@ -1,0 +1,214 @@
+"""The command line of ``batch.py``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..console import Problem, say
+from .driver import Driver
+from .engines import engine
+from .ledger import FOLDER, Ledger, Lock, is_driven
+from .naming import DEFAULT
+from .outputs import recover
+from .plan import BadRows, enter, make_plan
+from .progress import Json, Quiet, Teller, Terminal, summary
+from .ray_engine import LOCAL
+from .servers import PATIENCE_SECONDS
+
+ALL_MADE, NOT_ALL, REFUSED, STOPPED = 0, 1, 2, 130
+SHOWN_FAULTS = 200  # of a table; more are counted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status for the shell: 0 all rows made, 1 not all, 2 refused, 130 stopped."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except BadRows as bad:
+        for fault in bad.faults[:SHOWN_FAULTS]:
+            say(f"batch.py: {fault}")
+        more = len(bad.faults) - SHOWN_FAULTS
+        say("Nothing was queued." if more <= 0 else f"… and {more} more. Nothing was queued.")
+        return REFUSED
+    except Problem as problem:
+        say(f"batch.py: {problem}")
+        return REFUSED
+    except KeyboardInterrupt:
+        say("batch.py: stopped. The same command continues where it left off.")
+        return STOPPED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="batch.py", description="Makes every row of a table with a workflow.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="make all rows, or go on with it")
+    run.add_argument("workflow", type=Path, metavar="WORKFLOW.json", help="in API form: menu File, Export (API)")
+    run.add_argument("table", type=Path, metavar="TABLE", help=".csv, .tsv, .jsonl, or .txt with one prompt a line")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results and the ledger")
+    run.add_argument("--name", default=DEFAULT, metavar="TEMPLATE", help=f"default {DEFAULT}; or the layout vbench")
+    run.add_argument("--check", action="store_true", help="only find bad rows")
+    _add_engine(run)
+    form = run.add_mutually_exclusive_group()
+    form.add_argument("--quiet", action="store_true", help="tell only what went wrong, and the end")
+    form.add_argument("--json", action="store_true", help="tell everything as JSON, an object a line")
+    run.set_defaults(command=_run)
+    status = _on_folder(commands, "status", "how many rows are in which state, and which failed", _status)
+    status.add_argument("--json", action="store_true", help="every row as JSON, an object a line")
+    retry = _on_folder(commands, "retry", "let failed rows be made again by the next (or the present) run", _retry)
+    retry.add_argument("--failed", action="store_true", required=True, help="the rows that failed")
+    _on_folder(commands, "cancel", "end a run and give up the rows that are not made", _cancel)
+    return parser
+
+
+def _on_folder(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    command: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text)
+    parser.add_argument("out", type=Path, nargs="?", metavar="DIR", help="folder of the results")
+    parser.add_argument("--out", type=Path, dest="named_out", metavar="DIR", help="the same")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_engine(run: argparse.ArgumentParser) -> None:
+    workers = run.add_argument_group("workers, one of the two")
+    workers.add_argument("--servers", nargs="+", metavar="URL", help="ComfyUI servers that run already")
+    workers.add_argument(
+        "--ray",
+        nargs="?",
+        const=LOCAL,
+        metavar="ADDRESS",
+        help="start ComfyUI on this machine's or a cluster's devices",
+    )
+    workers.add_argument(
+        "--row-seconds", type=float, default=0.0, metavar="S", help="a row may take so long (0: any time)"
+    )
+    workers.add_argument(
+        "--patience", type=float, default=PATIENCE_SECONDS, metavar="S", help="how long a server may stay away"
+    )
+    ray = run.add_argument_group("with --ray; paths are the same on every machine")
+    ray.add_argument("--workers", type=_positive, metavar="N", help="how many; default one for each GPU")
+    ray.add_argument("--cpu", action="store_true", help="ComfyUI runs without a GPU")
+    ray.add_argument("--comfyui", type=Path, metavar="PATH", help="default COMFYUI_PATH, or the one around this pack")
+    ray.add_argument("--python", type=Path, metavar="PATH", help="ComfyUI's interpreter; default the one of batch.py")
+    ray.add_argument("--base", type=Path, metavar="PATH", help="folder with models and custom_nodes, default ComfyUI's")
+    ray.add_argument("--comfyui-argument", action="append", default=[], metavar="ARGUMENT", help="given to ComfyUI")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of workers; the least is 1")
+    return int(text)
+
+
+def _run(options: argparse.Namespace) -> int:
+    teller: Teller = Json() if options.json else Quiet() if options.quiet else Terminal()
+    with engine(options) as (workers, object_info):
+        plan = make_plan(options.workflow, options.table, options.name, object_info)
+        if options.check:
+            say(f"{len(plan.rows)} rows, nothing wrong with them.")
+            return ALL_MADE
+        lock = Lock(options.out / FOLDER)
+        try:
+            ledger = Ledger(options.out, make=True)
+            try:
+                recover(ledger)
+                enter(ledger, plan)
+                driver = Driver(ledger, workers, plan.groups(), plan.job, _one_at_a_time(teller))
+                ended = driver.run(lambda: teller.tick(ledger.counts, driver.board.members))
+                if ended.error is not None:
+                    raise _as_problem(ended.error)
+                return _end(ledger, teller, ended.why)
+            finally:
+                ledger.close()
+        finally:
+            lock.release()
+
+
+def _one_at_a_time(teller: Teller) -> Callable[[str, object], None]:
+    guard = threading.Lock()
+
+    def listen(event: str, data: object) -> None:
+        with guard:
+            teller.listen(event, data)  # type: ignore[arg-type]
+
+    return listen
+
+
+def _as_problem(error: BaseException) -> BaseException:
+    if isinstance(error, OSError):
+        return Problem(f"{error.strerror or error} ({error.filename or 'no file'}). The same command continues.")
+    return error
+
+
+def _end(ledger: Ledger, teller: Teller, why: str) -> int:
+    counts = ledger.counts()
+    teller.end(why, counts)
+    if why == "interrupted":
+        return STOPPED
+    return ALL_MADE if counts["done"] == sum(counts.values()) else NOT_ALL
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    given: Path | None = options.out or options.named_out
+    if given is None:
+        raise Problem("Name the folder of the results.")
+    return given
+
+
+def _status(options: argparse.Namespace) -> int:
+    out = _folder(options)
+    ledger = Ledger(out)
+    try:
+        entries = ledger.entries()
+        if options.json:
+            for entry in entries:
+                files = [output.final for output in entry.outputs]
+                fields = {key: value for key, value in vars(entry).items() if key not in ("outputs", "key")}
+                say(json.dumps({**fields, "outputs": files}, ensure_ascii=False))
+            return ALL_MADE
+        for entry in entries:
+            if entry.state == "failed":
+                say(f"line {entry.line}, {entry.name}: {entry.error}")
+        seconds = [entry.seconds for entry in entries if entry.state == "done" and entry.seconds is not None]
+        mean = f", {sum(seconds) / len(seconds):.1f} s a row" if seconds else ""
+        say(f"{summary(ledger.counts())}{mean}; {'a run works on it' if is_driven(out) else 'no run works on it'}")
+        return ALL_MADE
+    finally:
+        ledger.close()
+
+
+def _retry(options: argparse.Namespace) -> int:
+    out = _folder(options)
+    ledger = Ledger(out)
+    try:
+        number = ledger.retry(["failed"])
+    finally:
+        ledger.close()
+    after = "the present run makes them" if is_driven(out) else "the same `run` command makes them"
+    say(f"{number} rows wait again; {after}." if number else "No row had failed.")
+    return ALL_MADE
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    out = _folder(options)
+    ledger = Ledger(out)
+    try:
+        if is_driven(out):
+            ledger.wish("cancel")
+            while is_driven(out):
+                time.sleep(0.1)
+        else:
+            ledger.cancel()
+        say(summary(ledger.counts()))
+        return ALL_MADE
+    finally:
+        ledger.close()

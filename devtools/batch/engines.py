@@ -1,0 +1,87 @@
+"""The workers a person asked for: servers by address, or Ray; and what their ComfyUI tells of its nodes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..console import Problem
+from ..places import REPOSITORY
+from .ray_engine import Devices, RayWorker, connect, count_devices
+from .servers import ServerWorker, checked_url
+from .work import Worker, WorkerLost
+
+Engine = tuple[list[Worker], dict[str, Any]]  # the workers, and what their ComfyUI tells of its nodes
+
+
+@contextlib.contextmanager
+def engine(options: argparse.Namespace) -> Iterator[Engine]:
+    """The workers; ended when the block is left."""
+    if bool(options.servers) == (options.ray is not None):
+        raise Problem("Name the workers, one of the two: --servers http://127.0.0.1:8188 … or --ray.")
+    if options.servers:
+        yield _servers(options)
+        return
+    with _on_ray(options) as found:
+        yield found
+
+
+def _servers(options: argparse.Namespace) -> Engine:
+    """Those that do not answer now are waited for like those that go away later; one must answer."""
+    urls = list(dict.fromkeys(map(checked_url, options.servers)))
+    workers = [ServerWorker(url, options.row_seconds, options.patience) for url in urls]
+    silent = []
+    for worker in workers:
+        try:
+            return list(workers), worker.object_info()
+        except (OSError, ValueError) as error:
+            silent.append(f"{worker.name} ({error})")
+    raise Problem(f"No server answers: {'; '.join(silent)}. Start ComfyUI there, or name another one.")
+
+
+@contextlib.contextmanager
+def _on_ray(options: argparse.Namespace) -> Iterator[Engine]:
+    root = comfyui_folder(options.comfyui)
+    arguments = ["--cpu"] if options.cpu else []
+    settings = {
+        "python": str(options.python or sys.executable),
+        "comfyui": str(root),
+        "base": str(options.base) if options.base else None,
+        "arguments": arguments + list(options.comfyui_argument),
+        "row_seconds": options.row_seconds,
+    }
+    devices = Devices(options.workers, 0.0 if options.cpu else 1.0)
+    ray = connect(options.ray)
+    workers: list[RayWorker] = []
+    try:
+        workers = [RayWorker(ray, number, devices, settings) for number in range(1, count_devices(ray, devices) + 1)]
+        yield list(workers), _first_info(workers)
+    finally:
+        for worker in workers:
+            worker.close()
+        ray.shutdown()
+
+
+def _first_info(workers: list[RayWorker]) -> dict[str, Any]:
+    lost = ""
+    for worker in workers:
+        try:
+            return dict(json.loads(worker.object_info()))
+        except WorkerLost as error:
+            lost = str(error)
+    raise Problem(f"No worker could start ComfyUI. {lost}")
+
+
+def comfyui_folder(given: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The ComfyUI that workers start: the one named, that of ``COMFYUI_PATH``, or the one this pack is installed in."""
+    named = given or environment.get("COMFYUI_PATH") or REPOSITORY.parents[1]
+    root = Path(named).expanduser().resolve()
+    if not ((root / "main.py").is_file() and (root / "comfy").is_dir()):
+        raise Problem(f"{root} is no ComfyUI folder (with main.py and comfy in it); name one: --comfyui PATH.")
+    return root

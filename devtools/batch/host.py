@@ -1,0 +1,105 @@
+"""What a Ray actor does: starts a headless ComfyUI of its own on its device, watches it, and makes rows with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..server import ComfyServer
+from .servers import ServerWorker
+from .work import Job, RowFailed, SentFile, WorkerLost
+
+LEASH = Path(__file__).with_name("leash.py")
+MODELS_FILE = "model_paths.yaml"  # JSON is YAML
+
+
+class LeashedServer(ComfyServer):
+    """A ComfyUI with the models and custom nodes that are there, and with folders of its own for all it writes."""
+
+    stdin = subprocess.PIPE
+
+    def __init__(self, python: Path, root: Path, source: Path, arguments: Sequence[str]) -> None:
+        """``source`` is the base directory that holds ``models``, ``custom_nodes`` and ``input``."""
+        base = Path(tempfile.mkdtemp(prefix="opensora-batch-"))
+        super().__init__(python, root, base, source, arguments=arguments)
+        self.source = source
+
+    def prepare(self) -> None:
+        """Folders to write in; nothing is linked."""
+        for name in ("output", "temp", "user", "input"):
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+
+    def command(self) -> list[str]:
+        """The command line, behind the leash."""
+        own = [("output", "output"), ("temp", "temp"), ("user", "user"), ("input", "input")]
+        folders = [part for option, name in own for part in (f"--{option}-directory", str(self.base / name))]
+        fixed = ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.source), *folders]
+        fixed += ["--database-url", f"sqlite:///{(self.base / 'comfyui.db').as_posix()}"]
+        fixed += ["--disable-api-nodes", "--disable-auto-launch", *self.arguments]
+        return [sys.executable, str(LEASH), str(self.python), str(self.root / "main.py"), *fixed]
+
+    def stop(self) -> int:
+        """Let go of the leash first: whatever holds ComfyUI back, it then ends with it."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        return super().stop()
+
+    def remove(self) -> None:
+        """End it and delete what it wrote."""
+        self.stop()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+class Host:
+    """The actor. Answers are plain values, so that both sides need not share a class."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        """``settings``: ``python``, ``comfyui``, ``base`` (paths on this machine), ``arguments``, ``row_seconds``."""
+        root = Path(settings["comfyui"])
+        base = Path(settings["base"] or root)
+        self._server = LeashedServer(Path(settings["python"]), root, base, settings["arguments"])
+        self._server.start()
+        self._worker = ServerWorker(self._server.url, settings["row_seconds"], patience=0.0)
+
+    def ready(self) -> str:
+        """Where it runs; answered once ComfyUI is up."""
+        return self._server.url
+
+    def object_info(self) -> str:
+        """What ComfyUI tells of its nodes, as JSON."""
+        return json.dumps(self._worker.object_info())
+
+    def make(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Make a row: ``files`` (name and bytes), or ``failed`` or ``lost`` with the reason."""
+        files = [SentFile(**file) for file in fields.pop("files")]
+        try:
+            made = self._worker.make(Job(**fields, files=files))
+            return {"files": [(file.filename, b"".join(file.chunks)) for file in made]}
+        except RowFailed as error:
+            return {"failed": str(error)}
+        except WorkerLost as error:
+            if self._server.running():
+                return {"lost": str(error)}
+            return {"lost": f"its ComfyUI ended. {self._server.tail(3)}"}
+        finally:
+            self._forget_files()
+
+    def interrupt(self) -> None:
+        """Give up the row under way."""
+        self._worker.interrupt()
+
+    def close(self) -> None:
+        """End ComfyUI."""
+        self._server.remove()
+
+    def _forget_files(self) -> None:
+        """The driver has them."""
+        for name in ("output", "temp"):
+            for path in (self._server.base / name).iterdir():
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
