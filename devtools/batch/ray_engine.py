@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import secrets
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,22 +38,34 @@ class Devices:
 
 def connect(address: str) -> Any:
     """Ray, connected: to a Ray of its own on the loopback, or to the cluster at ``address``."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    if address == LOCAL:
+        _stay_on_this_machine()
     try:
         ray = importlib.import_module("ray")
     except ImportError:
-        import sys
-
         raise Problem(INSTALL.format(python=sys.executable)) from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == LOCAL:
-            ray.init(address=LOCAL, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            ray.init(address=LOCAL, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise Problem(f"No Ray at {address}: {str(error).splitlines()[0]}") from None
     return ray
+
+
+def _stay_on_this_machine() -> None:
+    """A Ray of our own listens to the loopback alone, and only to those who know its token. Before Ray is imported.
+
+    Left to itself Ray on Linux gives its node the machine's address and opens its ports to everybody; the first variable
+    is the one by which it does not on other systems.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token":
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this run; none is written to a file
 
 
 def count_devices(ray: Any, devices: Devices) -> int:

@@ -1,8 +1,8 @@
 """What the driver of batch.py costs per row: workers that only sleep, the ledger committing every change of state.
 
-    python benchmarks/batch.py [--ray] [--rows 10000] [--workers 64]
+    python benchmarks/many_clips.py [--ray] [--rows 10000] [--workers 64]
 
-Prints one JSON object. ``overhead_ms`` is (wall − start-up) / rows − sleep / workers; ``grown_mb`` is by how much the
+Prints one JSON object. ``overhead_ms`` is (wall - start-up) / rows - sleep / workers; ``grown_mb`` is by how much the
 driver is larger at the end than after 1,000 rows. With ``--ray`` every worker is an actor of a local Ray, else a thread.
 """
 
