@@ -3,7 +3,7 @@
     python benchmarks/many_clips.py [--ray] [--rows 10000] [--workers 64]
 
 Prints one JSON object. ``overhead_ms`` is (wall - start-up) / rows - sleep / workers; ``grown_mb`` is by how much the
-driver is larger at the end than after 1,000 rows. With ``--ray`` every worker is an actor of a local Ray, else a thread.
+driver is larger at the end than after 1,000 rows. With ``--ray`` a worker is an actor of a local Ray, else a thread.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def connect(address: str) -> Any:
 def _stay_on_this_machine() -> None:
     """A Ray of our own listens to the loopback alone, and only to those who know its token. Before Ray is imported.
 
-    Left to itself Ray on Linux gives its node the machine's address and opens its ports to everybody; the first variable
-    is the one by which it does not on other systems.
+    Left to itself Ray on Linux gives its node the machine's address and opens its ports to everybody; with the first
+    variable it does as on other systems, where it stays on the loopback.
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "token")

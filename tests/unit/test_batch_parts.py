@@ -40,7 +40,7 @@ class Killed(Exception):
 def test_whatever_is_killed_when_every_row_has_one_result(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A driver that is killed at a random step, again and again; each life opens the ledger as the next one finds it."""
+    """A driver killed at a random step, again and again; each life begins with what the last one left."""
     chance = random.Random(seed)
     names = [f"r{i}" for i in range(12)]
     finished: list[str] = []

@@ -69,6 +69,7 @@ PURE = [path for path in MACHINE if "native" not in path.parts]
 SHIPPED = [PACK_ROOT / "__init__.py", *sources("nodes"), *MACHINE]
 EVERYTHING = [
     PACK_ROOT / "dev.py",
+    PACK_ROOT / "batch.py",
     *SHIPPED,
     *sources("devtools", "tests", "demo", "benchmarks", *(["training"] if (PACK_ROOT / "training").is_dir() else [])),
 ]
@@ -207,6 +208,20 @@ def test_devtools_need_only_the_standard_library(path: Path) -> None:
 
     absolute = {name.split(".")[0] for name in imports(path)} - {"devtools", "_winapi"}
     assert absolute <= set(sys.stdlib_module_names)
+
+
+def test_the_archive_holds_all_that_batch_needs() -> None:
+    """``.comfyignore`` keeps the rest of `devtools/` out of the registry's archive, which batch.py is part of."""
+    left_out = set((PACK_ROOT / ".comfyignore").read_text(encoding="utf-8").split())
+    needed, waiting = set(), sources("devtools/batch")
+    while waiting:
+        path = waiting.pop()
+        if named(path) not in needed:
+            needed.add(named(path))
+            modules = [PACK_ROOT / (name.replace(".", "/") + ".py") for name in relative_to_pack(path)]
+            waiting += [module for module in modules if module.is_file()]
+    assert {"devtools/client.py", "devtools/places.py", "devtools/server.py"} <= needed
+    assert not needed & left_out and not {"batch.py", "devtools/", "devtools/batch/", "docs/"} & left_out
 
 
 def test_the_rules_see_files() -> None:

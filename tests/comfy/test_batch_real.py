@@ -1,0 +1,149 @@
+"""batch.py with real ComfyUIs and the shipped tiny model: workers and the driver are killed with -9 in between."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from opensora.devtools.batch.ledger import FOLDER, Ledger
+from opensora.devtools.places import HOME, REPOSITORY, venv_python
+from opensora.devtools.server import ComfyServer, prepare_base
+from support.comfyui import comfyui_root
+from support.pack import PACK_ROOT
+
+ROWS = 40
+WORKFLOW = PACK_ROOT / "workflows" / "api" / "Open-Sora 01 Text to video.json"
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc"),
+    pytest.mark.skipif(comfyui_root() is None, reason="no ComfyUI"),
+]
+
+
+def job(folder: Path) -> list[str]:
+    """Two steps of the tiny model: four prompts, each with ten seeds."""
+    rows = [f"a {shape} moving right,{seed},2,17" for seed in range(10) for shape in ("circle", "square", "bar", "dot")]
+    table = folder / "table.csv"
+    table.write_text("\n".join(["prompt,seed,Sample.steps,Clip to make.frames", *rows]) + "\n", encoding="utf-8")
+    return ["run", str(WORKFLOW), str(table), "--out", str(folder / "out"), "--json"]
+
+
+def processes(mark: str, *more: str) -> list[int]:
+    """Ids of processes whose command line holds all of these."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit() and int(path.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if all(text in line for text in (mark, *more)):
+                    found.append(int(path.name))
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never became true"
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def driver(python: Path, arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The driver as a process; its words go to a file."""
+    with open(folder / "driver.log", "ab") as log:
+        process = subprocess.Popen([str(python), str(REPOSITORY / "batch.py"), *arguments], stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def done(folder: Path) -> int:
+    """How many rows are done."""
+    if not (folder / "out" / FOLDER / "ledger.sqlite").exists():
+        return 0
+    ledger = Ledger(folder / "out")
+    try:
+        return ledger.counts()["done"]
+    finally:
+        ledger.close()
+
+
+def check(folder: Path) -> None:
+    """One file for every row, each with the settings of its own row inside, and nothing else."""
+    files = sorted(path for path in (folder / "out").iterdir() if path.is_file())
+    assert [path.name for path in files] == [f"{number:05d}.mp4" for number in range(1, ROWS + 1)]
+    keys = set()
+    for number, path in enumerate(files, 1):
+        content = path.read_bytes()
+        start = content.index(b'"key": "') + 8
+        keys.add(content[start : start + 64])
+        assert f'"row": {number},'.encode() in content, path.name
+    assert len(keys) == ROWS
+    assert done(folder) == ROWS
+
+
+def test_servers_and_the_driver_are_killed(tmp_path: Path) -> None:
+    root = comfyui_root()
+    assert root is not None
+    servers = [ComfyServer(Path(sys.executable), root, tmp_path / f"base{i}", PACK_ROOT) for i in range(2)]
+    arguments = [*job(tmp_path), "--patience", "5", "--servers", *(server.url for server in servers)]
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        with driver(Path(sys.executable), arguments, tmp_path) as process:
+            until(lambda: done(tmp_path) >= 8, 300)
+            for pid in processes(str(servers[0].base), "main.py"):
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: done(tmp_path) >= 20, 300)
+            process.kill()
+        with driver(Path(sys.executable), arguments, tmp_path) as process:
+            assert process.wait(300) == 0, (tmp_path / "driver.log").read_text()
+    check(tmp_path)
+
+
+def ray_python() -> Path:
+    """An interpreter that has Ray; it need not be the one that runs ComfyUI."""
+    if importlib.util.find_spec("ray") is not None:
+        return Path(sys.executable)
+    apart = venv_python(HOME / "rayvenv")
+    if not apart.exists():
+        pytest.skip("Ray is not installed: pip install -r requirements-dev.txt")
+    return apart
+
+
+def test_two_workers_on_ray_are_killed_and_the_driver_too(tmp_path: Path) -> None:
+    python = ray_python()
+    base = tmp_path / "base"
+    prepare_base(base, PACK_ROOT)
+    arguments = [*job(tmp_path), "--ray", "--workers", "2", "--cpu", "--comfyui", str(comfyui_root())]
+    arguments += ["--python", sys.executable, "--base", str(base)]
+    with driver(python, arguments, tmp_path) as process:
+        until(lambda: done(tmp_path) >= 8, 400)
+        victims = [pid for pid in processes(str(base), "main.py") if pid not in processes(str(base), "leash.py")]
+        assert victims, "no ComfyUI was started"
+        os.kill(victims[0], signal.SIGKILL)
+        until(lambda: done(tmp_path) >= 20, 400)
+        process.kill()
+    until(lambda: not processes(str(base), "main.py"), 60)  # no ComfyUI outlives its driver
+    with driver(python, arguments, tmp_path) as process:
+        assert process.wait(600) == 0, (tmp_path / "driver.log").read_text()
+    check(tmp_path)
+    until(lambda: not processes(str(base), "main.py"), 60)
+    told = [json.loads(line) for line in (tmp_path / "driver.log").read_text().splitlines() if line.startswith("{")]
+    names = [event["name"] for event in told if event["event"] == "row" and event["state"] == "done"]
+    assert len(names) == len(set(names)), "a row was made twice"
