@@ -241,6 +241,22 @@ def _ended(event: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return event, {"outputs": {}, "status": {"status_str": "error", "messages": [[event, data]]}}
 
 
+def _hold_channel(fake: FakeComfyUI, request: BaseHTTPRequestHandler) -> None:
+    """Switch to WebSocket and keep the connection until the client leaves."""
+    key = request.headers["Sec-WebSocket-Key"] + WEBSOCKET_KEY
+    request.send_response(101)
+    request.send_header("Upgrade", "websocket")
+    request.send_header("Connection", "Upgrade")
+    request.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+    request.end_headers()
+    client = parse_qs(urlsplit(request.path).query)["clientId"][0]
+    fake._sockets[client] = request.connection
+    with contextlib.suppress(OSError):
+        while request.connection.recv(1 << 12):
+            time.sleep(0)
+    fake._sockets.pop(client, None)
+
+
 def _handler(fake: FakeComfyUI) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def handle(self) -> None:
@@ -257,8 +273,8 @@ def _handler(fake: FakeComfyUI) -> type[BaseHTTPRequestHandler]:
                 super().finish()
 
         def do_GET(self) -> None:
-            if self.path.startswith("/ws"):
-                self._channel()
+            if self.path.startswith("/ws") and fake.channel:
+                _hold_channel(fake, self)
                 return
             answer = fake.get(self.path)
             self._answer(404 if answer is None else 200, answer)
@@ -272,23 +288,6 @@ def _handler(fake: FakeComfyUI) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-
-        def _channel(self) -> None:
-            if not fake.channel:
-                self._answer(403, None)
-                return
-            key = self.headers["Sec-WebSocket-Key"] + WEBSOCKET_KEY
-            self.send_response(101)
-            self.send_header("Upgrade", "websocket")
-            self.send_header("Connection", "Upgrade")
-            self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
-            self.end_headers()
-            client = parse_qs(urlsplit(self.path).query)["clientId"][0]
-            fake._sockets[client] = self.connection
-            with contextlib.suppress(OSError):
-                while self.connection.recv(1 << 12):
-                    time.sleep(0)
-            fake._sockets.pop(client, None)
 
         def log_message(self, *_: Any) -> None:
             """Silent."""
