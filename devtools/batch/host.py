@@ -42,7 +42,7 @@ class LeashedServer(ComfyServer):
         fixed = ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.source), *folders]
         fixed += ["--database-url", f"sqlite:///{(self.base / 'comfyui.db').as_posix()}"]
         fixed += ["--disable-api-nodes", "--disable-auto-launch", *self.arguments]
-        return [sys.executable, str(LEASH), str(self.python), str(self.root / "main.py"), *fixed]
+        return [sys.executable, str(LEASH), str(self.base), str(self.python), str(self.root / "main.py"), *fixed]
 
     def stop(self) -> int:
         """Let go of the leash first: whatever holds ComfyUI back, it then ends with it."""

@@ -181,7 +181,10 @@ class ServerWorker:
     def _send(self, file: SentFile) -> str:
         filename = f"{file.sha256[:12]}-{file.filename}"
         if filename not in self._sent:
-            content = Path(file.path).read_bytes() if file.content is None else file.content
+            try:
+                content = Path(file.path).read_bytes() if file.content is None else file.content
+            except OSError as error:  # it was there when the rows were checked
+                raise RowFailed(f"{file.path} cannot be read: {error.strerror}") from None
             _upload(self.client.url, filename, content)
             self._sent.add(filename)
         return f"{INPUT_FOLDER}/{filename}"

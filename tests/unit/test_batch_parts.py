@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ from opensora.devtools.batch.servers import checked_url
 from opensora.devtools.batch.table import Row, read_table
 from opensora.devtools.console import Problem
 from support.fake_comfyui import OBJECT_INFO, WORKFLOW
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, "it never became true"
+        time.sleep(0.02)
 
 
 def entries(count: int) -> list[Entry]:
@@ -360,6 +368,8 @@ def test_addresses_that_are_none(given: str) -> None:
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "token")  # so that what is set is taken back
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(Problem, match="pip install 'ray"):
         connect("local")
@@ -367,21 +377,20 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.Monke
 
 def test_a_leashed_program_ends_with_its_starter(tmp_path: Path) -> None:
     mark = tmp_path / "alive"
+    (tmp_path / "own" / "temp").mkdir(parents=True)
     program = f"import time, pathlib\nwhile True:\n    pathlib.Path({str(mark)!r}).touch(); time.sleep(0.05)"
     holder = (
         "import subprocess, sys, time\n"
-        f"command = [sys.executable, {leash.__file__!r}, sys.executable, '-c', {program!r}]\n"
+        f"leash = [{leash.__file__!r}, {str(tmp_path / 'own')!r}]\n"
+        f"command = [sys.executable, *leash, sys.executable, '-c', {program!r}]\n"
         "subprocess.Popen(command, stdin=subprocess.PIPE)\n"
         "time.sleep(60)"
     )
     starter = subprocess.Popen([sys.executable, "-c", holder])
-    end = time.monotonic() + 20
-    while not mark.exists() and time.monotonic() < end:
-        time.sleep(0.02)
-    assert mark.exists()
+    until(mark.exists)
     starter.kill()
     starter.wait()
-    time.sleep(1.0)
+    until(lambda: not (tmp_path / "own").exists())  # which is removed last
     mark.unlink(missing_ok=True)
-    time.sleep(0.5)
+    time.sleep(0.3)
     assert not mark.exists(), "the program still runs"
