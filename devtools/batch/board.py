@@ -70,6 +70,7 @@ class Board:
             busy = {member.row for member in self.members.values()}
             for entry in self.ledger.entries("waiting"):
                 if entry.name not in self._taken_in and entry.name not in busy and entry.name in self._groups:
+                    self._failed_at.pop(entry.name, None)  # whoever asks for it again wants it judged anew
                     self._put(entry.name)
             self._changed.notify_all()
 

@@ -2,6 +2,9 @@
 
 The starter holds the other end of this process's standard input; when the starter ends, the system closes it. Then the
 folder the program wrote into goes as well, because nobody is left who knows of it.
+
+There are two of this process: Ray kills the children of an actor that ended, and would kill the only one before it could
+end the program. The second is no child of the actor, and has the same standard input.
 """
 
 import shutil
@@ -12,16 +15,16 @@ import threading
 from types import FrameType
 
 END_SECONDS = 10
+SECOND = "--second"
 
 
 def main() -> int:
     """The exit status of the program."""
-    folder, *command = sys.argv[1:]
+    if sys.argv[1] != SECOND:
+        return _wait(subprocess.Popen([sys.executable, __file__, SECOND, *sys.argv[1:]], start_new_session=True))
+    folder, *command = sys.argv[2:]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     left_alone = threading.Event()
-
-    def pass_on(number: int, _: "FrameType | None") -> None:
-        child.send_signal(number)
 
     def wait_for_the_starter() -> None:
         sys.stdin.buffer.read()
@@ -32,13 +35,22 @@ def main() -> int:
         except subprocess.TimeoutExpired:
             child.kill()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, pass_on)
     threading.Thread(target=wait_for_the_starter, daemon=True).start()
-    code = child.wait()
+    code = _wait(child)
     if left_alone.is_set():
         shutil.rmtree(folder, ignore_errors=True)
     return code
+
+
+def _wait(child: "subprocess.Popen[bytes]") -> int:
+    """Until the child ends; signals go on to it."""
+
+    def pass_on(number: int, _: "FrameType | None") -> None:
+        child.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    return child.wait()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -375,7 +377,9 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.Monke
         connect("local")
 
 
-def test_a_leashed_program_ends_with_its_starter(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="has no kill -9")
+@pytest.mark.parametrize("how", ["the starter", "the starter and its child, as Ray does"])
+def test_a_leashed_program_ends_with_its_starter(tmp_path: Path, how: str) -> None:
     mark = tmp_path / "alive"
     (tmp_path / "own" / "temp").mkdir(parents=True)
     program = f"import time, pathlib\nwhile True:\n    pathlib.Path({str(mark)!r}).touch(); time.sleep(0.05)"
@@ -383,11 +387,15 @@ def test_a_leashed_program_ends_with_its_starter(tmp_path: Path) -> None:
         "import subprocess, sys, time\n"
         f"leash = [{leash.__file__!r}, {str(tmp_path / 'own')!r}]\n"
         f"command = [sys.executable, *leash, sys.executable, '-c', {program!r}]\n"
-        "subprocess.Popen(command, stdin=subprocess.PIPE)\n"
+        "print(subprocess.Popen(command, stdin=subprocess.PIPE).pid, flush=True)\n"
         "time.sleep(60)"
     )
-    starter = subprocess.Popen([sys.executable, "-c", holder])
+    starter = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    child = int(starter.stdout.readline())
     until(mark.exists)
+    if how != "the starter":
+        os.kill(child, signal.SIGKILL)
     starter.kill()
     starter.wait()
     until(lambda: not (tmp_path / "own").exists())  # which is removed last
