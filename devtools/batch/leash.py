@@ -1,4 +1,4 @@
-"""Runs a program that ends when whoever started it does, even by kill -9: ``python leash.py FOLDER PROGRAM ARGUMENT…``.
+"""Runs a program that ends when its starter does, even by kill -9: ``python leash.py FOLDER PROGRAM ARGUMENT…``.
 
 The starter holds the other end of this process's standard input; when the starter ends, the system closes it. Then the
 folder the program wrote into goes as well, because nobody is left who knows of it.

@@ -1,0 +1,114 @@
+"""Workers on Ray, with a Ray that only pretends: actors that answer, fail, end, and are started again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from opensora.devtools.batch.ray_engine import Devices, RayWorker, count_devices
+from opensora.devtools.batch.work import Job, RowFailed, SentFile, WorkerLost
+from opensora.devtools.console import Problem
+
+
+class RayError(Exception):
+    """Ray's own."""
+
+
+class RayTaskError(RayError):
+    """What a method of an actor raised."""
+
+
+class PretendedRay:
+    """As much of Ray as the engine uses; ``host(method, *arguments)`` is what every actor does."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def __init__(self, host: Callable[..., Any], gpus: int = 0) -> None:
+        self.host, self.gpus = host, gpus
+        self.options: list[dict[str, Any]] = []
+        self.killed = 0
+
+    def remote(self, actor: type) -> Any:
+        def start(settings: dict[str, Any]) -> Any:
+            return SimpleNamespace(call=SimpleNamespace(remote=lambda *call: call))
+
+        def options(**given: Any) -> Any:
+            self.options.append(given)
+            return SimpleNamespace(remote=start)
+
+        return SimpleNamespace(options=options)
+
+    def get(self, call: tuple[Any, ...], timeout: float | None = None) -> Any:
+        return self.host(*call)
+
+    def wait(self, calls: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return calls, []
+
+    def kill(self, actor: Any) -> None:
+        self.killed += 1
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"GPU": self.gpus, "CPU": 2}
+
+
+def worker_on(host: Callable[..., Any], devices: Devices | None = None) -> tuple[PretendedRay, RayWorker]:
+    ray = PretendedRay(host)
+    return ray, RayWorker(ray, 1, devices or Devices(1), {})
+
+
+JOB = Job("r", "id", {}, {"key": "k"})
+
+
+def test_what_an_actor_answers() -> None:
+    answers: list[Any] = [{"files": [("a.mp4", b"bytes")]}, {"failed": "too bright"}, {"lost": "gone"}]
+    _, worker = worker_on(lambda method, *_: answers.pop(0))
+    assert [(made.filename, list(made.chunks)) for made in worker.make(JOB)] == [("a.mp4", [b"bytes"])]
+    with pytest.raises(RowFailed, match="too bright"):
+        worker.make(JOB)
+    with pytest.raises(WorkerLost, match="gone"):
+        worker.make(JOB)
+
+
+@pytest.mark.parametrize("error", [RayError("died"), RayTaskError("Traceback\nValueError: no")])
+def test_an_actor_that_ends_is_followed_by_another(error: Exception) -> None:
+    errors = [error]
+
+    def host(method: str, *_: Any) -> Any:
+        if errors and method == "make":
+            raise errors.pop()
+        return {"files": []} if method == "make" else "up"
+
+    ray, worker = worker_on(host)
+    with pytest.raises(WorkerLost, match="ray-1"):
+        worker.make(JOB)
+    assert worker.recover(lambda: False) and worker.make(JOB) == []
+    assert len(ray.options) == 2 and ray.killed == 1
+
+
+def test_a_device_that_cannot_start_is_given_up() -> None:
+    def host(method: str, *_: Any) -> Any:
+        raise RayError("no ComfyUI")
+
+    _, worker = worker_on(host)
+    assert not worker.recover(lambda: False)
+    assert not worker.recover(lambda: True), "nor is one waited for when the run ends"
+
+
+def test_files_of_a_row_travel_with_it(tmp_path: Any) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    seen: list[dict[str, Any]] = []
+    _, worker = worker_on(lambda method, fields: seen.append(fields) or {"files": []})
+    worker.make(Job("r", "id", {}, {}, [SentFile("3", "image", "a.png", "0" * 64, str(tmp_path / "a.png"))]))
+    assert seen[0]["files"][0]["content"] == b"picture"
+
+
+def test_one_actor_for_each_gpu() -> None:
+    assert count_devices(PretendedRay(str, gpus=4), Devices()) == 4
+    assert count_devices(PretendedRay(str), Devices(3)) == 3
+    with pytest.raises(Problem, match="--workers"):
+        count_devices(PretendedRay(str), Devices())
+    ray, _ = worker_on(str, Devices(1, gpus=1.0))
+    assert ray.options[0]["num_gpus"] == 1.0 and ray.options[0]["num_cpus"] == 0
