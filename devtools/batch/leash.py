@@ -3,7 +3,7 @@
 The starter holds the other end of this process's standard input; when the starter ends, the system closes it. Then the
 folder the program wrote into goes as well, because nobody is left who knows of it.
 
-There are two of this process: Ray kills the children of an actor that ended, and would kill the only one before it could
+There are two of this process: Ray kills the children of an actor that ended, and would kill the only one before it can
 end the program. The second is no child of the actor, and has the same standard input.
 """
 

@@ -153,7 +153,7 @@ class FakeComfyUI:
                 "exception_message": reason,
             }
             return _ended("execution_error", error)
-        self._count(prompt)
+        self.count(prompt)
         name = f"{prompt['5']['inputs']['filename_prefix']}_{len(self.made):05d}_.mp4"
         content = {"prompt": prompt, **(extra.get("extra_pnginfo", {}) if self.metadata else {})}
         self._files[name] = b"\x00" + json.dumps(content).encode() + b"\xff" * 1000
@@ -161,7 +161,8 @@ class FakeComfyUI:
         files = [{"filename": name, "subfolder": "", "type": "output"}, {"filename": "p.png", "type": "temp"}]
         return "execution_success", {"outputs": {"5": {"images": files}}, "status": {"status_str": "success"}}
 
-    def _count(self, prompt: dict[str, Any]) -> None:
+    def count(self, prompt: dict[str, Any]) -> None:
+        """Note which nodes of this prompt have to run after the last one."""
         seen: dict[str, str] = {}
 
         def signature(key: str) -> str:

@@ -278,6 +278,10 @@ def test_equal_models_and_prompts_are_put_together(tmp_path: Path) -> None:
     with FakeComfyUI() as server:
         assert run(files_of(tmp_path, "prompt,model_name,seed\n" + "".join(rows)), server) == 0
         assert server.ran["Loader"] == 2 and server.ran["Encode"] == 6 and server.ran["Sampler"] == 24
+        with FakeComfyUI() as apart:  # the same rows as the table has them
+            for prompt in sorted(server.made, key=lambda prompt: prompt["4"]["inputs"]["seed"]):
+                apart.count(prompt)
+        assert apart.ran["Loader"] == 8 and apart.ran["Encode"] == 24
 
 
 def test_files_named_in_the_table_are_sent_along_once(tmp_path: Path) -> None:
