@@ -152,12 +152,12 @@ class Board:
             else:
                 self._strike(member, name, f"it failed {STRIKES} rows in a row, the last with: {error}")
 
-    def lose(self, worker: str, name: str, error: str) -> None:
-        """The worker ended while it made the row."""
+    def lose(self, worker: str, name: str, error: str, began: bool = True) -> None:
+        """The worker ended while it made the row, or (``began`` is False) before it could begin."""
         with self._changed:
             member = self.members[worker]
             member.row = None
-            self.ledger.give_back(name, died=True, error=error)
+            self.ledger.give_back(name, died=began, error=error if began else None)
             deaths = self.ledger.entry(name).deaths
             self._failed_at.setdefault(name, set()).add(worker)
             if deaths >= DEATHS:
@@ -167,7 +167,7 @@ class Board:
             else:
                 self._put(name, first=True)
                 self._tell("row", name=name, state="waiting", worker=worker, error=error)
-            if deaths == 1:
+            if deaths == 1 or not began:
                 self._strike(member, name, f"it ended {STRIKES} times in a row, the last time: {error}")
 
     def give_back(self, worker: str, name: str) -> None:

@@ -127,7 +127,7 @@ class Driver:
             if self.board.stopping:
                 self.board.give_back(worker.name, name)
                 return
-            self.board.lose(worker.name, name, str(error))
+            self.board.lose(worker.name, name, str(error), error.began)
             if self.board.members[worker.name].active and not worker.recover(lambda: self.board.stopping):
                 self.board.set_aside(worker.name, f"it did not come back: {error}")
         else:

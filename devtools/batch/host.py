@@ -84,9 +84,8 @@ class Host:
         except RowFailed as error:
             return {"failed": str(error)}
         except WorkerLost as error:
-            if self._server.running():
-                return {"lost": str(error)}
-            return {"lost": f"its ComfyUI ended. {self._server.tail(3)}"}
+            text = str(error) if self._server.running() else f"its ComfyUI ended. {self._server.tail(3)}"
+            return {"lost": text, "began": error.began}
         finally:
             self._forget_files()
 

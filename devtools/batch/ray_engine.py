@@ -107,6 +107,7 @@ class RayWorker:
         self.name = f"ray-{number}"
         self._ray, self._devices, self._settings = ray, devices, settings
         self._actor = _actor(ray, devices, settings)
+        self._is_ready = False  # until then a row that is lost has nothing to do with it
 
     def object_info(self) -> str:
         """What its ComfyUI tells of its nodes, as JSON; WorkerLost where it cannot be started."""
@@ -114,16 +115,20 @@ class RayWorker:
 
     def make(self, job: Job) -> list[Made]:
         fields = {name: getattr(job, name) for name in ("name", "prompt_id", "prompt", "settings")}
+        if not self._is_ready:
+            self._ask("ready", START_SECONDS)
+            self._is_ready = True
         files = [vars(replace(file, content=file.content or Path(file.path).read_bytes())) for file in job.files]
         answer = self._ask("make", None, {**fields, "files": files})
         if "failed" in answer:
             raise RowFailed(answer["failed"])
         if "lost" in answer:
-            raise WorkerLost(answer["lost"])
+            raise WorkerLost(answer["lost"], answer["began"])
         return [Made(filename, [content]) for filename, content in answer["files"]]
 
     def recover(self, stopping: Callable[[], bool]) -> bool:
         self._kill()
+        self._is_ready = False
         self._actor = _actor(self._ray, self._devices, self._settings)
         ready = self._actor.call.remote("ready")
         end = time.monotonic() + START_SECONDS
@@ -150,9 +155,9 @@ class RayWorker:
         try:
             return self._ray.get(self._actor.call.remote(method, *arguments), timeout=seconds)
         except self._ray.exceptions.RayTaskError as error:
-            raise WorkerLost(f"{self.name}: {str(error).splitlines()[-1]}") from None
+            raise WorkerLost(f"{self.name}: {str(error).splitlines()[-1]}", self._is_ready) from None
         except self._ray.exceptions.RayError as error:
-            raise WorkerLost(f"{self.name} ended: {type(error).__name__}") from None
+            raise WorkerLost(f"{self.name} ended: {type(error).__name__}", self._is_ready) from None
 
     def _kill(self) -> None:
         with contextlib.suppress(Exception):

@@ -46,19 +46,20 @@ class ServerWorker:
         self._sent: set[str] = set()
         self._under_way: str | None = None
         self._given_up: str | None = None
+        self._began = False
 
     def object_info(self) -> dict[str, Any]:
         """What the server tells of its nodes; OSError where it does not answer."""
         return self.client.object_info()
 
     def make(self, job: Job) -> list[Made]:
-        self._under_way = job.prompt_id
+        self._under_way, self._began = job.prompt_id, False
         try:
             made = self._results(self._run(job))
         except PromptRefused as error:
             raise RowFailed(refusal(error.errors)) from None
         except (OSError, ValueError) as error:
-            raise WorkerLost(f"{self.name} does not answer as ComfyUI: {error}") from None
+            raise WorkerLost(f"{self.name} does not answer as ComfyUI: {error}", self._began) from None
         finally:
             self._given_up, self._under_way = self._under_way, None
         self._given_up = None
@@ -99,6 +100,7 @@ class ServerWorker:
                 if entry is not None:
                     return entry
                 self._queue(job, self._with_files(job))
+            self._began = True
             return self._wait(job, channel)
         finally:
             if channel is not None:

@@ -15,7 +15,14 @@ class RowFailed(Exception):
 
 
 class WorkerLost(Exception):
-    """The worker ended, or cannot be reached; what it was making is not known to be at fault."""
+    """The worker ended, or cannot be reached; what it was making is not known to be at fault.
+
+    ``began`` is False where the row never got there, so that it has nothing to do with it.
+    """
+
+    def __init__(self, text: str, began: bool = True) -> None:
+        super().__init__(text)
+        self.began = began
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class PretendedRay:
         self.host, self.gpus = host, gpus
         self.options: list[dict[str, Any]] = []
         self.killed = 0
+        self.starts = True
 
     def remote(self, actor: type) -> Any:
         def start(settings: dict[str, Any]) -> Any:
@@ -42,6 +43,10 @@ class PretendedRay:
         return SimpleNamespace(options=options)
 
     def get(self, call: tuple[Any, ...], timeout: float | None = None) -> Any:
+        if call == ("ready",):
+            if not self.starts:
+                raise RayError("no ComfyUI")
+            return "http://127.0.0.1:1"
         return self.host(*call)
 
     def wait(self, calls: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
@@ -63,7 +68,7 @@ JOB = Job("r", "id", {}, {"key": "k"})
 
 
 def test_what_an_actor_answers() -> None:
-    answers: list[Any] = [{"files": [("a.mp4", b"bytes")]}, {"failed": "too bright"}, {"lost": "gone"}]
+    answers: list[Any] = [{"files": [("a.mp4", b"bytes")]}, {"failed": "too bright"}, {"lost": "gone", "began": True}]
     _, worker = worker_on(lambda method, *_: answers.pop(0))
     assert [(made.filename, list(made.chunks)) for made in worker.make(JOB)] == [("a.mp4", [b"bytes"])]
     with pytest.raises(RowFailed, match="too bright"):
@@ -77,22 +82,23 @@ def test_an_actor_that_ends_is_followed_by_another(error: Exception) -> None:
     errors = [error]
 
     def host(method: str, *_: Any) -> Any:
-        if errors and method == "make":
+        if errors:
             raise errors.pop()
-        return {"files": []} if method == "make" else "up"
+        return {"files": []}
 
     ray, worker = worker_on(host)
-    with pytest.raises(WorkerLost, match="ray-1"):
+    with pytest.raises(WorkerLost, match="ray-1") as lost:
         worker.make(JOB)
-    assert worker.recover(lambda: False) and worker.make(JOB) == []
+    assert lost.value.began and worker.recover(lambda: False) and worker.make(JOB) == []
     assert len(ray.options) == 2 and ray.killed == 1
 
 
 def test_a_device_that_cannot_start_is_given_up() -> None:
-    def host(method: str, *_: Any) -> Any:
-        raise RayError("no ComfyUI")
-
-    _, worker = worker_on(host)
+    ray, worker = worker_on(str)
+    ray.starts = False
+    with pytest.raises(WorkerLost) as lost:
+        worker.make(JOB)
+    assert not lost.value.began, "the row has nothing to do with it"
     assert not worker.recover(lambda: False)
     assert not worker.recover(lambda: True), "nor is one waited for when the run ends"
 

@@ -184,6 +184,15 @@ def test_a_server_that_dies_gives_its_row_to_others(tmp_path: Path) -> None:
         assert len(made_seeds(mortal, other)) <= 21
 
 
+def test_servers_that_were_never_there_do_not_count_against_a_row(tmp_path: Path) -> None:
+    dead = [FakeComfyUI() for _ in range(4)]
+    for server in dead:
+        server.die()
+    with FakeComfyUI(seconds=0.3) as server:
+        assert run(files_of(tmp_path, seeds(6)), server, *dead) == 0
+        assert made_seeds(server) == list(range(6)) and states(tmp_path) == {"done": 6}
+
+
 def test_a_server_that_comes_back_goes_on(tmp_path: Path) -> None:
     with FakeComfyUI(seconds=0.02) as server:
 
