@@ -80,14 +80,14 @@ class Host:
         files = [SentFile(**file) for file in fields.pop("files")]
         try:
             made = self._worker.make(Job(**fields, files=files))
-            return {"files": [(file.filename, b"".join(file.chunks)) for file in made]}
+            answer = {"files": [(file.filename, b"".join(file.chunks)) for file in made]}
+            self._forget_files({file.filename for file in made})
+            return answer
         except RowFailed as error:
             return {"failed": str(error)}
         except WorkerLost as error:
             text = str(error) if self._server.running() else f"its ComfyUI ended. {self._server.tail(3)}"
             return {"lost": text, "began": error.began}
-        finally:
-            self._forget_files()
 
     def interrupt(self) -> None:
         """Give up the row under way."""
@@ -97,8 +97,9 @@ class Host:
         """End ComfyUI."""
         self._server.remove()
 
-    def _forget_files(self) -> None:
-        """The driver has them."""
+    def _forget_files(self, kept: set[str]) -> None:
+        """The driver has them. Those of the last row stay: an equal row is answered from ComfyUI's cache, with them."""
         for name in ("output", "temp"):
-            for path in (self._server.base / name).iterdir():
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            for path in (self._server.base / name).rglob("*"):
+                if path.is_file() and path.name not in kept:
+                    path.unlink(missing_ok=True)

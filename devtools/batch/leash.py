@@ -7,6 +7,7 @@ There are two of this process: Ray kills the children of an actor that ended, an
 end the program. The second is no child of the actor, and has the same standard input.
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,8 @@ def main() -> int:
     left_alone = threading.Event()
 
     def wait_for_the_starter() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1 << 12):  # not sys.stdin, whose lock a thread may not hold when Python ends
+            pass
         left_alone.set()
         child.terminate()
         try:

@@ -22,7 +22,7 @@ LOCAL = "local"
 HOST = "devtools.batch.host:Host"
 START_SECONDS = 900  # a device may have to be waited for, and ComfyUI loads many packs
 ASK_SECONDS = 1.0
-ANSWER_SECONDS = 120
+ANSWER_SECONDS = 40
 INSTALL = "--ray needs Ray, which is not installed here: {python} -m pip install 'ray>=2.40'"
 
 
@@ -127,7 +127,7 @@ class RayWorker:
         return [Made(filename, [content]) for filename, content in answer["files"]]
 
     def recover(self, stopping: Callable[[], bool]) -> bool:
-        self._kill()
+        self.close()  # its ComfyUI may have ended alone; the actor then removes what it left
         self._is_ready = False
         self._actor = _actor(self._ray, self._devices, self._settings)
         ready = self._actor.call.remote("ready")

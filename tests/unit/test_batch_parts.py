@@ -362,6 +362,12 @@ def test_taking_a_row_costs_the_same_for_many_groups() -> None:
 # ---- engines ----
 
 
+def test_a_leash_gives_the_programs_exit_status_and_says_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, leash.__file__, str(tmp_path / "own"), sys.executable, "-c", "raise SystemExit(7)"]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert holder.wait(30) == 7 and holder.stdout is not None and holder.stdout.read() == b""
+
+
 @pytest.mark.parametrize("given", ["https://a", "ftp://a", "http://", "http://a?b=1"])
 def test_addresses_that_are_none(given: str) -> None:
     with pytest.raises(Problem, match="http://127.0.0.1:8188"):
