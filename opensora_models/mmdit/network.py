@@ -19,6 +19,9 @@ ComfyUI's Flux:
   ``block_index`` after every block.
 * ``patches["attn1_output_patch"]``: functions ``(out, options)`` on what every attention gives, [B, l + n, C],
   text first; ``options`` are the ``transformer_options`` with ``img_slice``.
+* ``opensora_stack_hook``: a function ``(x, modulation, run)`` around all blocks; ``run(x)`` computes them. x are the
+  image tokens [B, n, C] after embedding, ``modulation`` [B, 2, C] that of the last layer; the answer is what the last
+  layer reads of the image tokens, shaped like x.
 * ``opensora_before_block``: a function called with every block just before it runs.
 * ``opensora_arithmetic``: an :class:`~..transformer.arithmetic.Arithmetic` for this call alone.
 """
@@ -36,6 +39,7 @@ from torch import Tensor, nn
 from ..transformer.arithmetic import ARITHMETIC, Arithmetic, Attention
 from ..transformer.attention import plain_attention
 from ..transformer.rows import tile_rows
+from ..transformer.stack import STACK_HOOK
 from .blocks import BlockContext, DoubleBlock, FinalLayer, SingleBlock
 from .config import TIME_WIDTH, MMDiTConfig
 from .modulation import Modulations, VectorEmbedder, embedded_time
@@ -140,15 +144,29 @@ class MMDiT(nn.Module):
         options = dict(transformer_options or {})
         arithmetic = options.get(ARITHMETIC, self.arithmetic)
         context = BlockContext(rotary(ids, self.config), arithmetic, self.attention, options)
-        img, txt = self.embed(tokens, reference), self.txt_in(text.to(tokens))
+        states = [self.embed(tokens, reference), self.txt_in(text.to(tokens))]
+        hook = options.get(STACK_HOOK)
+        if hook is None:
+            out = self._run_blocks(states, modulations, context)
+        else:
+            img, txt = states
+            out = hook(
+                img, modulations.final.clone(), lambda x: self._run_blocks([x, txt], modulations, context)
+            )
+        return self.final_layer(out, modulations.final, arithmetic)
+
+    def _run_blocks(self, states: list[Tensor], modulations: Modulations, context: BlockContext) -> Tensor:
+        """All blocks on image and text tokens, which are taken out of the list; gives the image tokens."""
+        img, txt = states
+        states.clear()  # nothing may keep tokens alive that the blocks have finished with
         for run in self._double_runs(modulations, context):
             img, txt = run(img, txt)
         length, joint = txt.shape[1], torch.cat([txt, img], dim=1)
-        del img, txt  # nothing may keep tokens alive that the blocks have finished with
-        options["img_slice"] = [length, joint.shape[1]]
+        del img, txt
+        context.options["img_slice"] = [length, joint.shape[1]]
         for run in self._single_runs(modulations, context):
             joint = run(joint)
-        return self.final_layer(joint[:, length:], modulations.final, arithmetic)
+        return joint[:, length:]
 
     def embed(self, tokens: Tensor, reference: Tensor | None = None) -> Tensor:
         """Image tokens [B, n, in_channels] and their reference features, if any, as vectors [B, n, C].

@@ -37,6 +37,7 @@ from ..transformer.attention import plain_attention
 from ..transformer.handing import own
 from ..transformer.positions import Rotary
 from ..transformer.rows import tile_rows
+from ..transformer.stack import STACK_HOOK
 from .attention import SpatialAttention, TemporalAttention, WindowedAttention
 from .blocks import Block, FinalLayer
 from .conditions import BlockContext, GivenFrames, PackedText, pack
@@ -44,8 +45,6 @@ from .config import STDiT3Config
 from .embedders import CaptionEmbedder, PatchEmbedder, ScalarEmbedder
 from .positions import PositionEmbedding2D, RotaryEmbedding, rounded_number
 from .windows import Extent, cut
-
-STACK_HOOK = "opensora_stack_hook"
 
 
 class STDiT3(nn.Module):
