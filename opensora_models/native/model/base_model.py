@@ -23,6 +23,7 @@ from ...transformer.handing import own
 from ..text.clip import T5_KEY, clip_target
 from .latent_formats import LATENT_FORMATS
 from .speed import METER, cells_of
+from .step_cache import STEP_CACHE, hooked
 
 logger = logging.getLogger("opensora")
 
@@ -55,7 +56,14 @@ class OpenSoraBase(comfy.model_base.BaseModel):
         options = kwargs.get("transformer_options") or {}
         if METER in options:
             options[METER].count(args[0].shape[0] * self.operations_of_row(cells_of(args[0].shape)), options)
+        if STEP_CACHE in options:
+            level = float(args[1].flatten()[0])
+            kwargs["transformer_options"] = hooked(options, len(args[0]), level, self.noisy_frames(args[1], kwargs))
         return super().apply_model(*own(args), **{name: own(value) for name, value in kwargs.items()})
+
+    def noisy_frames(self, sigma: Tensor, conds: Mapping[str, Any]) -> Tensor | None:
+        """Which frames of a call's clips are not clean yet, bool [B, T]; None where all have the call's noise."""
+        return None
 
     def process_latent_in(self, latent: Tensor) -> Tensor:
         """Autoencoder latents [B, C, T, h, w] -> normalised ones. Raises ValueError for latents of another model."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...releases.release import Release
 from ...storage.failures import CannotStore
 from ...storage.speeds import keep_speed, speeds_in
+from .step_cache import STEP_CACHE
 
 logger = logging.getLogger("opensora")
 
@@ -36,7 +37,8 @@ class Meter:
     def count(self, operations: float, options: dict[str, Any]) -> None:
         """One forward. Something around the network may leave it out, as EasyCache does: then nothing is known."""
         self.operations += operations
-        self.whole = self.whole and not get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        left_out = STEP_CACHE in options or get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        self.whole = self.whole and not left_out
 
 
 def measure(model: ModelPatcher) -> None:

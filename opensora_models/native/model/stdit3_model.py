@@ -13,7 +13,7 @@ from ...releases.encoded_text import check_encoded_for
 from ...releases.groups import SPATIAL_FACTOR
 from ...releases.printed_sizes import FRAME_RATE
 from ...releases.stdit3_cost import NetworkSize, operations_per_row
-from ...sampling.schedule import IMAGE_FPS
+from ...sampling.schedule import IMAGE_FPS, TRAIN_TIMESTEPS
 from ...stdit3.config import STDiT3Config, config_from_shapes
 from ...stdit3.keys import from_checkpoint_key, to_checkpoint_key
 from ...stdit3.network import STDiT3
@@ -21,7 +21,7 @@ from ...stdit3.settings import complete, saved_settings
 from ..memory import activation_bytes
 from .base_model import OpenSoraBase, OpenSoraConfigBase, release_of
 from .conds import FIXED_POINT, FrameNumbers, PerFrame, TextRows
-from .frame_masks import denoise_mask_function, is_free, ratios_from_mask
+from .frame_masks import active_at, denoise_mask_function, is_free, ratios_from_mask
 from .stdit3_network import NativeSTDiT3
 
 
@@ -64,6 +64,11 @@ class OpenSoraModel(OpenSoraBase):
     ) -> float:
         """See :meth:`OpenSoraBase.bytes_of_forward`."""
         return activation_bytes(self.opensora, shape, dtype_size, device_type)
+
+    def noisy_frames(self, sigma: Tensor, conds: Mapping[str, Any]) -> Tensor | None:
+        """See :meth:`OpenSoraBase.noisy_frames`."""
+        ratios = conds.get("frame_ratios")
+        return None if ratios is None else active_at(ratios, sigma * TRAIN_TIMESTEPS)[:, 0, :, 0, 0]
 
     def operations_of_row(self, cells: tuple[int, int, int]) -> float:
         """See :meth:`OpenSoraBase.operations_of_row`."""

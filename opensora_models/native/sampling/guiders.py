@@ -7,6 +7,7 @@ KSampler included, where the sampler's own ``cfg`` stays the text scale. Both as
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -292,7 +293,7 @@ def _with_given_of(positive: list[dict[str, Any]], negative: list[dict[str, Any]
         return negative
     given = next(entry["model_conds"] for entry in positive if _has_given([entry]))
     extra = {name: value for name, value in given.items() if name in PROCESSED_WITH}
-    return [{**entry, "model_conds": {**entry["model_conds"], **extra}} for entry in negative]
+    return [_as_another(entry, "given", {**entry["model_conds"], **extra}) for entry in negative]
 
 
 def _without_given(conds: list[dict[str, Any]], model: OpenSoraBase) -> list[dict[str, Any]]:
@@ -308,4 +309,13 @@ def _without_given(conds: list[dict[str, Any]], model: OpenSoraBase) -> list[dic
             zeros[reference][:, :1] = model_conds[reference].cond[:, :1]
         return {**model_conds, **{name: PerFrame(values) for name, values in zeros.items()}}
 
-    return [{**entry, "model_conds": emptied(entry["model_conds"])} for entry in conds]
+    return [_as_another(entry, "emptied", emptied(entry["model_conds"])) for entry in conds]
+
+
+def _as_another(entry: dict[str, Any], change: str, model_conds: dict[str, Any]) -> dict[str, Any]:
+    """An entry of processed conditioning with other values, and a name of its own that is the same in every step.
+
+    By these names caches, core's EasyCache among them, keep what they know of a row.
+    """
+    named = {"uuid": uuid.uuid5(entry["uuid"], change)} if "uuid" in entry else {}
+    return {**entry, "model_conds": model_conds, **named}
