@@ -309,3 +309,24 @@ def test_upstreams_rounding_is_nearer_to_the_recorded_bfloat16() -> None:
         want = case.expected["velocity"].float()
         away.append(float((got - want).norm() / want.norm()))
     assert away[1] < away[0] < 0.01
+
+
+@ALL
+@torch.no_grad()
+def test_stack_hook_surrounds_all_blocks(config: MMDiTConfig) -> None:
+    network, kept = filled(config), {}
+
+    def remember(x: Tensor, modulation: Tensor, run: Any) -> Tensor:
+        out = run(x.clone())
+        kept.update(residual=out - x, shapes=(tuple(x.shape), tuple(modulation.shape)))
+        return out
+
+    plain = network(**arguments(config))
+    assert torch.equal(network(**arguments(config, transformer_options={"opensora_stack_hook": remember})), plain)
+    tokens = plain[0, 0].numel() // config.patch_size**2
+    assert kept["shapes"] == ((2, tokens, config.hidden_size), (2, 2, config.hidden_size))
+    network.double_blocks = network.single_blocks = None  # nothing of them may be needed
+    network._doubles = network._singles = list  # type: ignore[method-assign]
+    reuse = {"opensora_stack_hook": lambda x, modulation, run: x + kept["residual"]}
+    again = network(**arguments(config, transformer_options=reuse))
+    torch.testing.assert_close(again, plain, atol=5e-6, rtol=1e-5)
