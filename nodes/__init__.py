@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..opensora_models.native.core import marks, startup
 from ..opensora_models.native.sampling.samplers import register_scheduler
 from ..opensora_models.native.stored import remove_expired
+from .calibration import CalibrateStepCache
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .decode import Decode, DecodeToVideo, LoadLatent
 from .door import guilty_input
@@ -21,6 +22,7 @@ from .reports import Reconstruction
 from .sampling import Sampler
 from .sigmas import ModelSampling, Sigmas
 from .size import EmptyLatent, Size
+from .step_cache import StepCache
 from .stored import StoredWork
 from .text import NullText, TextEncode
 from .text_encoder_loader import TextEncoderLoader
@@ -48,6 +50,8 @@ NODES: list[type[io.ComfyNode]] = [
     Guider,
     GuidancePatch,
     FlowSampler,
+    StepCache,
+    CalibrateStepCache,
     Encode,
     Decode,
     DecodeToVideo,

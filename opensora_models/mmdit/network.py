@@ -150,9 +150,7 @@ class MMDiT(nn.Module):
             out = self._run_blocks(states, modulations, context)
         else:
             img, txt = states
-            out = hook(
-                img, modulations.final.clone(), lambda x: self._run_blocks([x, txt], modulations, context)
-            )
+            out = hook(img, modulations.final.clone(), lambda x: self._run_blocks([x, txt], modulations, context))
         return self.final_layer(out, modulations.final, arithmetic)
 
     def _run_blocks(self, states: list[Tensor], modulations: Modulations, context: BlockContext) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ..caching.table_file import ENDING as TABLE_ENDING
 from ..checkpoint.opening import SHARD_NAME
 from ..messages.quoting import LONGEST_FILE_NAME, quoted, shown
 from ..storage.file_tree import FileTree, is_inside, stamp
@@ -203,3 +204,4 @@ def _names_in(folder: Path, ending: str) -> list[Path]:
 MODELS, VAES, TEXT_ENCODERS = map(WeightFiles, ("diffusion_models", "vae", "text_encoders"))
 CONDITIONINGS = SavedFiles(CONDITIONING_ENDING, "conditionings", "Open-Sora Save Conditioning", " [input]")
 LATENTS = SavedFiles(LATENT_ENDING, "latents", "an Open-Sora decode node", "")
+STEP_TABLES = SavedFiles(TABLE_ENDING, "step tables", "Open-Sora Calibrate Step Cache", " [input]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..caching.published import PUBLISHED
 from ..mmdit.config import RELEASED, RELEASED_HIGH_COMPRESSION, MMDiTConfig
 from ..text.padding import T5_LENGTH
 from ..text.tokens import MAX_TOKENS
@@ -31,7 +32,12 @@ GUIDANCE_V2 = GuidanceRules({"text": PRESETS["2.0 text to video"], "picture": PI
 
 
 def _version_1(
-    version: Version, rule: str, guidance: GuidanceRules, given: GivenRules, presets: Mapping[str, int]
+    version: Version,
+    rule: str,
+    guidance: GuidanceRules,
+    given: GivenRules,
+    presets: Mapping[str, int],
+    step_tables: Mapping[str, str],
 ) -> Release:
     step, patch = GROUP_STEP[version], 2
 
@@ -60,6 +66,7 @@ def _version_1(
         operations=released_stdit3_operations(version),
         parameters="1.1 B",
         weights=WEIGHTS_V1,
+        step_tables=step_tables,
     )
 
 
@@ -102,6 +109,7 @@ RELEASES: dict[str, Release] = {
             GuidanceRules(dict.fromkeys(("text", "picture", "clip"), PRESETS["1.2"])),
             GivenRules("mask", (GROUP_FRAMES,), anywhere=True, frame_mask=True, align=GROUP_LATENTS),
             PRESET_LENGTHS,
+            PUBLISHED,
         ),
         _version_1(
             "1.3",
@@ -117,6 +125,7 @@ RELEASES: dict[str, Release] = {
             GivenRules(
                 "input", (GROUP_FRAMES,), empty_row_sees_mask=True, anywhere=True, frame_mask=True, renoised=True
             ),
+            {},
             {},
         ),
         _version_2(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .arithmetic import Bytes, Operations
@@ -121,7 +121,7 @@ class Release:
     ``id`` travels in a LATENT and is what menus show; ``autoencoder`` names the VAE that belongs to it; ``parameters``
     says how large the network is and ``weights`` how many numbers it has; ``row_bytes`` is the memory of one row, where
     it has been counted; ``files`` are the released names; ``image_stage`` are the sizes of pictures made
-    before the video.
+    before the video; ``step_tables`` say which steps can be left out, by published numbers (:mod:`..caching.tables`).
     """
 
     id: str
@@ -140,6 +140,7 @@ class Release:
     row_bytes: Bytes | None = None
     files: tuple[str, ...] = ()
     image_stage: Sizes | None = None
+    step_tables: Mapping[str, str] = field(default_factory=dict)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Channels, latent frames, height and width of a clip in frames and pixels."""

@@ -65,7 +65,7 @@ def test_rows_are_kept_apart_and_come_in_any_order_and_company() -> None:
 
 
 def test_clips_of_a_batch_belong_to_their_row() -> None:
-    cache, stack = StackCache(StepTable("10000", LEVELS)), Stack()
+    cache = StackCache(StepTable("10000", LEVELS))
     x = torch.arange(4.0).reshape(4, 1, 1)
     hook = cache.around(["a", "b"], 1.0)
     assert hook is not None

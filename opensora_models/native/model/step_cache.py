@@ -1,4 +1,4 @@
-"""The caches of :mod:`...caching` on a ComfyUI MODEL: made when a run begins, reached by every call, gone at its end."""
+"""The caches of :mod:`...caching` on a ComfyUI MODEL: made for a run, reached by every call, gone at its end."""
 
 from __future__ import annotations
 

@@ -1,0 +1,147 @@
+"""Step tables for a MODEL: chosen from a file, and measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...caching.calibration import LONGEST, Measured, Recorder, evaluations, measure, worst_of
+from ...caching.choosing import best_tables, errors_of
+from ...caching.published import PUBLISHED
+from ...caching.table_file import CalibratedTables, load_tables
+from ...caching.tables import StepTable, read_table
+from ...releases.release import Release
+from ...vae.plot import line_plots
+from ..files import STEP_TABLES
+from ..messages import tell
+from ..model.step_cache import STEP_CACHE, has_step_cache, with_step_cache
+from .clips import (
+    AUTOMATIC,
+    Latent,
+    clip_shift,
+    clip_sigmas,
+    clip_size,
+    guidance_preset,
+    latent_for,
+    model_release,
+)
+from .guiders import Conditioning, OpenSoraGuider, given_values
+from .samplers import patch_shift
+
+
+def chosen_table(release: Release, plain: str | None, name: str, percent: float) -> StepTable:
+    """The table of a node's inputs: ``plain`` text, or the one of a share of computed steps in the file ``name``.
+
+    Raises ValueError for what is no table, and for a file of another release.
+    """
+    if plain is not None:
+        if name in PUBLISHED and name not in release.step_tables:
+            tell(
+                f"The table '{name}' follows from numbers of another release than {release.title}; measure its own "
+                "with Open-Sora Calibrate Step Cache."
+            )
+        return read_table(plain)
+    tables = load_tables(STEP_TABLES.path(name))
+    if tables.release != release.id:
+        raise ValueError(
+            f"The step tables '{name}' were measured on {tables.release}, but the model is {release.title}; measure "
+            "its own with Open-Sora Calibrate Step Cache, or choose off."
+        )
+    table = tables.of_share(percent)
+    if table.computed > percent / 100 * len(table.flags) + 1e-9:
+        tell(
+            f"The smallest table of '{name}' computes {table.computed} of {len(table.flags)} steps, more than "
+            f"{percent:g} %; it is used."
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class CalibrationRun:
+    """How the prompts are sampled while they are measured; ``longest``: most steps that one step may stand in for."""
+
+    steps: int
+    seed: int
+    cfg: float
+    longest: int = LONGEST
+
+
+def calibrate(
+    model: ModelPatcher, prompts: Sequence[Conditioning], negative: Conditioning, latent: Latent, run: CalibrationRun
+) -> CalibratedTables:
+    """Measure every reuse on a MODEL with these prompts, and choose the best table for every number of steps."""
+    if run.steps < 3:
+        raise ValueError(f"A calibration needs at least 3 steps, not {run.steps}; the nearest good value is 3.")
+    release, latent = model_release(model), latent_for(latent, model)
+    if has_step_cache(model):
+        tell("The MODEL brings a step cache, which is set aside while it is measured.")
+    if latent.get("noise_mask") is not None:
+        tell("The latent has a noise mask; the calibration makes whole clips and sets it aside.")
+    clip, start = clip_size(latent, model), latent["samples"]
+    sigmas = clip_sigmas(clip, run.steps)
+    bar = comfy.utils.ProgressBar(evaluations(run.steps) * len(prompts))
+    patched = patch_shift(with_step_cache(model, None), clip_shift(clip))
+    found: list[Measured] = []
+    for positive in prompts:
+        preset = guidance_preset(AUTOMATIC, release, given_values(positive), run.cfg, None)
+        guider = OpenSoraGuider(patched, preset)
+        guider.set_conds(positive, negative)
+        noise = comfy.sample.prepare_noise(start, run.seed + len(found), latent.get("batch_index"))
+        measuring = comfy.samplers.KSAMPLER(_measuring(found, run.longest, lambda done: bar.update(1)))
+        guider.sample(noise, start, measuring, sigmas, disable_pbar=True, seed=run.seed)
+    made = {"prompts": len(prompts), "steps": run.steps, "cfg": run.cfg, "seed": run.seed}
+    size = {"width": clip.width, "height": clip.height, "frames": clip.frames}
+    return tables_of(found, release, sigmas.tolist()[:-1], {**made, **size})
+
+
+def tables_of(
+    found: Sequence[Measured], release: Release, levels: Sequence[float], made: dict[str, Any]
+) -> CalibratedTables:
+    """The best table for every number of computed steps, by the worst of all prompts."""
+    worst = worst_of(found)
+    tables = best_tables(worst)
+    errors = {count: max(errors_of(flags, worst)) for count, flags in tables.items()}
+    return CalibratedTables(release.id, tuple(levels), tables, errors, made)
+
+
+def _measuring(found: list[Measured], longest: int, after_step: Callable[[int], None]) -> Callable[..., Tensor]:
+    """A sampler in ComfyUI's form that measures instead of sampling, and puts the result into ``found``."""
+
+    @torch.no_grad()
+    def sample(
+        model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any] | None = None, **others: Any
+    ) -> Tensor:
+        options, recorder = extra_args or {}, Recorder()
+        options.setdefault("model_options", {}).setdefault("transformer_options", {})[STEP_CACHE] = recorder
+
+        def denoise(latents: Tensor, level: float) -> Tensor:
+            return model(latents.clone(), latents.new_full((len(latents),), level), **options)
+
+        found.append(measure(denoise, recorder, x, sigmas.tolist(), longest=longest, after_step=after_step))
+        return x
+
+    return sample
+
+
+def report_of(tables: CalibratedTables) -> str:
+    """A line for every number of computed steps, the whole run first."""
+    steps = len(tables.levels)
+    return "\n".join(
+        f"{count} of {steps} steps: {tables.tables[count]}, worst error {tables.errors[count]:.3%} of the result"
+        for count in sorted(tables.tables, reverse=True)
+    )
+
+
+def plot_of(tables: CalibratedTables) -> Tensor:
+    """The worst error in per cent over the number of computed steps, image [1, H, W, 3]."""
+    counts = sorted(tables.errors)
+    ends = f"{counts[0]} computed steps", f"{counts[-1]}"
+    return line_plots([("worst error in % of the result", [100 * tables.errors[count] for count in counts])], ends)
