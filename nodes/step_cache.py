@@ -40,8 +40,8 @@ class StepCache(OpenSoraNode):
                     "table",
                     STEP_TABLES,
                     others=[OFF, FROM_TEXT, *PUBLISHED],
-                    tooltip="Which steps are computed: by a file of Open-Sora Calibrate Step Cache, by what is written in "
-                    "steps, or as published numbers for 1.2 have it.",
+                    tooltip="Which steps are computed: by a file of Open-Sora Calibrate Step Cache, by what is written "
+                    "in steps, or as published numbers for 1.2 have it.",
                 ),
                 io.Int.Input(
                     "computed_percent",

@@ -33,8 +33,8 @@ class CalibratedTables:
     """How it was measured, for people: size, prompts, sampler settings."""
 
     def __post_init__(self) -> None:
-        if not self.tables:
-            raise ValueError("It holds no step table.")
+        if not self.tables or not self.levels:
+            raise ValueError("It holds no step table, or no noise levels.")
         for count, flags in self.tables.items():
             if StepTable(flags, self.levels).computed != count:
                 raise ValueError(f"Its table of {count} computed steps computes {flags.count('1')}.")
