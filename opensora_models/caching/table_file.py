@@ -91,17 +91,16 @@ def _from_json(found: Any) -> CalibratedTables:
             raise ValueError("Its tables are not numbers of computed steps with their flags.")
         flags[int(count)] = table_from({"steps": text, "levels": levels}).flags
     any_table = table_from({"steps": next(iter(flags.values()), ""), "levels": levels})
-    return CalibratedTables(release, any_table.levels, flags, _known_errors(errors), made if _is_dict(made) else {})
+    return CalibratedTables(release, any_table.levels, flags, _known_errors(errors), _mapping(made))
 
 
 def _known_errors(errors: Any) -> dict[int, float]:
-    found = errors if _is_dict(errors) else {}
     return {
         int(count): float(error)
-        for count, error in found.items()
+        for count, error in _mapping(errors).items()
         if str(count).isascii() and str(count).isdigit() and isinstance(error, (int, float))
     }
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -128,7 +128,7 @@ def _named_steps(computed: Any, count: Any) -> str:
 
 
 def _numbers(found: Any) -> tuple[float, ...]:
-    numbers = found if isinstance(found, list) else [None]
+    numbers: list[Any] = found if isinstance(found, list) else [None]
     if any(isinstance(level, bool) or not isinstance(level, (int, float)) for level in numbers):
         raise ValueError("The levels of a step table are a list of numbers, the noise level of each of its steps.")
     return tuple(float(level) for level in numbers)
