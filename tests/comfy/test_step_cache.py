@@ -1,0 +1,178 @@
+"""The step cache in real samplers: exact where nothing is left out, right about rows, masks, windows and runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.comfyui import comfyui_root, use_comfyui
+from support.native import conditioning, empty, load, relative, sample, spy
+
+if comfyui_root() is None:
+    pytest.skip("no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH", allow_module_level=True)
+use_comfyui()
+
+from opensora.opensora_models.caching.guidance_rows import GuidanceReuse  # noqa: E402
+from opensora.opensora_models.caching.table_file import ENDING, CalibratedTables, save_new_tables  # noqa: E402
+from opensora.opensora_models.caching.tables import StepTable  # noqa: E402
+from opensora.opensora_models.native.model.step_cache import CachedRun, has_step_cache, with_step_cache  # noqa: E402
+from opensora.opensora_models.native.sampling.cached_steps import CalibrationRun, calibrate  # noqa: E402
+from opensora.opensora_models.native.sampling.guiders import patch_guidance, with_given_frames  # noqa: E402
+from opensora.opensora_models.releases.guidance import Guidance  # noqa: E402
+
+pytestmark = [pytest.mark.comfy]
+VERSIONS = ("1.2", "1.3", "2.0")
+STEPS = 6
+
+
+def cached(model: Any, flags: str, every: int = 1, after: float = 0.3) -> Any:
+    """The MODEL with a table of flags."""
+    return with_step_cache(model, CachedRun(StepTable(flags), GuidanceReuse(every, after)))
+
+
+class Blocks:
+    """Counts rows that go through the blocks of a MODEL's network."""
+
+    def __init__(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows, kind = 0, type(model.model.diffusion_model)
+        original = kind._run_blocks
+
+        def counted(network: Any, tokens: Any, *more: Any) -> Any:
+            self.rows += len(tokens[0] if isinstance(tokens, list) else tokens)
+            return original(network, tokens, *more)
+
+        monkeypatch.setattr(kind, "_run_blocks", counted)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_all_computed_and_off_are_bit_equal_and_a_table_computes_what_it_says(
+    tiny_models: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, latent = load(tiny_models, version), empty(version)
+    plain = sample(model, latent, steps=STEPS)
+    assert torch.equal(sample(cached(model, "1" * STEPS), latent, steps=STEPS), plain)
+    off = with_step_cache(cached(model, "100000"), None)
+    assert not has_step_cache(off) and torch.equal(sample(off, latent, steps=STEPS), plain)
+    blocks = Blocks(model, monkeypatch)
+    some = sample(cached(model, "110100"), latent, steps=STEPS)
+    assert blocks.rows == 3 * 2
+    assert not torch.equal(some, plain) and relative(some, plain) < 0.5
+    again = sample(cached(model, "110100"), latent, steps=STEPS)
+    assert torch.equal(again, some), "every run begins anew"
+    assert torch.equal(sample(model, latent, steps=STEPS), plain), "the model itself is as it was"
+
+
+def test_rows_in_one_batch_and_one_by_one_are_the_same(tiny_models: Path) -> None:
+    model, latent = cached(load(tiny_models, "1.2"), "101010"), empty("1.2", batch=2)
+    both = sample(model, latent, steps=STEPS)
+    model.model.memory_required = lambda *_, **__: 1e18  # ComfyUI then asks row by row
+    try:
+        assert relative(sample(model, latent, steps=STEPS), both) < 1e-4
+    finally:
+        del model.model.memory_required
+
+
+@pytest.mark.parametrize("sampler", ("euler", "heun", "dpmpp_2m", "euler_ancestral"))
+def test_other_samplers_and_numbers_of_steps(tiny_models: Path, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, latent = load(tiny_models, "1.2"), empty("1.2")
+    blocks = Blocks(model, monkeypatch)
+    assert sample(cached(model, "1010"), latent, steps=8, sampler=sampler).isfinite().all()
+    assert blocks.rows == 2 * 2, "each of the two spans is computed once, in two rows"
+
+
+def test_frames_of_a_mask_are_right(tiny_models: Path) -> None:
+    """A frame that becomes noisy in a reused step makes that step a computed one."""
+    model, latent = load(tiny_models, "1.2"), empty("1.2")
+    mask = torch.ones(1, 1, *latent.shape[2:])
+    mask[:, :, 0], mask[:, :, 1] = 0.0, 0.5
+    given = torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
+    plain = sample(model, given, steps=STEPS, mask=mask)
+    assert torch.equal(sample(cached(model, "1" * STEPS), given, steps=STEPS, mask=mask), plain)
+    some = sample(cached(model, "100000"), given, steps=STEPS, mask=mask)
+    assert torch.allclose(some[:, :, 0], plain[:, :, 0], atol=1e-5), "kept frames stay"
+    assert some.isfinite().all() and not torch.equal(some, plain)
+
+
+@pytest.mark.parametrize("version", ("1.3", "2.0"))
+def test_rows_of_given_frames_are_not_mixed_up(tiny_models: Path, version: str) -> None:
+    """Oscillating image guidance asks for two rows in one step and three in the next, by core's formula."""
+    latent = empty(version)
+    given = torch.randn(latent.shape, generator=torch.Generator().manual_seed(4))
+    positive = with_given_frames(conditioning(), given, [0])
+    guidance = Guidance(text_scale=1.0, image_scale=3.0, oscillate_text=False, oscillate_image=True, force_steps=2)
+    model = patch_guidance(load(tiny_models, version), guidance)
+    plain = sample(model, latent, positive, steps=STEPS)
+    assert torch.equal(sample(cached(model, "1" * STEPS), latent, positive, steps=STEPS), plain)
+    some = sample(cached(model, "101111"), latent, positive, steps=STEPS)
+    assert relative(some, plain) < 0.5
+    with spy() as calls:
+        sample(model, latent, positive, steps=STEPS)
+    names = {name for call in calls for name in call["transformer_options"]["uuids"]}
+    assert len(names) == 3, "the row without given frames has a name of its own"
+
+
+def test_unguided_rows_are_left_out_late_in_the_run(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, latent = load(tiny_models, "1.2"), empty("1.2")
+    plain = sample(model, latent, steps=STEPS)
+    blocks = Blocks(model, monkeypatch)
+    some = sample(cached(model, "1", every=2, after=0.3), latent, steps=STEPS)
+    assert blocks.rows == 6 + 4  # two steps before, then every second of four
+    assert relative(some, plain) < 0.5 and not torch.equal(some, plain)
+
+
+def test_what_is_kept_is_gone_after_a_run_that_was_stopped(tiny_models: Path) -> None:
+    model, latent, seen = cached(load(tiny_models, "1.2"), "100000"), empty("1.2"), []
+
+    def stop(*arguments: Any) -> None:
+        seen.append(arguments)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        sample(model, latent, steps=STEPS, callback=stop)
+    fresh = sample(model, latent, steps=STEPS)
+    assert seen and torch.equal(fresh, sample(cached(load(tiny_models, "1.2"), "100000"), latent, steps=STEPS))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_model_is_calibrated_and_its_tables_do_as_they_say(tiny_models: Path, version: str) -> None:
+    model, latent = load(tiny_models, version), {"samples": empty(version)}
+    with torch.inference_mode():
+        found = calibrate(model, [conditioning(), conditioning(4, seed=9)], conditioning(5, seed=2), latent,
+                          CalibrationRun(5, 1, 4.0, longest=2))  # fmt: skip
+    assert found.release == version and len(found.levels) == 5
+    assert found.tables[5] == "11111" and found.errors[5] == 0.0
+    errors = [found.errors[count] for count in sorted(found.errors)]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 0
+
+
+def test_the_node_takes_tables_of_every_kind(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import folder_paths
+
+    from opensora.nodes.step_cache import StepCache
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    tables = CalibratedTables("1.3", (1.0, 0.75, 0.5, 0.25), {2: "1010", 3: "1110", 4: "1111"})
+    save_new_tables(lambda: tmp_path / f"a{ENDING}", tables)
+    model = load(tiny_models, "1.3")
+
+    def made(table: str, percent: int = 60, steps: str = "1010", every: int = 1, of: Any = model) -> Any:
+        (patched,) = StepCache.execute(of, table, percent, steps, every, 0.35).result
+        return patched
+
+    assert not has_step_cache(made("off")) and not has_step_cache(made("from steps", steps="111"))
+    assert has_step_cache(made("from steps")) and has_step_cache(made("off", every=2))
+    assert not has_step_cache(made("off", of=made("from steps"))), "off takes an earlier cache away"
+    assert has_step_cache(made(f"a{ENDING} [output]")) and not has_step_cache(made(f"a{ENDING} [output]", 100))
+    assert "numbers of another release" not in caplog.text
+    assert has_step_cache(made("1.2 published, 18 of 30")) and "numbers of another release" in caplog.text
+    with pytest.raises(ValueError, match="were measured on 1.3, but the model is Open-Sora 1.2"):
+        made(f"a{ENDING} [output]", of=load(tiny_models, "1.2"))
+    with pytest.raises(ValueError, match="begins with 1"):
+        made("from steps", steps="0101")
+    with pytest.raises(ValueError, match="is not among the saved step tables"):
+        made("b.steptable.json [output]")

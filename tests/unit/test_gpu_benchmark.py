@@ -1,0 +1,44 @@
+"""The GPU benchmark in a dry run: every job runs, whatever happens leaves a file, and the budget is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.pack import PACK_ROOT
+
+
+def run(folder: Path, *more: str) -> tuple[int, dict[str, Any], str]:
+    """One dry run in a process of its own, as a person starts it: exit status, record, what it said."""
+    out = folder / "gpu.json"
+    command = [sys.executable, str(PACK_ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--out", str(out), *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+    assert out.is_file(), done.stderr[-2000:]
+    return done.returncode, json.loads(out.read_text(encoding="utf-8")), done.stdout
+
+
+def test_every_job_runs_without_a_gpu(tmp_path: Path) -> None:
+    code, record, said = run(tmp_path, "--minutes", "5")
+    wrong = {job["name"]: job for job in record["jobs"] if job["state"] != "done"}
+    assert wrong == {} and code == 0
+    assert record["dry_run"] and record["card"] == "CPU (dry run)" and len(record["jobs"]) > 15
+    found = {job["name"]: job["result"] for job in record["jobs"]}
+    row = found["2.0 256px 129 frames: rows"]["1 row(s)"]
+    assert row["run"] == pytest.approx(80 * row["row"]) and "extrapolated" in row["run_is"]
+    cache = found["1.2 480p 51 frames: step cache"]
+    assert cache["kept_bytes_of_a_row"] == 5 * 2 * 3 * 96 * 4 and cache["run"]["40 %"] < cache["run"]["100 %"]
+    shapes = found["1.3 720p 113 frames: attention"]
+    assert shapes and all(each["chosen"] for each in shapes.values())
+    assert {job["name"].split(":")[1] for job in record["jobs"]} >= {" autoencoder", " loading", " compiled", " rows"}
+    assert said.count("| 1.2 720p 51 frames |") >= 2 and "| 30 s |" in said
+
+
+def test_without_time_left_jobs_are_named_and_not_begun(tmp_path: Path) -> None:
+    code, record, said = run(tmp_path, "--minutes", "0", "--only", "rows")
+    assert code == 0 and {job["state"] for job in record["jobs"]} == {"no time"}
+    assert len(record["jobs"]) == 4 and "no time" in said
