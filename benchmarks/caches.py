@@ -242,6 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     use_comfyui()
     load_pack()
+    import comfy.utils
+
+    comfy.utils.set_progress_bar_enabled(False)
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     with torch.inference_mode():

@@ -10,6 +10,7 @@ Source of the reuse: TeaCache (arXiv 2411.19108), MagCache (2506.09045), LeMiCa 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -63,9 +64,11 @@ class StackCache:
             if span is None:
                 self.computed_rows += len(rows)
                 return None
-        return lambda x, modulation, run: self._call(tuple(rows), span, mask, x, run)
+        call = self._call
+        if "torch._dynamo" in sys.modules:  # somebody compiles: what is kept here is none of the graph's business
+            call = torch.compiler.disable(call, recursive=False)
+        return lambda x, modulation, run: call(tuple(rows), span, mask, x, run)
 
-    @torch.compiler.disable(recursive=False)
     def _call(self, rows: tuple[Hashable, ...], span: int, mask: Tensor | None, x: Tensor, run: Run) -> Tensor:
         shares = x.chunk(len(rows))
         masks = [None] * len(rows) if mask is None else list(mask.expand(len(x), -1).chunk(len(rows)))

@@ -18,6 +18,8 @@ from typing import Any
 from ..messages.quoting import quoted
 
 MOST_STEPS = 1000
+MOST_QUOTED = 100
+"""Steps of a table that a sentence still shows."""
 SLACK = 1e-5
 """Share of a noise level by which two levels that are one may differ after rounding."""
 
@@ -145,10 +147,8 @@ def _check_flags(flags: str) -> None:
     if len(flags) > MOST_STEPS:
         raise ValueError(f"The step table has {len(flags)} steps, but at most {MOST_STEPS} are allowed.")
     if flags[0] != "1":
-        raise ValueError(
-            "The first step has nothing to reuse, so a step table begins with 1; the nearest good value is "
-            f"{quoted('1' + flags[1:])}."
-        )
+        best = f"; the nearest good value is '1{flags[1:]}'" if len(flags) <= MOST_QUOTED else ""
+        raise ValueError(f"The first step has nothing to reuse, so a step table begins with 1{best}.")
 
 
 def _check_levels(levels: Sequence[float], steps: int) -> None:

@@ -170,6 +170,21 @@ def test_in_a_network_the_first_call_is_exact_and_the_next_one_is_near() -> None
     assert float((reused - computed).norm() / computed.norm()) < 0.2
 
 
+@torch.no_grad()
+def test_a_compiled_network_computes_and_reuses_the_same() -> None:
+    network, outs = small(), []
+    inputs = {"text": torch.randn(1, 5, 16), "fps": 24.0, "height": 64, "width": 64}
+    x, compiled = torch.randn(1, 4, 3, 8, 8), torch.compile(network, backend="eager")
+    for run in (network, compiled):
+        cache = StackCache(StepTable("10000", LEVELS))
+        for level in (1.0, 0.9):
+            options = {"opensora_stack_hook": cache.around(["a"], level)}
+            outs.append(run(x, torch.tensor([1000 * level]), **inputs, transformer_options=options))
+        assert (cache.computed_rows, cache.reused_rows) == (1, 1)
+    torch.testing.assert_close(outs[2], outs[0])
+    torch.testing.assert_close(outs[3], outs[1])
+
+
 def test_guidance_rows_are_reused_after_their_share_of_the_run() -> None:
     schedule = [*(1 - step / 10 for step in range(10)), 0.0]
     assert GuidanceReuse(3, 0.4).table(schedule).flags == "1111" + "100100"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
 import pytest
 
@@ -92,6 +93,15 @@ def test_a_wrong_table_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(ValueError, match=r"(step|Step)") as caught:
         read_table(text)
     assert str(caught.value).rstrip().endswith(".") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flags", ["0", "01", "0" * 100, "0" * 101])
+def test_a_suggested_table_passes(flags: str) -> None:
+    with pytest.raises(ValueError, match="begins with 1") as caught:
+        read_table(flags)
+    suggested = re.search(r"nearest good value is '(.+)'", str(caught.value))
+    assert (suggested is not None) == (len(flags) <= 100)
+    assert suggested is None or read_table(suggested[1]).flags == "1" + flags[1:]
 
 
 def test_published_magnitudes_give_the_published_counts() -> None:
