@@ -33,7 +33,7 @@ class CalibrateStepCache(SavingNode):
             display_name="Open-Sora Calibrate Step Cache",
             category=CATEGORY,
             description="Runs a few prompts in full, measures how far every left-out step moves the result, and saves "
-            "the best table for every number of computed steps.",
+            "the best table for every number of computed rows.",
             search_aliases=["calibrate", "teacache", "magcache", "lemica", "step table"],
             is_output_node=True,
             inputs=[
@@ -67,8 +67,8 @@ class CalibrateStepCache(SavingNode):
             ],
             outputs=[
                 FileName.Output(display_name="file", tooltip="Name of the new file, as Open-Sora Step Cache lists it."),
-                io.Image.Output(display_name="plot", tooltip="The worst error over the number of computed steps."),
-                io.String.Output(display_name="report", tooltip="The table and the error of every number of steps."),
+                io.Image.Output(display_name="plot", tooltip="The worst error over the number of computed rows."),
+                io.String.Output(display_name="report", tooltip="The table and the error of every number of rows."),
             ],
             hidden=[*SavingNode.HIDDEN],
         )

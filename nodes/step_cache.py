@@ -48,7 +48,7 @@ class StepCache(OpenSoraNode):
                     default=60,
                     min=1,
                     max=100,
-                    tooltip="Steps to be computed at most, of a file that holds a table for every number of steps.",
+                    tooltip="Rows to be computed at most, of a file that holds a table for every number of rows.",
                 ),
                 io.String.Input(
                     "steps",

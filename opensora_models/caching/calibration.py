@@ -32,16 +32,16 @@ class Recorder:
     """What the calls of one step add, by row, and the hook that notes it or puts it in the blocks' place."""
 
     def __init__(self) -> None:
-        self.replays = False
+        self.replays, self.computed = False, 0
         self._rows: dict[Hashable, Tensor] = {}
 
     def record(self) -> None:
         """Compute from now on, and keep what the blocks add."""
-        self.replays = False
+        self.replays, self.computed = False, 0
         self._rows.clear()
 
     def replay(self) -> None:
-        """Leave the blocks out from now on, in rows that were computed since :meth:`record`."""
+        """From now on leave the blocks out in rows computed since :meth:`record`, as the cache of a run does."""
         self.replays = True
 
     def around(self, rows: Sequence[Hashable], level: float, mask: Tensor | None = None) -> Hook:
@@ -52,20 +52,24 @@ class Recorder:
         if self.replays and all(row in self._rows for row in rows):
             return x + torch.cat([self._rows[row] for row in rows])
         out = run(x.clone())
-        if not self.replays:
-            self._rows.update(zip(rows, (out - x).chunk(len(rows)), strict=True))
+        self.computed += len(rows)
+        self._rows.update(zip(rows, (out - x).chunk(len(rows)), strict=True))
         return out
 
 
 @dataclass
 class Measured:
-    """``errors`` as in :mod:`.choosing`, ``growth`` per step, ``scale``: root mean square of the result."""
+    """``errors`` as in :mod:`.choosing`, ``growth`` per step, ``scale``: root mean square of the result.
+
+    ``rows``, shaped like the errors: how many rows each span really computed.
+    """
 
     errors: list[list[float]]
     growth: list[float]
     scale: float
     calls: int = field(default=0)
-    """How often the whole network was asked, per row."""
+    """Steps that were computed in full."""
+    rows: list[list[int]] = field(default_factory=list)
 
 
 def evaluations(steps: int, probes: int = PROBES) -> int:
@@ -110,19 +114,22 @@ def measure(
     if not math.isfinite(scale):
         raise ValueError("The run to be measured gives no finite numbers; try another seed, or weights in bfloat16.")
     errors: list[list[float]] = []
+    rows: list[list[int]] = []
     strays: dict[int, Tensor] = {}
     for step in range(steps):
         again = full(path[step], step)
         recorder.replay()
         errors.append([0.0])
+        rows.append([recorder.computed])
         for end, x in _without_blocks(denoise, again, schedule, step, longest):
             errors[-1].append(rms(x - path[end]))
+            rows[-1].append(recorder.computed)
             strays.setdefault(end, x)
     growth = _growth(strays, path, full, steps, probes)
     carried = [
         [error * growth[step + 1 + reused] for reused, error in enumerate(row)] for step, row in enumerate(errors)
     ]
-    return Measured(carried, growth, scale, done)
+    return Measured(carried, growth, scale, done, rows)
 
 
 def euler(denoise: Denoise, x: Tensor, schedule: Sequence[float], step: int) -> Tensor:

@@ -20,13 +20,16 @@ def worst_first(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(values, reverse=True))
 
 
-def best_tables(errors: Errors) -> dict[int, str]:
-    """Number of computed steps -> flags of the best table with so many.
+def best_tables(errors: Errors, costs: Sequence[Sequence[int]] | None = None) -> dict[int, str]:
+    """Cost -> flags of the best table that costs so much; without ``costs`` that is the number of computed steps.
 
     Args:
         errors: a row a step; row i holds the errors of 0, 1, 2 … reused steps after step i, as many as were measured.
+        costs: shaped like the errors, what each span costs. Where guidance oscillates a reused step may have to be
+            computed all the same, which costs and moves nothing.
 
-    Numbers that no chain of measured spans reaches are left out. Raises ValueError for errors that are no numbers.
+    Costs that no chain of measured spans has are left out. Of tables as good as each other the one that computes most
+    is taken. Raises ValueError for errors that are no numbers.
     """
     steps = len(errors)
     _check(errors)
@@ -36,11 +39,17 @@ def best_tables(errors: Errors) -> dict[int, str]:
         for reused, error in enumerate(errors[start][: steps - start]):
             end, span = start + 1 + reused, "1" + "0" * reused
             for count, (known, flags) in chains[start].items():
-                found = worst_first([*known, float(error)]), flags + span
-                best = chains[end].get(count + 1)
-                if best is None or found[0] < best[0]:
-                    chains[end][count + 1] = found
+                found = worst_first([*known, *([float(error)] if error else [])]), flags + span
+                cost = count + (1 if costs is None else costs[start][reused])
+                best = chains[end].get(cost)
+                if best is None or _order(found) < _order(best):
+                    chains[end][cost] = found
     return {count: flags for count, (_, flags) in sorted(chains[steps].items())}
+
+
+def _order(chain: tuple[tuple[float, ...], str]) -> tuple[tuple[float, ...], int]:
+    errors, flags = chain
+    return errors, flags.count("0")
 
 
 def errors_of(flags: str, errors: Errors) -> list[float]:

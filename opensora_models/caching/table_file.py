@@ -20,7 +20,7 @@ Name = TypeVar("Name", bound=Any)
 
 @dataclass(frozen=True)
 class CalibratedTables:
-    """``tables``: computed steps -> flags, over ``levels``; ``errors``: the largest error of a span of each.
+    """``tables``: computed rows of a run -> flags, over ``levels``; ``errors``: the largest error of a span of each.
 
     Errors are root mean squares as a share of the result's, the worst of all prompts.
     """
@@ -35,13 +35,17 @@ class CalibratedTables:
     def __post_init__(self) -> None:
         if not self.tables or not self.levels:
             raise ValueError("It holds no step table, or no noise levels.")
-        for count, flags in self.tables.items():
-            if StepTable(flags, self.levels).computed != count:
-                raise ValueError(f"Its table of {count} computed steps computes {flags.count('1')}.")
+        for flags in self.tables.values():
+            StepTable(flags, self.levels)
+
+    @property
+    def rows(self) -> int:
+        """Of the run that leaves nothing out."""
+        return max(self.tables)
 
     def of_share(self, percent: float) -> StepTable:
-        """The largest table that computes at most so many percent of the steps; the smallest where none is so small."""
-        most = percent / 100 * len(self.levels)
+        """The largest table that computes at most so many percent of the rows; the smallest where none is so small."""
+        most = percent / 100 * self.rows
         fitting = [count for count in self.tables if count <= most + 1e-9]
         return StepTable(self.tables[max(fitting) if fitting else min(self.tables)], self.levels)
 
@@ -88,7 +92,7 @@ def _from_json(found: Any) -> CalibratedTables:
     levels, flags = found.get("levels"), {}
     for count, text in tables.items():
         if not str(count).isascii() or not str(count).isdigit() or len(str(count)) > 4 or not isinstance(text, str):
-            raise ValueError("Its tables are not numbers of computed steps with their flags.")
+            raise ValueError("Its tables are not numbers of computed rows with their flags.")
         flags[int(count)] = table_from({"steps": text, "levels": levels}).flags
     any_table = table_from({"steps": next(iter(flags.values()), ""), "levels": levels})
     return CalibratedTables(release, any_table.levels, flags, _known_errors(errors), _mapping(made))

@@ -143,7 +143,7 @@ def test_a_model_is_calibrated_and_its_tables_do_as_they_say(tiny_models: Path, 
         found = calibrate(model, [conditioning(), conditioning(4, seed=9)], conditioning(5, seed=2), latent,
                           CalibrationRun(5, 1, 4.0, longest=2))  # fmt: skip
     assert found.release == version and len(found.levels) == 5
-    assert found.tables[5] == "11111" and found.errors[5] == 0.0
+    assert found.tables[found.rows] == "11111" and found.errors[found.rows] == 0.0
     errors = [found.errors[count] for count in sorted(found.errors)]
     assert errors == sorted(errors, reverse=True) and errors[0] > 0
 
@@ -156,7 +156,7 @@ def test_the_node_takes_tables_of_every_kind(
     from opensora.nodes.step_cache import StepCache
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    tables = CalibratedTables("1.3", (1.0, 0.75, 0.5, 0.25), {2: "1010", 3: "1110", 4: "1111"})
+    tables = CalibratedTables("1.3", (1.0, 0.75, 0.5, 0.25), {4: "1010", 6: "1110", 8: "1111"})
     save_new_tables(lambda: tmp_path / f"a{ENDING}", tables)
     model = load(tiny_models, "1.3")
 

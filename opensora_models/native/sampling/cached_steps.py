@@ -55,13 +55,13 @@ def chosen_table(release: Release, plain: str | None, name: str, percent: float)
             f"The step tables '{name}' were measured on {tables.release}, but the model is {release.title}; measure "
             "its own with Open-Sora Calibrate Step Cache, or choose off."
         )
-    table = tables.of_share(percent)
-    if table.computed > percent / 100 * len(table.flags) + 1e-9:
+    smallest = min(tables.tables)
+    if smallest > percent / 100 * tables.rows + 1e-9:
         tell(
-            f"The smallest table of '{name}' computes {table.computed} of {len(table.flags)} steps, more than "
-            f"{percent:g} %; it is used."
+            f"The smallest table of '{name}' computes {smallest} of {tables.rows} rows, more than {percent:g} %; it is "
+            "used."
         )
-    return table
+    return tables.of_share(percent)
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ def calibrate(
 def tables_of(
     found: Sequence[Measured], release: Release, levels: Sequence[float], made: dict[str, Any]
 ) -> CalibratedTables:
-    """The best table for every number of computed steps, by the worst of all prompts."""
+    """The best table for every number of computed rows, by the worst of all prompts."""
     worst = worst_of(found)
-    tables = best_tables(worst)
+    tables = best_tables(worst, found[0].rows)
     errors = {count: max(errors_of(flags, worst)) for count, flags in tables.items()}
     return CalibratedTables(release.id, tuple(levels), tables, errors, made)
 
@@ -132,16 +132,15 @@ def _measuring(found: list[Measured], longest: int, after_step: Callable[[int], 
 
 
 def report_of(tables: CalibratedTables) -> str:
-    """A line for every number of computed steps, the whole run first."""
-    steps = len(tables.levels)
+    """A line for every number of computed rows, the whole run first."""
     return "\n".join(
-        f"{count} of {steps} steps: {tables.tables[count]}, worst error {tables.errors[count]:.3%} of the result"
+        f"{count} of {tables.rows} rows: {tables.tables[count]}, worst error {tables.errors[count]:.3%} of the result"
         for count in sorted(tables.tables, reverse=True)
     )
 
 
 def plot_of(tables: CalibratedTables) -> Tensor:
-    """The worst error in per cent over the number of computed steps, image [1, H, W, 3]."""
+    """The worst error in per cent over the number of computed rows, image [1, H, W, 3]."""
     counts = sorted(tables.errors)
-    ends = f"{counts[0]} computed steps", f"{counts[-1]}"
+    ends = f"{counts[0]} computed rows", f"{counts[-1]}"
     return line_plots([("worst error in % of the result", [100 * tables.errors[count] for count in counts])], ends)
