@@ -106,10 +106,11 @@ def lay_out(
     for group in groups:
         if group.loop == segment and group.reference < len(references):
             _check_room_for(min(group.length, references[group.reference].frames), clip.shape[1], release)
-    spans = place(groups, [reference.frames for reference in references], clip.shape[1], segment, align)
+    lengths = [reference.frames for reference in references]
+    spans = place(groups, lengths, clip.shape[1], segment, align)
     latent, mask = clip.clone(), torch.full((clip.shape[1],), FREE)
     write_spans(latent, mask, [reference.latent.to(clip) for reference in references], spans)
-    notes = _notes(groups, spans, segment, clip.shape[1], references, align)
+    notes = filling_notes(groups, spans, segment, clip.shape[1], lengths, align)
     notes += _left_out(groups) if segments == 1 else []
     placed = Placed(latent, mask, tuple(spans), tuple(notes))
     if release is None:
@@ -264,14 +265,18 @@ def _check_room_for(given: int, length: int, release: Release | None) -> None:
         )
 
 
-def _notes(
+def filling_notes(
     groups: Sequence[Strategy],
     spans: Sequence[Span],
     segment: int,
     length: int,
-    references: Sequence[Reference],
+    lengths: Sequence[int],
     align: int | None,
 ) -> list[str]:
+    """Sentences on what the spans of one segment fill, where they were moved or cut, and where they overlap.
+
+    ``length`` and ``lengths`` are the latent frames of the clip and of every reference.
+    """
     notes = []
     used = [group for group in groups if group.loop == segment]
     for group, span in zip(used, spans, strict=True):
@@ -280,7 +285,7 @@ def _notes(
         notes.append(f"Reference {span.reference} fills {where}, {_how_much(span.edit_ratio)}.")
         starts = (
             ("start in the clip", group.target_start % length, span.target),
-            ("start in the reference", group.reference_start % references[span.reference].frames, span.source),
+            ("start in the reference", group.reference_start % lengths[span.reference], span.source),
         )
         notes += [
             f"Reference {span.reference}: the {name} was moved from latent frame {asked} to {used_start}, the nearest "

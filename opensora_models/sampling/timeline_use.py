@@ -1,0 +1,76 @@
+"""How a release uses a plan of a timeline: what is snapped, cut and written over, in the words references have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..releases.release import Release
+from .given_input import untrained
+from .masks import Span, Strategy, check_reference, place
+from .references import check_strength, filling_notes
+from .timeline import Plan
+
+
+@dataclass(frozen=True)
+class UsedSpans:
+    """What one segment's clip gets: ``spans`` in the order written, and sentences on them."""
+
+    segment: int
+    spans: tuple[Span, ...]
+    notes: tuple[str, ...]
+
+
+def used_sources(plan: Plan, count: int) -> list[int]:
+    """Numbers of the references a plan takes, each once, in order.
+
+    Raises:
+        ValueError: one that is not among the ``count`` connected ones.
+    """
+    for group in plan.places:
+        check_reference(group.reference, count)
+    return sorted({group.reference for group in plan.places})
+
+
+def renumbered(plan: Plan, sources: Sequence[int]) -> list[Strategy]:
+    """The places with references counted among ``sources``, the numbers that are really used."""
+    return [replace(group, reference=sources.index(group.reference)) for group in plan.places]
+
+
+def used_spans(
+    plan: Plan, lengths: Sequence[int], clip_length: int, release: Release | None, *, segments: int = 1
+) -> list[UsedSpans]:
+    """What every segment that the plan names gets.
+
+    Args:
+        lengths: latent frames of every reference.
+        clip_length: latent frames of a segment's clip.
+        segments: how many segments are made; -1 in a plan is the last of them.
+
+    Raises:
+        ValueError: what :func:`.masks.place` refuses, and a strength the release does not know.
+    """
+    groups = [replace(group, loop=group.loop % segments) if group.loop < 0 else group for group in plan.places]
+    for group in groups:
+        check_strength(group.edit_ratio, release)
+    align = None if release is None else release.given.align
+    found = []
+    for segment in sorted({group.loop for group in groups}):
+        spans = place(groups, lengths, clip_length, segment, align)
+        notes = filling_notes(groups, spans, segment, clip_length, lengths, align)
+        notes += untrained(spans, clip_length, release) if release is not None else []
+        found.append(UsedSpans(segment, tuple(spans), tuple(notes)))
+    return found
+
+
+def segments_of(plan: Plan) -> int:
+    """How many segments a long video needs so that everything in the plan is used."""
+    last = [group.loop for group in plan.places] + [part.first_segment for part in plan.prompts]
+    return max([0, *last]) + 1
+
+
+def report(used: Sequence[UsedSpans]) -> list[str]:
+    """All sentences; where there are several segments each says which one it is about."""
+    if len(used) == 1 and used[0].segment == 0:
+        return list(used[0].notes)
+    return [f"Segment {each.segment}: {note}" for each in used for note in each.notes]

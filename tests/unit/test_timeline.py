@@ -1,0 +1,126 @@
+"""The text of a timeline's plan: read, refused in one sentence, written, and used by a release's rules."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from opensora.opensora_models.releases.known import RELEASES
+from opensora.opensora_models.sampling.masks import Strategy, format_strategy, overlapping, place
+from opensora.opensora_models.sampling.timeline import FIELDS, Plan, format_plan, parse_plan
+from opensora.opensora_models.sampling.timeline_use import (
+    renumbered,
+    report,
+    segments_of,
+    used_sources,
+    used_spans,
+)
+from opensora.opensora_models.text.segments import PromptPart, split_prompt
+from support.timeline_plans import CASES, COUNT
+
+SHARED = json.loads(CASES.read_text(encoding="utf-8"))
+
+
+def strategy_of(row: dict[str, Any]) -> Strategy:
+    return Strategy(**{FIELDS[name][0]: value for name, value in row.items()})
+
+
+def plan_of(case: dict[str, Any]) -> Plan:
+    prompts = tuple(PromptPart(row["segment"], row["text"]) for row in case["prompts"])
+    return Plan(tuple(strategy_of(row) for row in case["references"]), prompts, case["notation"])
+
+
+def test_every_way_to_write_a_plan_is_read_and_written_back() -> None:
+    assert len(SHARED["good"]) == COUNT
+    for case in SHARED["good"]:
+        plan = parse_plan(case["text"])
+        assert plan == plan_of(case)
+        text = format_plan(plan)
+        assert parse_plan(text) == plan
+        assert format_plan(parse_plan(text)) == text == case["canonical"]
+
+
+def test_both_notations_place_alike() -> None:
+    for case in SHARED["good"]:
+        plan = plan_of(case)
+        if plan.places:
+            assert parse_plan(plan.strategy).places == plan.places
+            assert parse_plan(format_plan(Plan(plan.places))).places == plan.places
+
+
+@pytest.mark.parametrize("case", SHARED["wrong"], ids=lambda case: case["text"])
+def test_a_wrong_text_is_refused_in_one_sentence(case: dict[str, Any]) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_plan(case["text"])
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 250
+    assert case["sentence"] in (None, sentence)
+
+
+@pytest.mark.parametrize("text", ['{"a":' * 20000, '{"references": [{"at": ' + "9" * 5000 + "}]}", "9" * 5000])
+def test_a_text_nobody_meant_is_refused_too(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_plan(text)
+
+
+def test_the_shared_cases_say_what_places_become() -> None:
+    for case in SHARED["placed"]:
+        groups = [strategy_of(row) for row in case["references"]]
+        spans = place(groups, case["lengths"], case["clip"], 0, case["align"])
+        assert [[span.reference, span.source, span.target, span.length] for span in spans] == case["spans"]
+        assert overlapping(spans) == case["overlap"]
+
+
+def test_words_come_out_as_prompt_segments_gives_them() -> None:
+    plan = parse_plan('{"prompts": [{"segment": 2, "text": " the sea "}, {"text": "a forest"}]}')
+    assert plan.prompt == "|0|a forest|2|the sea"
+    assert [part.first_segment for part in split_prompt(plan.prompt)] == [0, 2]
+    assert parse_plan('{"prompts": [{"text": "a forest"}]}').prompt == "a forest"
+    assert parse_plan("0;0,1").prompt == parse_plan("").prompt == ""
+
+
+def test_a_release_snaps_cuts_and_says_so() -> None:
+    plan = parse_plan("0,0,0,3,9;0,1,0,4,1,0.3")
+    used = used_spans(plan, [5, 1], 10, RELEASES["1.2"])
+    assert [(span.target, span.length) for span in used[0].spans] == [(5, 5), (5, 1)]
+    assert report(used) == [
+        "Reference 0 fills latent frames 5 to 9, kept as it is.",
+        "Reference 0: the start in the clip was moved from latent frame 3 to 5, the nearest group of 5.",
+        "Reference 0 was cut from 9 to 5 latent frames.",
+        "Reference 1 fills latent frame 5, edited with strength 0.3.",
+        "Reference 1: the start in the clip was moved from latent frame 4 to 5, the nearest group of 5.",
+        "References overlap at latent frames 5; the later reference in the chain wins there.",
+    ]
+    free = used_spans(plan, [9, 1], 20, RELEASES["1.3"])
+    assert [(span.target, span.length) for span in free[0].spans] == [(3, 9), (4, 1)]
+
+
+def test_what_a_release_cannot_do_is_refused() -> None:
+    with pytest.raises(ValueError, match="one time for all frames"):
+        used_spans(parse_plan("0,0,0,0,1,0.3"), [1], 9, RELEASES["2.0"])
+
+
+def test_segments_are_told_apart() -> None:
+    plan = parse_plan("0;2,1;-1,0")
+    assert segments_of(plan) == 3
+    used = used_spans(plan, [1, 1], 5, None, segments=3)
+    assert [each.segment for each in used] == [0, 2]
+    assert report(used)[1:3] == [
+        "Segment 2: Reference 1 fills latent frame 0, kept as it is.",
+        "Segment 2: Reference 0 fills latent frame 0, kept as it is.",
+    ]
+
+
+def test_only_references_that_are_used_are_asked_for() -> None:
+    plan = parse_plan("0,7;0,2;0,7,0,3")
+    assert used_sources(plan, 8) == [2, 7]
+    assert [group.reference for group in renumbered(plan, [2, 7])] == [1, 0, 1]
+    with pytest.raises(ValueError, match="the nearest good value is 6"):
+        used_sources(plan, 7)
+
+
+def test_the_plan_is_what_a_chain_would_write() -> None:
+    plan = parse_plan('{"references": [{"at": -1, "strength": 0.5}]}')
+    assert plan.strategy == format_strategy(plan.places) == "0,0,0,-1,1,0.5"
