@@ -26,6 +26,7 @@ from .step_cache import StepCache
 from .stored import StoredWork
 from .text import NullText, TextEncode
 from .text_encoder_loader import TextEncoderLoader
+from .timeline import Timeline
 from .vae_loader import VAELoader
 
 NODES: list[type[io.ComfyNode]] = [
@@ -43,6 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadConditioning,
     Reference,
     PlaceReferences,
+    Timeline,
     Sampler,
     LongVideoSampler,
     Sigmas,

@@ -113,6 +113,8 @@ def _problem(entry: io.Input, value: Any, *, suggest: bool) -> str | None:
         return _choice_problem(entry, value)
     if isinstance(entry, io.String.Input):
         return _text_problem(value)
+    if isinstance(entry, io.Autogrow.Input):
+        return _grown_problem(entry, value)
     return wrong_on_wire(entry.get_io_type(), value)
 
 
@@ -158,6 +160,15 @@ def _text_problem(value: Any) -> str | None:
     if not is_printable(value):
         return f"holds half a character ({described(printable(value))}), which no encoder can read; delete it"
     return None
+
+
+def _grown_problem(entry: io.Autogrow.Input, value: Any) -> str | None:
+    """What is wrong with the values of inputs that grow as they are connected; unconnected ones may be None."""
+    if not isinstance(value, dict):
+        return f"got {described(value)}, but needs one value for every input that is connected"
+    kind = entry.template.input.get_io_type()
+    problems = ((name, wrong_on_wire(kind, each)) for name, each in value.items() if each is not None)
+    return next((f"at {name} {problem}" for name, problem in problems if problem is not None), None)
 
 
 def _guarded_execute(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:

@@ -124,7 +124,7 @@ def _taken(release: Release | None, take: int, available: int, clip_length: int,
         return count
     latents, room = release.latents.lengths.counting.latents(count), clip_length - 1
     if latents > room:
-        best = _longest(release, min(available, release.latents.lengths.counting.frames(max(1, room))))
+        best = longest_good(release, min(available, release.latents.lengths.counting.frames(max(1, room))))
         raise ValueError(
             f"{count} frames of the {name} fill {latents} latent frames, but the clip to be made has {clip_length} and "
             f"must keep some of its own; the nearest good value is {best}."
@@ -137,19 +137,19 @@ def _checked(release: Release | None, count: int, available: int, name: str) -> 
     if count > available:
         raise ValueError(
             f"{count} frames of the {name} are wanted but it has {available}; the nearest good value is "
-            f"{_longest(release, available)}."
+            f"{longest_good(release, available)}."
         )
     if count > 1 and release is not None and not release.latents.lengths.is_good(count):
         raise ValueError(
             f"{count} frames of the {name} do not fill the groups of {release.title}, which take "
             f"{release.latents.lengths.examples} frames; of the {available} there are the nearest good value is "
-            f"{min(release.latents.lengths.nearest(count), _longest(release, available))}."
+            f"{min(release.latents.lengths.nearest(count), longest_good(release, available))}."
         )
     return count
 
 
-def _longest(release: Release | None, available: int) -> int:
-    """The longest whole-group length inside ``available`` frames."""
+def longest_good(release: Release | None, available: int) -> int:
+    """The longest whole-group length inside ``available`` frames, 1 where no group fits."""
     if release is None:
         return available
     lengths = release.latents.lengths

@@ -201,7 +201,9 @@ def _prompt(where: str, row: Mapping[str, Any]) -> PromptPart:
         raise ValueError(f"{where}.text contains '|', which separates segments; write the prompt without it.")
     segment = _number(f"{where}.segment", "segment", row.get("segment", 0))
     if segment < 0:
-        raise ValueError(f"{where}.segment is {segment}, but words hold from a segment on; the nearest good value is 0.")
+        raise ValueError(
+            f"{where}.segment is {segment}, but words hold from a segment on; the nearest good value is 0."
+        )
     return PromptPart(segment, text)
 
 

@@ -1,0 +1,104 @@
+"""The timeline: references and words of a clip as one text, which the page shows as something to drag."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..opensora_models.native.messages import tell
+from ..opensora_models.native.sampling.clips import Latent, clip_size
+from ..opensora_models.native.sampling.reference_inputs import ReferenceChain
+from ..opensora_models.native.sampling.timeline_inputs import (
+    MOST_SOCKETS,
+    SOCKET,
+    numbered_pictures,
+    plan_references,
+)
+from ..opensora_models.sampling.fitting import FITS, Fit
+from ..opensora_models.sampling.timeline import EXAMPLE, parse_plan
+from .door import OpenSoraNode
+from .references import CATEGORY, References, references_input
+
+
+class Timeline(OpenSoraNode):
+    """``OSoraTimeline``: which picture goes where, how strong, and which words hold when, on one track of frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        socket = io.Image.Input("image", optional=True, tooltip="A picture, or the frames of a clip.")
+        return io.Schema(
+            node_id="OSoraTimeline",
+            display_name="Open-Sora Timeline",
+            category=CATEGORY,
+            description="Places pictures, clips and prompts on a track of frames, by dragging or as text.",
+            search_aliases=["open-sora", "keyframes", "track", "mask strategy", "prompt schedule", "extend video"],
+            inputs=[
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="The Open-Sora VAE of the model's version; not needed for words alone.",
+                ),
+                io.Latent.Input("clip_latent", tooltip="The clip to be made: gives size, length and version."),
+                references_input("A finished chain; the plan's references come after it and win where they meet."),
+                io.Image.Input(
+                    "batch",
+                    optional=True,
+                    tooltip="Many pictures at once instead of the sockets; the first one is reference 0.",
+                ),
+                io.Autogrow.Input(
+                    "pictures",
+                    template=io.Autogrow.TemplatePrefix(socket, prefix=SOCKET, min=0, max=MOST_SOCKETS),
+                    optional=True,
+                    tooltip="One picture or clip each; the number of the socket is the reference's.",
+                ),
+                io.String.Input(
+                    "plan",
+                    multiline=True,
+                    default="",
+                    tooltip=f"The plan as text, counted in latent frames: {EXAMPLE}, or Open-Sora's mask strategy, for "
+                    "example 0,0,0,0;0,1,0,-1.",
+                ),
+                io.Combo.Input(
+                    "resize",
+                    options=list(FITS),
+                    default="crop",
+                    advanced=True,
+                    tooltip="How a picture of another size is brought to the clip's: crop (for 2.0 in the original's "
+                    "very way), pad, stretch, or crop with smooth filters whatever the release.",
+                ),
+            ],
+            outputs=[
+                References.Output(display_name="references", tooltip="The chain, for a sampler or Place References."),
+                io.String.Output(display_name="prompt", tooltip="The prompt in the form '|0| text |2| other text'."),
+                io.String.Output(
+                    display_name="mask_strategy", tooltip="The plan's places in Open-Sora's mask strategy notation."
+                ),
+                io.String.Output(display_name="report", tooltip="What goes where, what is snapped, cut or overlaps."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, plan: str | None = None) -> bool | str:
+        parse_plan(plan or "")
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        *,
+        vae: Any = None,
+        clip_latent: Latent,
+        references: ReferenceChain | None = None,
+        batch: Tensor | None = None,
+        pictures: dict[str, Tensor] | None = None,
+        plan: str,
+        resize: Fit,
+    ) -> io.NodeOutput:
+        read, clip = parse_plan(plan), clip_size(clip_latent, vae=vae)
+        numbered = numbered_pictures(pictures or {}, batch)
+        made = plan_references(read, numbered, vae, clip, references or ReferenceChain(), resize)
+        tell(*made.notes, level=logging.INFO)
+        return io.NodeOutput(made.chain, read.prompt, read.strategy, "\n".join(made.notes), ui=made.shown)
