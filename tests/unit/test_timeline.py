@@ -18,7 +18,8 @@ from opensora.opensora_models.sampling.timeline_use import (
     used_spans,
 )
 from opensora.opensora_models.text.segments import PromptPart, split_prompt
-from support.timeline_plans import CASES, COUNT
+from support.timeline_cases import completed
+from support.timeline_plans import CASES, COUNT, dumped
 
 SHARED = json.loads(CASES.read_text(encoding="utf-8"))
 
@@ -71,6 +72,11 @@ def test_the_shared_cases_say_what_places_become() -> None:
         spans = place(groups, case["lengths"], case["clip"], 0, case["align"])
         assert [[span.reference, span.source, span.target, span.length] for span in spans] == case["spans"]
         assert overlapping(spans) == case["overlap"]
+
+
+def test_the_shared_cases_are_those_of_today() -> None:
+    """What the page is tested with is what the machine says now; `tests/timeline/write_cases.py` renews it."""
+    assert json.loads(dumped(completed())) == SHARED
 
 
 def test_words_come_out_as_prompt_segments_gives_them() -> None:
