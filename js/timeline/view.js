@@ -22,11 +22,10 @@
  * @property {(text: string) => void} write
  * @property {() => Clip} clip
  */
-import { changePrompt, changeReference } from "./edit.js";
+import { copy, duplicate, paste } from "./clipboard.js";
+import { addPrompt, addReference, changePrompt, changeReference, removeEntry } from "./edit.js";
 import { boxOf, dragged, gripAt, keyed } from "./geometry.js";
 import { History } from "./history.js";
-import { copy, duplicate, paste } from "./clipboard.js";
-import { addPrompt, addReference, removeEntry } from "./edit.js";
 import { parsePlan } from "./plan.js";
 import { drawRuler } from "./ruler.js";
 import { overlapping, spanOf } from "./rules.js";
@@ -40,6 +39,8 @@ export class TimelineView {
     this.history = new History(host.read());
     this.selected = -1;
     this.segment = 0;
+    /** Whether something is held or being written, and must not be drawn anew. */
+    this.busy = false;
     /** @type {Plan | null} */
     this.plan = null;
     /** @type {Span[]} */
@@ -191,13 +192,16 @@ export class TimelineView {
     field.disabled = this.segment < 0 || (this.segment > 0 && !plan.prompts.length);
     field.setAttribute("aria-label", `Prompt of segment ${this.segment}`);
     field.addEventListener("keydown", (event) => event.stopPropagation());
+    field.addEventListener("focus", () => (this.busy = true));
+    field.addEventListener("blur", () => (this.busy = false));
     field.addEventListener("change", () => {
+      this.busy = false;
       const text = this.host.read();
       const words = field.value.replaceAll("|", "/");
-      if (words !== field.value) this.say("'|' separates segments and was written as '/'.");
       if (number < 0) this.change(addPrompt(text, { segment: this.segment, text: words }));
       else if (!words && (this.segment > 0 || plan.prompts.length === 1)) this.change(removeEntry(text, "prompts", number));
       else this.change(changePrompt(text, number, { text: words }));
+      if (words !== field.value) this.say("'|' separates segments and was written as '/'.");
     });
     this.words.replaceChildren(field);
   }
@@ -248,6 +252,7 @@ export class TimelineView {
     const { signal } = end;
     const available = clip.lengths[span.reference];
     found.setPointerCapture(press.pointerId);
+    this.busy = true;
     found.addEventListener("pointermove", (event) => {
       const [right, down] = [(event.clientX - press.clientX) / zoom, (event.clientY - press.clientY) / zoom];
       fields = dragged(place, span, grip, right, down, size, clip.rules);
@@ -256,6 +261,7 @@ export class TimelineView {
     /** @param {boolean} keep */
     const finish = (keep) => {
       end.abort();
+      this.busy = false;
       if (keep && Object.keys(fields).length) this.change(changeReference(this.host.read(), span.entry, fields));
       else this.render();
     };

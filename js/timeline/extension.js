@@ -1,0 +1,94 @@
+/**
+ * Puts the view onto Open-Sora Timeline. The truth is the node's text widget `plan`, which works without this file; the
+ * view adds nothing to saved workflows and nothing to what is queued.
+ *
+ * @import { Ran } from "./sources.js"
+ */
+import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
+import { clipOf } from "./sources.js";
+import { addStyle } from "./style.js";
+import { TimelineView } from "./view.js";
+
+const NODE = "OSoraTimeline";
+const TOLD = "opensora_timeline";
+const HEIGHT = 240;
+const LOOK_MS = 300;
+
+/**
+ * @param {any} node
+ */
+function addView(node) {
+  const plan = node.widgets?.find((/** @type {any} */ widget) => widget.name === "plan");
+  if (!plan || typeof node.addDOMWidget !== "function") return;
+  addStyle();
+  /** @type {Ran | null} */
+  let ran = null;
+  const view = new TimelineView({
+    read: () => String(plan.value ?? ""),
+    write: (text) => {
+      plan.value = text;
+      plan.callback?.(text);
+      app.graph?.setDirtyCanvas?.(true, true);
+    },
+    clip: () => clipOf(node, ran, (path) => api.apiURL(path)),
+  });
+  const widget = node.addDOMWidget("timeline", "OSORA_TIMELINE_VIEW", view.root, {
+    serialize: false,
+    getMinHeight: () => HEIGHT,
+    hideOnZoom: false,
+  });
+  widget.serialize = false; // the option alone keeps it out of the prompt, but not out of saved workflows
+  const stop = follow(node, view);
+  chain(node, "onExecuted", (/** @type {any} */ output) => {
+    const told = output?.[TOLD]?.[0];
+    if (typeof told !== "string") return;
+    ran = JSON.parse(told);
+    view.render();
+  });
+  chain(node, "onRemoved", stop);
+}
+
+/**
+ * Looks whether the text, the wires or the clip are others than before: the page has no event for all the ways in which
+ * they change (typing, undo, a loaded workflow, a widget of another node).
+ *
+ * @param {any} node
+ * @param {TimelineView} view
+ * @returns {() => void} ends it
+ */
+function follow(node, view) {
+  let seen = "";
+  const timer = setInterval(() => {
+    if (document.hidden || !view.root.isConnected) return;
+    const { rules, latents, thumbnails } = view.host.clip();
+    const now = JSON.stringify([view.host.read(), rules.id, latents, thumbnails]);
+    if (now === seen || view.busy) return;
+    seen = now;
+    view.refresh();
+  }, LOOK_MS);
+  return () => clearInterval(timer);
+}
+
+/**
+ * Adds to a method of one node what happens after it.
+ *
+ * @param {any} node
+ * @param {string} name
+ * @param {(...given: any[]) => void} after
+ */
+function chain(node, name, after) {
+  const before = node[name];
+  node[name] = function (/** @type {any[]} */ ...given) {
+    const answer = before?.apply(this, given);
+    after(...given);
+    return answer;
+  };
+}
+
+app.registerExtension({
+  name: "opensora.timeline",
+  nodeCreated(/** @type {any} */ node) {
+    if (node.comfyClass === NODE) addView(node);
+  },
+});
