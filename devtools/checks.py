@@ -17,6 +17,8 @@ from .runtime import NEEDED_BY_TESTS, Runtime, prepare
 
 DRIVER = "playwright-core"
 DRIVER_VERSION = "1.65.1"
+TYPES, TYPES_VERSION = "typescript", "5.9.3"
+"""What reads the types of the page's part, written as comments in it."""
 MAX_WORKERS = 4  # each holds torch and perhaps ComfyUI, about 1.2 GB
 ORDINARY = "not gpu and not slow"
 TYPED_PARTS = ("devtools", "opensora_models", "nodes")
@@ -32,6 +34,7 @@ def run_tests(runtime: Runtime, extra: Sequence[str]) -> int:
         "lint": [python, "-m", "ruff", "check", "."],
         "format": [python, "-m", "ruff", "format", "--check", "."],
         "types": type_check_command(runtime),
+        **page_steps(),
         f"tests on ComfyUI {runtime.version}": pytest_command(runtime, ORDINARY, extra),
     }
     return _run_steps({name: (command, runtime.root) for name, command in steps.items()})
@@ -73,21 +76,42 @@ def type_check_command(runtime: Runtime) -> list[str]:
     return [str(runtime.python), "-m", "mypy", *settings, *parts]
 
 
+def page_steps() -> dict[str, list[str]]:
+    """Types and tests of the page's part that need no page; left out, with a word why, where node is missing."""
+    node = shutil.which("node")
+    if node is None:
+        say("The page's part is not checked: that needs node.")
+        return {}
+    steps = {"the page's part": [node, "--test", "tests/timeline/"]}
+    package = installed(TYPES, TYPES_VERSION, "The types of the page's part are not checked")
+    if package is not None:
+        steps["types of the page's part"] = [node, str(package.with_name("bin") / "tsc"), "-p", "js/jsconfig.json"]
+    return steps
+
+
 def install_browser_driver() -> Path | None:
     """Fetch the driver of the browser tests with npm; None (and a word why) where that cannot be."""
-    package = BROWSER / "node_modules" / DRIVER / "package.json"
+    if find_browser() is None:
+        say("Browser tests are skipped: they need Chromium (or OPENSORA_BROWSER with its path).")
+        return None
+    return installed(DRIVER, DRIVER_VERSION, "Browser tests are skipped")
+
+
+def installed(name: str, version: str, without: str) -> Path | None:
+    """The description of an npm package, fetched where it is not there; None where it cannot be, and ``without``."""
+    package = BROWSER / "node_modules" / name / "package.json"
     if package.is_file():
         return package
     npm, node = shutil.which("npm"), shutil.which("node")
-    if not npm or not node or find_browser() is None:
-        say("Browser tests are skipped: they need node, npm and Chromium (or OPENSORA_BROWSER with its path).")
+    if not npm or not node:
+        say(f"{without}: that needs node and npm.")
         return None
-    say("Installing the browser driver")
+    say(f"Installing {name} {version}")
     BROWSER.mkdir(parents=True, exist_ok=True)
     command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(BROWSER)]
-    done = subprocess.run([*command, f"{DRIVER}@{DRIVER_VERSION}"], capture_output=True, text=True)
+    done = subprocess.run([*command, f"{name}@{version}"], capture_output=True, text=True)
     if done.returncode != 0:
-        say(f"Browser tests are skipped, npm failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        say(f"{without}, npm failed: {(done.stderr or done.stdout).strip()[-500:]}")
         return None
     return package
 

@@ -14,9 +14,7 @@ from support.timeline_plans import cases
 
 
 def strategy_of(row: dict[str, Any]) -> Strategy:
-    return Strategy(
-        **{FIELDS[name][0]: float(value) if name == "strength" else value for name, value in row.items()}
-    )
+    return Strategy(**{FIELDS[name][0]: float(value) if name == "strength" else value for name, value in row.items()})
 
 
 def completed() -> dict[str, Any]:

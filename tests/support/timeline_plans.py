@@ -1,6 +1,7 @@
 """Random plans for timelines, and the many ways to write the same one.
 
-``tests/timeline/write_cases.py`` writes ``tests/timeline/cases.json``, which the tests in Python and in JavaScript share. What a text means is known from how it was made, not from a parser.
+``tests/timeline/write_cases.py`` writes ``tests/timeline/cases.json``, which the tests in Python and in JavaScript
+share. What a text means is known from how it was made, not from a parser.
 """
 
 from __future__ import annotations
