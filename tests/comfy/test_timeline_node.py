@@ -1,0 +1,95 @@
+"""Open-Sora Timeline: what it gives equals what Open-Sora Reference and Open-Sora Prompt Segments give."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from support.comfyui import Executor
+
+pytestmark = [pytest.mark.comfy, pytest.mark.compat]
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+VAE = node("OSoraVAELoader", vae_name="random-vae-v1.2.safetensors", spatial_vae="none", dtype="default",
+           temporal_overlap=True)  # fmt: skip
+CLIP = node("OSoraEmptyLatent", version="1.2", height=64, width=64, frames=34, batch_size=1)
+RED, BLUE = (node("EmptyImage", width=64, height=64, batch_size=1, color=color) for color in (0xFF0000, 0x0000FF))
+PLAN = '{"references": [{"reference": 0}, {"reference": 2, "at": -5, "strength": 0.25}, {"reference": 0, "at": 5}]}'
+
+
+def graph(**more: Any) -> dict[str, Any]:
+    inputs = {"vae": ["vae", 0], "clip_latent": ["clip", 0], "plan": PLAN, "resize": "crop", **more}
+    return {"vae": VAE, "clip": CLIP, "red": RED, "blue": BLUE, "plan": node("OSoraTimeline", **inputs)}
+
+
+def reference(number: int, **more: Any) -> dict[str, Any]:
+    inputs = {"placement": "at position", "position": 0, "frames": 0, "strength": 0.0, "position_unit": "latent frame",
+              "resize": "crop", "segment": 0, **more}  # fmt: skip
+    if number:
+        inputs["references"] = [f"r{number - 1}", 0]
+    return node("OSoraReference", vae=["vae", 0], clip_latent=["clip", 0], **inputs)
+
+
+SOCKETS = {"pictures.picture0": ["red", 0], "pictures.picture2": ["blue", 0]}
+
+
+def test_a_chain_is_that_of_reference_nodes(executor: Executor) -> None:
+    prompt = graph(**SOCKETS)
+    prompt["r0"] = reference(0, image=["red", 0])
+    prompt["r1"] = reference(1, image=["blue", 0], position=-5, strength=0.25)
+    prompt["r2"] = reference(2, image=["red", 0], position=5)
+    chain, strategy, report, wanted = executor.run(prompt, ("plan", 0), ("plan", 2), ("plan", 3), ("r2", 0))
+    assert len(chain.references) == len(wanted.references) == 3
+    for ours, theirs in zip(chain.references, wanted.references, strict=True):
+        assert torch.equal(ours.latent, theirs.latent)
+        assert (ours.target_start, ours.edit_ratio, ours.release) == (
+            theirs.target_start, theirs.edit_ratio, theirs.release,
+        )  # fmt: skip
+    assert strategy == "0,0,0,0,1,0.0;0,2,0,-5,1,0.25;0,0,0,5,1,0.0"
+    assert report.splitlines()[-1].startswith("References overlap at latent frames 5;")
+
+
+def test_a_chain_before_stays_first(executor: Executor) -> None:
+    prompt = graph(references=["r0", 0], **SOCKETS)
+    prompt["r0"] = reference(0, image=["blue", 0], position=7)
+    chain, before = executor.run(prompt, ("plan", 0), ("r0", 0))
+    assert chain.references[0] is before.references[0] and len(chain.references) == 4
+
+
+def test_a_batch_is_numbered_from_its_first_picture(executor: Executor) -> None:
+    prompt = graph(batch=["batch", 0], plan="0,1")
+    prompt["batch"] = node("ImageBatch", image1=["red", 0], image2=["blue", 0])
+    prompt["other"] = node("OSoraTimeline", **{**graph(**SOCKETS)["plan"]["inputs"], "plan": "0,2"})
+    (chain, other) = executor.run(prompt, ("plan", 0), ("other", 0))
+    assert torch.equal(chain.references[0].latent, other.references[0].latent)
+
+
+def test_words_alone_need_neither_vae_nor_pictures(executor: Executor) -> None:
+    plan = json.dumps({"prompts": [{"segment": 0, "text": "a forest"}, {"segment": 2, "text": "the sea"}]})
+    prompt = {"clip": CLIP, "plan": node("OSoraTimeline", clip_latent=["clip", 0], plan=plan, resize="crop")}
+    prompt["lines"] = node("OSoraPromptSegments", lines="a forest\n\nthe sea")
+    chain, words, lines = executor.run(prompt, ("plan", 0), ("plan", 1), ("lines", 0))
+    assert words == lines and chain.references == ()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"plan": '{"references": ['}, "not readable JSON"),
+        ({"plan": "0,1", **SOCKETS}, "nothing is connected to picture1; the nearest good value is 0"),
+        ({"plan": "0,3", **SOCKETS}, "asks for reference 3"),
+        ({"plan": "0,0,0,10", **SOCKETS}, "outside the clip of 10 latent frames; the nearest good value is 9"),
+        ({"plan": "0", "batch": ["red", 0], **SOCKETS}, "both are connected"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(executor: Executor, inputs: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(Exception, match=sentence):
+        executor.run(graph(**inputs), ("plan", 0))
