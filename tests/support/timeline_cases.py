@@ -14,6 +14,7 @@ from support.timeline_plans import cases
 
 
 def strategy_of(row: dict[str, Any]) -> Strategy:
+    """A place as the machine holds it."""
     return Strategy(**{FIELDS[name][0]: float(value) if name == "strength" else value for name, value in row.items()})
 
 
