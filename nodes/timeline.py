@@ -26,6 +26,8 @@ from .references import CATEGORY, References, references_input
 class Timeline(OpenSoraNode):
     """``OSoraTimeline``: which picture goes where, how strong, and which words hold when, on one track of frames."""
 
+    depends = frozenset({"plan"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         socket = io.Image.Input("image", optional=True, tooltip="A picture, or the frames of a clip.")
@@ -81,7 +83,8 @@ class Timeline(OpenSoraNode):
         )
 
     @classmethod
-    def validate_inputs(cls, plan: str | None = None) -> bool | str:
+    def validate_inputs(cls, plan: str | None = None, pictures: Any = None) -> bool | str:
+        # ComfyUI hands over inputs that grow whether they are asked for or not; their wires bring nothing yet.
         parse_plan(plan or "")
         return True
 
