@@ -25,7 +25,6 @@
 import { copy, duplicate, paste } from "./clipboard.js";
 import { addPrompt, addReference, changePrompt, changeReference, removeEntry } from "./edit.js";
 import { boxOf, dragged, gripAt, keyed } from "./geometry.js";
-import { History } from "./history.js";
 import { parsePlan } from "./plan.js";
 import { drawRuler } from "./ruler.js";
 import { overlapping, spanOf } from "./rules.js";
@@ -36,7 +35,6 @@ export class TimelineView {
   /** @param {Host} host */
   constructor(host) {
     this.host = host;
-    this.history = new History(host.read());
     this.selected = -1;
     this.segment = 0;
     /** Whether something is held or being written, and must not be drawn anew. */
@@ -66,8 +64,6 @@ export class TimelineView {
 
   /** The text was changed elsewhere: by hand, by the page's undo, or by a loaded workflow. */
   refresh() {
-    const text = this.host.read();
-    if (text !== this.history.current) this.history.push(text);
     this.render();
   }
 
@@ -77,12 +73,11 @@ export class TimelineView {
   }
 
   /**
-   * One step that can be undone.
+   * One step that the page can undo: it looks for changes after every key and whenever a mouse button is let go.
    *
    * @param {string} text
    */
   change(text) {
-    this.history.push(text);
     this.host.write(text);
     this.render();
   }
@@ -178,8 +173,6 @@ export class TimelineView {
       choice,
       button("+ reference", "Add a reference (N)", () => this.add()),
       button("−", "Remove the chosen reference (Delete)", () => this.remove()),
-      button("↶", "Undo (Ctrl+Z)", () => this.step("undo")),
-      button("↷", "Redo (Ctrl+Y)", () => this.step("redo")),
     );
   }
 
@@ -227,7 +220,6 @@ export class TimelineView {
     const number = found instanceof HTMLElement ? this.elements.indexOf(found) : -1;
     this.select(number);
     if (!this.plan || number < 0 || event.button !== 0) return;
-    event.preventDefault();
     const rules = this.host.clip().rules;
     // The page zooms its nodes: what the screen shows and what the track measures differ by that factor.
     const zoom = this.track.getBoundingClientRect().width / this.size.width || 1;
@@ -283,12 +275,6 @@ export class TimelineView {
     if (this.plan && span) this.change(removeEntry(this.host.read(), "references", span.entry));
   }
 
-  /** @param {"undo" | "redo"} way */
-  step(way) {
-    this.host.write(this.history[way]());
-    this.render();
-  }
-
   /** @param {KeyboardEvent} event */
   onKey(event) {
     if (event.target !== this.root || !this.handle(event)) return;
@@ -303,10 +289,6 @@ export class TimelineView {
   handle(event) {
     const held = event.ctrlKey || event.metaKey;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (held && (key === "z" || key === "y")) {
-      this.step(key === "y" || event.shiftKey ? "redo" : "undo");
-      return true;
-    }
     if (!this.plan) return false;
     const span = this.spans[this.selected];
     if (held && key === "v") return paste((fields) => this.change(addReference(this.host.read(), fields)), this.segment);
@@ -362,7 +344,11 @@ function button(text, title, press) {
   const found = element("button", "opensora-timeline-button", text);
   found.title = title;
   found.setAttribute("aria-label", title);
-  found.addEventListener("click", press);
+  // Not "click", which comes after the page has looked for changes; a key presses without a pointer.
+  found.addEventListener("pointerup", press);
+  found.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === " ") press();
+  });
   return found;
 }
 

@@ -68,6 +68,8 @@ module.exports = async (page, tools) => {
   await page.waitForTimeout(800);
   await tools.shot(`timeline-${vue ? "vue" : "classic"}`);
   const found = { drawn: await page.locator(".opensora-timeline-span").count() };
+  await page.locator(".opensora-timeline-ruler").click(); // the page takes up what the script has built
+  await page.waitForTimeout(500);
 
   const track = await page.locator(".opensora-timeline-track").boundingBox();
   const frame = track.width / 20;
@@ -80,13 +82,22 @@ module.exports = async (page, tools) => {
   const top = await center(page, 0);
   await drag(page, { x: top.x, y: top.box.y + 2 }, { x: top.x, y: top.box.y + 2 + 35 });
   found.softened = await read();
-  for (let step = 0; step < 3; step++) await page.keyboard.press("Control+z");
+  for (let step = 0; step < 3; step++) {
+    await page.keyboard.press("Control+z");
+    await page.waitForTimeout(1200); // the page loads the whole graph again
+  }
+  await page.locator(".opensora-timeline-span").nth(1).waitFor({ timeout: READY });
   found.undone = await read();
+  const chosen = await center(page, 0);
+  await page.mouse.click(chosen.x, chosen.y);
   await page.keyboard.press("]");
   await page.keyboard.press("Control+c");
   await page.keyboard.press("Control+v");
   found.pasted = await read();
-  await page.keyboard.press("Control+z");
+  await page.keyboard.press("]");
+  await page.keyboard.press("]");
+  await page.keyboard.press("Delete");
+  found.removed = await read();
   const saved = await page.evaluate(() => window.app.graph.serialize());
   found.saved = saved.nodes.find((node) => node.type === "OSoraTimeline").widgets_values;
   const queued = await page.evaluate(() => window.app.graphToPrompt());

@@ -4,7 +4,6 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { addPrompt, addReference, changePrompt, changeReference, removeEntry } from "../../js/timeline/edit.js";
-import { History } from "../../js/timeline/history.js";
 import { DEFAULTS, PlanError, formatPlan, parsePlan } from "../../js/timeline/plan.js";
 
 const CASES = JSON.parse(readFileSync(new URL("cases.json", import.meta.url), "utf8"));
@@ -86,13 +85,4 @@ test("the format of an entry's neighbours is taken up", () => {
   assert.equal(changeReference(text, 0, { length: 4 }), text.replace('{"at": 1}', '{"at": 1, "length": 4}'));
   assert.equal(changeReference("0; 0,1,0, 4", 1, { at: 5 }), "0; 0,1,0, 5");
   assert.equal(changeReference("0;0,1", 0, { strength: 0.5 }), "0,0,0,0,1,0.5;0,1");
-});
-
-test("undo and redo go over whole texts", () => {
-  const history = new History("a");
-  history.push("b");
-  history.push("c");
-  assert.deepEqual([history.undo(), history.undo(), history.undo(), history.redo()], ["b", "a", "a", "b"]);
-  history.push("d");
-  assert.equal(history.redo(), "d");
 });
