@@ -62,10 +62,10 @@ function follow(node, view) {
   const timer = setInterval(() => {
     if (document.hidden || !view.root.isConnected) return;
     const { rules, latents, thumbnails } = view.host.clip();
-    const now = JSON.stringify([view.host.read(), rules.id, latents, thumbnails]);
-    if (now === seen || view.busy) return;
+    const now = JSON.stringify([rules.id, latents, thumbnails]);
+    if ((now === seen && view.host.read() === view.drawn) || view.busy) return;
     seen = now;
-    view.refresh();
+    view.render();
   }, LOOK_MS);
   return () => clearInterval(timer);
 }

@@ -39,6 +39,8 @@ export class TimelineView {
     this.segment = 0;
     /** Whether something is held or being written, and must not be drawn anew. */
     this.busy = false;
+    /** The text that is drawn. */
+    this.drawn = "";
     /** @type {Plan | null} */
     this.plan = null;
     /** @type {Span[]} */
@@ -62,11 +64,6 @@ export class TimelineView {
     this.render();
   }
 
-  /** The text was changed elsewhere: by hand, by the page's undo, or by a loaded workflow. */
-  refresh() {
-    this.render();
-  }
-
   /** @returns {Track} */
   get size() {
     return { clip: this.host.clip().latents, width: this.track.offsetWidth || 400, height: TRACK_HEIGHT };
@@ -82,9 +79,11 @@ export class TimelineView {
     this.render();
   }
 
+  /** Draws the text as it is now. */
   render() {
+    this.drawn = this.host.read();
     try {
-      this.plan = parsePlan(this.host.read());
+      this.plan = parsePlan(this.drawn);
       this.root.classList.remove("broken");
     } catch (error) {
       // The text stays as it is, and so does the last picture of it; nothing can be dragged until it is put right.
@@ -98,15 +97,15 @@ export class TimelineView {
 
   /** @param {Plan} plan */
   draw(plan) {
-    const clip = this.host.clip();
+    const [clip, size] = [this.host.clip(), this.size];
     this.spans = plan.references
       .map((place, entry) => ({ place, entry }))
       .filter(({ place }) => place.segment === this.segment)
       .map(({ place, entry }) => spanOf(place, entry, clip.lengths[place.reference], clip.latents, clip.rules));
-    this.elements = this.spans.map((span) => this.spanElement(span, clip));
+    this.elements = this.spans.map((span) => this.spanElement(span, clip, size));
     this.track.replaceChildren(...clip.before.map((each) => beforeElement(each, clip.latents)), ...this.elements);
     this.markOverlaps(clip.latents);
-    drawRuler(this.ruler, clip, this.size);
+    drawRuler(this.ruler, clip, size);
     this.drawBar(plan);
     this.drawWords(plan);
     this.select(Math.min(this.selected, this.spans.length - 1));
@@ -115,8 +114,9 @@ export class TimelineView {
   /**
    * @param {Span} span
    * @param {Clip} clip
+   * @param {Track} size
    */
-  spanElement(span, clip) {
+  spanElement(span, clip, size) {
     const found = element("div", "opensora-timeline-span");
     found.dataset.entry = String(span.entry);
     found.tabIndex = -1;
@@ -125,16 +125,16 @@ export class TimelineView {
     const picture = clip.thumbnails[span.reference];
     if (picture) found.style.backgroundImage = `url("${picture}")`;
     found.append(element("span", "opensora-timeline-number", String(span.reference)));
-    this.put(found, span);
+    this.put(found, span, size);
     return found;
   }
 
   /**
    * @param {HTMLElement} found
    * @param {Span} span
+   * @param {Track} size
    */
-  put(found, span) {
-    const { clip, height } = this.size;
+  put(found, span, { clip, height }) {
     const box = boxOf(span, { clip, width: 100, height });
     Object.assign(found.style, {
       left: `${box.left}%`, width: `${box.width}%`, top: `${box.top}px`, height: `${box.height}px`,
@@ -248,7 +248,7 @@ export class TimelineView {
     found.addEventListener("pointermove", (event) => {
       const [right, down] = [(event.clientX - press.clientX) / zoom, (event.clientY - press.clientY) / zoom];
       fields = dragged(place, span, grip, right, down, size, clip.rules);
-      this.put(found, spanOf({ ...place, ...fields }, span.entry, available, size.clip, clip.rules));
+      this.put(found, spanOf({ ...place, ...fields }, span.entry, available, size.clip, clip.rules), size);
     }, { signal });
     /** @param {boolean} keep */
     const finish = (keep) => {

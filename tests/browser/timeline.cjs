@@ -4,7 +4,11 @@
 const READY = 60000;
 
 async function center(page, number) {
-  const box = await page.locator(".opensora-timeline-span").nth(number).boundingBox();
+  let box = null; // null while the view is drawn anew
+  for (let attempt = 0; attempt < 20 && !box; attempt++) {
+    box = await page.locator(".opensora-timeline-span").nth(number).boundingBox();
+    if (!box) await page.waitForTimeout(100);
+  }
   return { x: box.x + box.width / 2, y: box.y + box.height / 2, box };
 }
 
