@@ -119,8 +119,8 @@ export class TimelineView {
   spanElement(span, clip, size) {
     const found = element("div", "opensora-timeline-span");
     found.dataset.entry = String(span.entry);
-    found.tabIndex = -1;
-    found.setAttribute("role", "option");
+    // Not to be focused itself: it is made anew after every change, and the keys belong to the whole view.
+    found.setAttribute("role", "img");
     if (span.problem) found.classList.add("unusable");
     const picture = clip.thumbnails[span.reference];
     if (picture) found.style.backgroundImage = `url("${picture}")`;
