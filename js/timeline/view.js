@@ -5,7 +5,7 @@
  * A drag only moves the one element it has hold of, so that it costs the same with two spans and with two hundred. The
  * text is rewritten once, when it ends.
  *
- * @import { Plan } from "./plan.js"
+ * @import { Place, Plan } from "./plan.js"
  * @import { Grip, Track } from "./geometry.js"
  * @import { Rules, Span } from "./rules.js"
  *
@@ -266,8 +266,17 @@ export class TimelineView {
     const known = Object.keys(this.host.clip().thumbnails).map(Number);
     const used = new Set(this.plan.references.map((place) => place.reference));
     const reference = known.find((number) => !used.has(number)) ?? known[0] ?? 0;
+    this.append({ reference, segment: this.segment });
+  }
+
+  /**
+   * Adds a reference and chooses it.
+   *
+   * @param {Partial<Place>} fields
+   */
+  append(fields) {
     this.selected = this.spans.length;
-    this.change(addReference(this.host.read(), { reference, segment: this.segment }));
+    this.change(addReference(this.host.read(), fields));
   }
 
   remove() {
@@ -291,12 +300,12 @@ export class TimelineView {
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (!this.plan) return false;
     const span = this.spans[this.selected];
-    if (held && key === "v") return paste((fields) => this.change(addReference(this.host.read(), fields)), this.segment);
+    if (held && key === "v") return paste((fields) => this.append(fields), this.segment);
     if (key === "n" && !held) this.add();
     else if (key === "[" || key === "]") this.select(this.neighbour(key === "]" ? 1 : -1));
     else if (!span) return false;
     else if (held && key === "c") return copy(this.plan.references[span.entry]);
-    else if (held && key === "d") this.change(addReference(this.host.read(), duplicate(this.plan.references[span.entry])));
+    else if (held && key === "d") this.append(duplicate(this.plan.references[span.entry]));
     else if (key === "Delete" || key === "Backspace") this.remove();
     else if (key.startsWith("Arrow")) this.nudge(span, key, event.shiftKey);
     else return false;

@@ -98,9 +98,7 @@ module.exports = async (page, tools) => {
   await page.keyboard.press("Control+c");
   await page.keyboard.press("Control+v");
   found.pasted = await read();
-  await page.keyboard.press("]");
-  await page.keyboard.press("]");
-  await page.keyboard.press("Delete");
+  await page.keyboard.press("Delete"); // what was pasted is chosen
   found.removed = await read();
   const saved = await page.evaluate(() => window.app.graph.serialize());
   found.saved = saved.nodes.find((node) => node.type === "OSoraTimeline").widgets_values;
