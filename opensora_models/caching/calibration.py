@@ -113,18 +113,7 @@ def measure(
     scale = rms(path[-1])
     if not math.isfinite(scale):
         raise ValueError("The run to be measured gives no finite numbers; try another seed, or weights in bfloat16.")
-    errors: list[list[float]] = []
-    rows: list[list[int]] = []
-    strays: dict[int, Tensor] = {}
-    for step in range(steps):
-        again = full(path[step], step)
-        recorder.replay()
-        errors.append([0.0])
-        rows.append([recorder.computed])
-        for end, x in _without_blocks(denoise, again, schedule, step, longest):
-            errors[-1].append(rms(x - path[end]))
-            rows[-1].append(recorder.computed)
-            strays.setdefault(end, x)
+    errors, rows, strays = _reused(denoise, recorder, path, full, schedule, longest)
     growth = _growth(strays, path, full, steps, probes)
     carried = [
         [error * growth[step + 1 + reused] for reused, error in enumerate(row)] for step, row in enumerate(errors)
@@ -136,6 +125,30 @@ def euler(denoise: Denoise, x: Tensor, schedule: Sequence[float], step: int) -> 
     """One step of Euler's rule from ``schedule[step]`` to the next level."""
     level, after = schedule[step], schedule[step + 1]
     return x + (x - denoise(x, level)) * ((after - level) / level)
+
+
+def _reused(
+    denoise: Denoise,
+    recorder: Recorder,
+    path: Sequence[Tensor],
+    full: Callable[[Tensor, int], Tensor],
+    schedule: Sequence[float],
+    longest: int,
+) -> tuple[list[list[float]], list[list[int]], dict[int, Tensor]]:
+    """Pass two: how far each span of reused steps strays from ``path``, rows computed, latents that strayed first."""
+    errors: list[list[float]] = []
+    rows: list[list[int]] = []
+    strays: dict[int, Tensor] = {}
+    for step in range(len(schedule) - 1):
+        again = full(path[step], step)
+        recorder.replay()
+        errors.append([0.0])
+        rows.append([recorder.computed])
+        for end, x in _without_blocks(denoise, again, schedule, step, longest):
+            errors[-1].append(rms(x - path[end]))
+            rows[-1].append(recorder.computed)
+            strays.setdefault(end, x)
+    return errors, rows, strays
 
 
 def _without_blocks(
