@@ -12,7 +12,7 @@ from .door import OpenSoraNode
 
 TILE_TOOLTIP = (
     "Least memory for most pixels: each layer is computed in strips of about this area (512: 512 x 512 pixels). The "
-    "result does not change. auto: what fits into free memory. off: whole layers."
+    "result is the same but for rounding. auto: what fits into free memory. off: whole layers."
 )
 
 MODE, SAMPLE = "mode", "sample"

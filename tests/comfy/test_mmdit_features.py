@@ -160,6 +160,22 @@ def test_large_rows_go_one_by_one(model: Any, monkeypatch: pytest.MonkeyPatch) -
     assert relative(got, want) < 1e-4
 
 
+def test_large_rows_that_a_patch_compares_go_together(
+    model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Core's normalized attention guidance would do nothing on rows alone, which is told where memory wants them so."""
+    from opensora.opensora_models.native.model import mmdit_model
+
+    guided = call("NAGuidance", model=model)[0]
+    want = shot(guided)
+    monkeypatch.setattr(mmdit_model, "MOST_TOKENS_TOGETHER", 0)
+    assert torch.equal(shot(guided), want)
+    assert "compares the rows" not in caplog.text
+    monkeypatch.setattr(type(guided), "get_free_memory", lambda *_: 1.0)
+    assert relative(shot(guided), shot(model)) < 1e-4
+    assert caplog.text.count("Normalized Attention Guidance compares the rows") >= 1
+
+
 def test_a_queue_that_looks_ahead_is_told_every_block(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 

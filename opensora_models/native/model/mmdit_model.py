@@ -29,11 +29,12 @@ from ..text.clip_l import clip_l_of, pair_target
 from .base_model import OpenSoraBase, OpenSoraConfigBase
 from .conds import PerFrame, RowAlone
 from .mmdit_network import NativeMMDiT
+from .unplaced import attention_patches
 
 MOST_TOKENS_TOGETHER = 8192
 """Image and text tokens of a row from which the rows of a step go one by one: a card is busy with one, and ComfyUI
 counts weights it could push out as free memory, so that rows together would have them streamed. An assumption, not
-measured on a GPU."""
+measured on a GPU. Patches that may compare rows keep them together."""
 
 ENCODE = "encode the prompt with Open-Sora Load Text Encoder, a T5-XXL and a CLIP-L file chosen"
 
@@ -54,7 +55,8 @@ class MMDiTModel(OpenSoraBase):
         noise, device = kwargs["noise"], kwargs["device"]
         self.check_latents(noise)
         text = self._text(kwargs.get("cross_attn"), kwargs.get("attention_mask"))
-        kind = RowAlone if self._tokens(noise, text) > MOST_TOKENS_TOGETHER else comfy.conds.CONDRegular
+        alone = self._tokens(noise, text) > MOST_TOKENS_TOGETHER and not self._rows_compared()
+        kind = RowAlone if alone else comfy.conds.CONDRegular
         conds = {
             "text": kind(text.to(device)),
             "pooled": comfy.conds.CONDRegular(self._pooled(kwargs.get("pooled_output")).to(device)),
@@ -78,6 +80,11 @@ class MMDiTModel(OpenSoraBase):
     def operations_of_row(self, cells: tuple[int, int, int]) -> float:
         """See :meth:`OpenSoraBase.operations_of_row`."""
         return mmdit_operations(self.opensora)(cells, self.opensora.text_tokens)
+
+    def _rows_compared(self) -> bool:
+        """Whether the MODEL that runs carries patches that may compare the rows of a step, as core's NAG does."""
+        options = {} if self.current_patcher is None else self.current_patcher.model_options
+        return bool(attention_patches(options.get("transformer_options", {})))
 
     def _tokens(self, noise: Tensor, text: Tensor) -> int:
         patch = self.opensora.patch_size

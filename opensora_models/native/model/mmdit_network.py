@@ -22,7 +22,7 @@ from .clip_layout import ClipLayout
 from .fused_heads import FusedHeads
 from .modulations_apart import ModulationsApart
 from .prefetch import looking_ahead
-from .unplaced import unplaced, warn_once, without_halves
+from .unplaced import tell_rows_apart, unplaced, warn_once, without_halves
 from .wrappers import separated
 
 
@@ -77,6 +77,7 @@ class NativeMMDiT(ClipLayout, MMDiT):
         places = {"double_block": len(self.double_blocks), "single_block": len(self.single_blocks)}
         if not torch.compiler.is_compiling():
             warn_once(unplaced(options, places, control, (ATTENTION_OUTPUT,)), self._said, places)
+            tell_rows_apart(options)
             tokens = conds["text"].shape[1] if "text" in conds else 0
             needed = activation_bytes(self.config, x.shape, tokens, x.element_size(), x.device.type)
             check_forward_fits(needed, x)

@@ -22,7 +22,7 @@ from .conds import from_fixed
 from .frame_masks import active_at
 from .fused import FusedArithmetic
 from .tables import as_linear
-from .unplaced import unplaced, warn_once, without_halves
+from .unplaced import tell_rows_apart, unplaced, warn_once, without_halves
 from .wrappers import separated
 
 
@@ -70,6 +70,7 @@ class NativeSTDiT3(ClipLayout, STDiT3):
         places = {"double_block": len(self.blocks())}
         if not torch.compiler.is_compiling():
             warn_once(unplaced(options, places, control), self._said, places)
+            tell_rows_apart(options)
             check_forward_fits(activation_bytes(self.config, x.shape, x.element_size(), x.device.type), x)
         options = without_halves(options)
         wrappers = separated(get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options))

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...stdit3.blocks import ATTENTION_OUTPUT, CROSS_OUTPUT
+from ..messages import tell
 
 logger = logging.getLogger("opensora")
 
@@ -21,6 +22,25 @@ PLACED = (ATTENTION_OUTPUT, CROSS_OUTPUT)
 
 PAIRS = {ATTENTION_OUTPUT: "attn1_patch", CROSS_OUTPUT: "attn2_patch"}
 """Patches on what an attention gives, and the patch on what goes in that others set together with it."""
+
+NAG = "NAGuidance."
+"""Under this name core's Normalized Attention Guidance sets its patch, which compares the rows of both prompts."""
+
+
+def attention_patches(options: Mapping[str, Any]) -> list[Any]:
+    """The patches on what attention gives, which see the rows of one call: rows that they compare have to share it."""
+    return list(options.get("patches", {}).get(ATTENTION_OUTPUT, ()))
+
+
+def tell_rows_apart(options: Mapping[str, Any]) -> None:
+    """Say that Normalized Attention Guidance has no effect where a call has one prompt's rows only."""
+    names = (getattr(patch, "__qualname__", "") for patch in attention_patches(options))
+    if len(set(options.get("cond_or_uncond", ()))) == 1 and any(name.startswith(NAG) for name in names):
+        tell(
+            "Normalized Attention Guidance compares the rows of the prompt and of the negative prompt. At least one "
+            "step computes them one by one, where it has no effect: one of them does not count there, or too little "
+            "memory is free for both; a smaller or shorter clip needs less."
+        )
 
 
 def without_halves(options: dict[str, Any]) -> dict[str, Any]:
