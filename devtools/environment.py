@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .places import HOME, REPOSITORY, venv_python
 # These three must fit one another; left to themselves, ComfyUI's requirements pull versions that do not import.
 TORCH_PINS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 DEV_REQUIREMENTS = REPOSITORY / "requirements-dev.txt"
+OPTIONAL = ("ray",)  # of these; not made for every Python and system, and the tests that need it are skipped there
 STAMP = "opensora-ready.json"
 MUST_IMPORT = "torch, torchvision, torchaudio, torchsde, transformers, safetensors, einops, aiohttp, av, PIL, pytest"
 NEEDED_GB = {"linux": 7.0}  # 6.0 measured with the CUDA libraries that torch for Linux brings
@@ -71,14 +73,17 @@ class Environment:
         """Install what is missing, prove that it imports, and leave the stamp."""
         if self.ready():
             return
-        missing = self.missing()
-        if missing:
+        needed = [*TORCH_PINS, *read_requirements(self.requirements), *_dev_requirements(optional=False)]
+        if self.missing(needed):
             _check_disk()
             _forget_half_installed(self.folder)
             self._install()
-            missing = self.missing()
+            missing = self.missing(needed)
             if missing:
                 raise Problem(f"After installing, {self.folder} still lacks: {'; '.join(missing)}.")
+        for line in _dev_requirements(optional=True):
+            if self.missing([line]):
+                self._add(line)
         say("Checking that everything imports")
         done = subprocess.run([str(self.python), "-c", f"import {MUST_IMPORT}"], capture_output=True, text=True)
         if done.returncode != 0:
@@ -87,9 +92,8 @@ class Environment:
         part.write_text(json.dumps({"recipe": self.recipe()}), encoding="utf-8")
         os.replace(part, self.folder / STAMP)
 
-    def missing(self) -> list[str]:
-        """The requirements that are not met, each with what is wrong."""
-        wanted = [*TORCH_PINS, *read_requirements(self.requirements), *read_requirements(DEV_REQUIREMENTS)]
+    def missing(self, wanted: Sequence[str]) -> list[str]:
+        """Those of these requirements that are not met, each with what is wrong."""
         done = subprocess.run(
             [str(self.python), "-c", CHECK_SCRIPT], input="\n".join(wanted), capture_output=True, text=True
         )
@@ -98,13 +102,19 @@ class Environment:
         return done.stdout.splitlines()
 
     def _install(self) -> None:
-        pins = HOME / "pins.txt"
-        pins.write_text("\n".join(TORCH_PINS) + "\n", encoding="utf-8")
         say("Installing torch (the largest part, some minutes)")
-        pip.run(self.python, ["install", "-c", str(pins), *TORCH_PINS], "torch")
+        pip.run(self.python, ["install", *_pins(), *TORCH_PINS], "torch")
         say("Installing what ComfyUI and the tests need")
-        files = ["-r", str(self.requirements), "-r", str(DEV_REQUIREMENTS)]
-        pip.run(self.python, ["install", "-c", str(pins), *files], "ComfyUI's requirements")
+        wanted = ["-r", str(self.requirements), *_dev_requirements(optional=False)]
+        pip.run(self.python, ["install", *_pins(), *wanted], "ComfyUI's requirements")
+
+    def _add(self, line: str) -> None:
+        """An optional one; where there is none for this Python and system, a word that tells so."""
+        say(f"Installing {line}")
+        try:
+            pip.run(self.python, ["install", "--only-binary", ":all:", *_pins(), line], line)
+        except pip.NoVersion:
+            say(f"There is no {line} for this Python and system: the tests that need it are skipped.")
 
 
 def create_venv(folder: Path) -> Path:
@@ -124,6 +134,17 @@ def create_venv(folder: Path) -> Path:
         )
     unfinished.unlink()
     return python
+
+
+def _pins() -> list[str]:
+    """pip's arguments that keep torch as it is."""
+    pins = HOME / "pins.txt"
+    pins.write_text("\n".join(TORCH_PINS) + "\n", encoding="utf-8")
+    return ["-c", str(pins)]
+
+
+def _dev_requirements(optional: bool) -> list[str]:
+    return [line for line in read_requirements(DEV_REQUIREMENTS) if line.startswith(OPTIONAL) == optional]
 
 
 def read_requirements(file: Path) -> list[str]:

@@ -24,6 +24,10 @@ NO_DISK = re.compile(r"No space left on device|Errno 28|not enough space on the 
 NO_VERSION = re.compile(r"No matching distribution found for (\S+)")
 
 
+class NoVersion(Problem):
+    """The index has no file of it for this Python and system."""
+
+
 def run(python: Path, arguments: Sequence[str], label: str) -> None:
     """Run ``python -m pip ...``, showing downloads as they begin; Problem when it fails."""
     command = [str(python), "-m", "pip", *arguments, "--disable-pip-version-check", "--no-input"]
@@ -48,27 +52,27 @@ def run(python: Path, arguments: Sequence[str], label: str) -> None:
         process.kill()
         raise
     if process.wait() != 0:
-        raise Problem(explain(kept, label))
+        raise explain(kept, label)
 
 
-def explain(lines: Sequence[str], label: str) -> str:
+def explain(lines: Sequence[str], label: str) -> Problem:
     """What went wrong, from pip's own words."""
     text = "\n".join(lines)
     end = "\n".join(lines[-KEPT_LINES:])
     if NO_DISK.search(text):
-        return f"{label}: the disk is full. Free some space and run the same command again: it continues."
+        return Problem(f"{label}: the disk is full. Free some space and run the same command again: it continues.")
     if NO_NETWORK.search(text):
-        return (
+        return Problem(
             f"{label}: the Python package index cannot be reached. Check the network (or the proxy set for pip) and "
             f"run the same command again: it continues.\n{end}"
         )
     missing = NO_VERSION.search(text)
     if missing:
-        return (
+        return NoVersion(
             f"{label}: there is no {missing.group(1)} for this Python and system. Python 3.10 to 3.13 on Linux, "
             f"Windows or Apple silicon have one; or use a ComfyUI you already have: --comfyui PATH.\n{end}"
         )
-    return f"{label}: pip failed.\n{end}"
+    return Problem(f"{label}: pip failed.\n{end}")
 
 
 def _read(process: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:

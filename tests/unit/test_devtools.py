@@ -132,7 +132,7 @@ def test_a_changed_download_is_not_used(home: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_pips_failures_become_sentences(line: str, said: str) -> None:
-    assert said in pip.explain(["Collecting torch", line], "torch")
+    assert said in str(pip.explain(["Collecting torch", line], "torch"))
 
 
 def test_pip_that_fails_raises_with_its_words() -> None:
@@ -171,6 +171,30 @@ def test_requirements_that_are_not_met_are_named() -> None:
     missing, wrong = done.stdout.splitlines()
     assert missing == "no-such-package-at-all (missing)"
     assert wrong.startswith("pytest>999 (found ")
+
+
+@pytest.mark.parametrize("there_is_one", [True, False])
+def test_what_has_no_file_for_this_python_is_left_out_with_a_word(
+    there_is_one: bool, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "requirements.txt").write_text("", encoding="utf-8")
+    made = environment.Environment(home / "venv", home / "requirements.txt")
+    made.folder.mkdir()
+    asked: list[str] = []
+
+    def run(python: Path, arguments: list[str], label: str) -> None:
+        asked.append(arguments[-1])
+        if not there_is_one:
+            raise pip.explain(["ERROR: No matching distribution found for ray<3,>=2.40"], label)
+
+    monkeypatch.setattr(environment, "HOME", home)
+    monkeypatch.setattr(environment, "MUST_IMPORT", "sys")
+    monkeypatch.setattr(environment, "venv_python", lambda _: Path(sys.executable))
+    monkeypatch.setattr(pip, "run", run)
+    monkeypatch.setattr(environment.Environment, "missing", lambda _, wanted: [x for x in wanted if "ray" in x])
+    made.complete()
+    assert made.ready() and len(asked) == 1 and asked[0].startswith("ray")
+    assert ("tests that need it are skipped" in capsys.readouterr().out) is not there_is_one
 
 
 def test_a_full_disk_is_noticed_before_installing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
