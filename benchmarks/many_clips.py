@@ -92,6 +92,7 @@ def measure(rows: int, workers: int, on_ray: bool) -> dict[str, Any]:
     """Make the rows and give the numbers."""
     from opensora.devtools.batch import ray_engine
     from opensora.devtools.batch.driver import Driver
+    from opensora.devtools.batch.engines import close_all
     from opensora.devtools.batch.ledger import Entry, Ledger
     from opensora.devtools.batch.work import Job
 
@@ -100,7 +101,8 @@ def measure(rows: int, workers: int, on_ray: bool) -> dict[str, Any]:
     if on_ray:
         ray = ray_engine.connect(ray_engine.LOCAL)
         devices = ray_engine.Devices(workers, 0.0, f"{HERE.stem}:Sleeper", (HERE.parent,))
-        team = [ray_engine.RayWorker(ray, number, devices, {}) for number in range(workers)]
+        actors = ray_engine.Actors(ray, devices, {})
+        team = [ray_engine.RayWorker(actors, number) for number in range(workers)]
         ray.get([worker._actor.call.remote("ready") for worker in team])
     early: list[float] = []
     made = 0
@@ -121,6 +123,7 @@ def measure(rows: int, workers: int, on_ray: bool) -> dict[str, Any]:
         driver = Driver(ledger, team, groups, job, listen, needs_files=False)
         started = time.perf_counter()
         driver.run()
+        close_all(team)
         wall = time.perf_counter() - started
         done = ledger.counts()["done"]
         ledger.close()

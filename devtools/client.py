@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import time
 import urllib.error
@@ -18,6 +19,10 @@ from .websocket import WebSocket
 RUN_SECONDS = 300
 HTTP_SECONDS = 60
 QUIET_SECONDS = 5  # how long to wait for an event before asking whether the server still lives
+CHUNK = 1 << 20
+GATEWAY = (502, 503, 504)  # what a proxy answers whose server is away
+# A server is spoken to directly, whatever proxy the environment names for the rest of the network.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 Prompt = dict[str, dict[str, Any]]
@@ -57,7 +62,7 @@ class Run:
         """Every file named in the outputs: ``filename``, ``subfolder`` and ``type``."""
         found = []
         for output in self.outputs.values():
-            for items in output.values():
+            for items in filter(_is_listing, output.values()):
                 found += [item for item in items if isinstance(item, dict) and "filename" in item]
         return found
 
@@ -81,7 +86,7 @@ class ComfyClient:
         """Whether the server answers."""
         try:
             self.get("/system_stats", timeout=2)
-        except OSError:
+        except (OSError, ValueError):  # gone, or something else that listens there
             return False
         return True
 
@@ -91,7 +96,7 @@ class ComfyClient:
 
     def fetch(self, path: str, timeout: float = HTTP_SECONDS) -> bytes:
         """GET a path as bytes; urllib's HTTPError (an OSError) for an answer that is not 200."""
-        with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
+        with _opened(self.url + path, timeout) as answer:
             return bytes(answer.read())
 
     def post(self, path: str, payload: Any) -> Any:
@@ -99,7 +104,7 @@ class ComfyClient:
         request = urllib.request.Request(
             self.url + path, json.dumps(payload).encode("utf-8"), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
+        with _opened(request, HTTP_SECONDS) as answer:
             body = answer.read()
         return json.loads(body) if body else None
 
@@ -109,7 +114,34 @@ class ComfyClient:
 
     def file(self, item: dict[str, str]) -> bytes:
         """The bytes of a file named in an output."""
-        return self.fetch("/view?" + urllib.parse.urlencode(item))
+        return b"".join(self.pieces(item))
+
+    def pieces(self, item: dict[str, str]) -> Iterator[bytes]:
+        """The same piece by piece; ConnectionError where it breaks off."""
+        query = urllib.parse.urlencode({key: item.get(key, "") for key in ("filename", "subfolder", "type")})
+        with _opened(f"{self.url}/view?{query}", HTTP_SECONDS) as answer:
+            expected, got = int(answer.headers.get("Content-Length") or -1), 0
+            while chunk := answer.read(CHUNK):
+                got += len(chunk)
+                yield chunk
+        if expected not in (-1, got):
+            raise ConnectionError(f"{item['filename']} broke off after {got} of {expected} bytes")
+
+    def upload(self, filename: str, content: bytes, subfolder: str) -> None:
+        """Put a file into a folder below the server's input folder, over one of this name."""
+        boundary = uuid.uuid4().hex
+        safe = "".join("_" if character in '"\r\n' else character for character in filename)
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
+            for key, value in (("subfolder", subfolder), ("type", "input"), ("overwrite", "true"))
+        ]
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{safe}"\r\n'
+        before = "".join([*parts, head, "Content-Type: application/octet-stream\r\n\r\n"]).encode()
+        body = before + content + f"\r\n--{boundary}--\r\n".encode()
+        kind = f"multipart/form-data; boundary={boundary}"
+        request = urllib.request.Request(f"{self.url}/upload/image", body, {"Content-Type": kind})
+        with _opened(request, HTTP_SECONDS) as answer:
+            answer.read()
 
     def interrupt(self, prompt_id: str) -> None:
         """Stop the prompt while it runs."""
@@ -152,6 +184,8 @@ class ComfyClient:
         try:
             return str(self.post("/prompt", {"prompt": complete, "client_id": client, **more})["prompt_id"])
         except urllib.error.HTTPError as error:
+            if error.code in GATEWAY:
+                raise
             body = error.read().decode("utf-8", "replace")
             with contextlib.suppress(json.JSONDecodeError):
                 raise PromptRefused(json.loads(body)) from None
@@ -185,3 +219,17 @@ class ComfyClient:
                 return dict(found[prompt_id])
             time.sleep(0.05)
         raise TimeoutError(f"no history of prompt {prompt_id}")
+
+
+def _is_listing(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+@contextlib.contextmanager
+def _opened(request: str | urllib.request.Request, timeout: float) -> Iterator[Any]:
+    """The answer to a request; whatever goes wrong on the way is an OSError."""
+    try:
+        with DIRECT.open(request, timeout=timeout) as answer:
+            yield answer
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"no proper HTTP: {type(error).__name__} {error}") from None

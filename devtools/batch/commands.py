@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..console import Problem, say
-from .driver import Driver
+from .driver import Driver, Ended
 from .engines import engine
-from .ledger import FOLDER, Ledger, Lock, is_driven
-from .naming import DEFAULT
+from .inputs import read_workflow
+from .ledger import FOLDER, Ledger, Lock, check_folder, is_driven
+from .naming import DEFAULT, template_of
 from .outputs import recover
 from .plan import BadRows, enter, make_plan
 from .progress import Json, Quiet, Teller, Terminal, summary
 from .ray_engine import LOCAL
 from .servers import PATIENCE_SECONDS
+from .table import Fault, read_table
 
 ALL_MADE, NOT_ALL, REFUSED, STOPPED = 0, 1, 2, 130
 SHOWN_FAULTS = 200  # of a table; more are counted
@@ -26,21 +30,41 @@ SHOWN_FAULTS = 200  # of a table; more are counted
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status for the shell: 0 all rows made, 1 not all, 2 refused, 130 stopped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shall not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
     except BadRows as bad:
-        for fault in bad.faults[:SHOWN_FAULTS]:
-            say(f"batch.py: {fault}")
-        more = len(bad.faults) - SHOWN_FAULTS
-        say("Nothing was queued." if more <= 0 else f"… and {more} more. Nothing was queued.")
-        return REFUSED
+        return _refused(options, bad.faults)
     except Problem as problem:
-        say(f"batch.py: {problem}")
-        return REFUSED
+        return _refused(options, [Fault(0, str(problem))])
+    except OSError as error:
+        return _refused(options, [Fault(0, _sentence(error))])
     except KeyboardInterrupt:
         say("batch.py: stopped. The same command continues where it left off.")
         return STOPPED
+
+
+def _refused(options: argparse.Namespace, faults: Sequence[Fault]) -> int:
+    """Tell what is wrong, also as JSON."""
+    if getattr(options, "json", False):
+        for fault in faults:
+            say(json.dumps({"event": "fault", "line": fault.line, "text": fault.text}))
+        return REFUSED
+    for fault in faults[:SHOWN_FAULTS]:
+        say(f"batch.py: {fault}")
+    more = len(faults) - SHOWN_FAULTS
+    if more > 0:
+        say(f"… and {more} more.")
+    if options.command is _run:
+        say("Nothing was queued.")
+    return REFUSED
+
+
+def _sentence(error: OSError) -> str:
+    """What the system says, and of which file."""
+    return f"{error.strerror or error} ({error.filename})." if error.filename else f"{error.strerror or error}."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +135,7 @@ def _positive(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     teller: Teller = Json() if options.json else Quiet() if options.quiet else Terminal()
+    _look_first(options)
     with engine(options) as (workers, object_info):
         plan = make_plan(options.workflow, options.table, options.name, object_info)
         if options.check:
@@ -121,16 +146,26 @@ def _run(options: argparse.Namespace) -> int:
             ledger = Ledger(options.out, make=True)
             try:
                 recover(ledger)
-                enter(ledger, plan)
+                lost = enter(ledger, plan)
+                if lost:
+                    teller.listen("note", {"text": f"{lost} finished rows have lost their files: they are made again."})
                 driver = Driver(ledger, workers, plan.groups(), plan.job, _one_at_a_time(teller))
                 ended = driver.run(lambda: teller.tick(ledger.counts, driver.board.members))
-                if ended.error is not None:
-                    raise _as_problem(ended.error)
-                return _end(ledger, teller, ended.why)
+                return _end(options, ledger, teller, ended)
             finally:
                 ledger.close()
         finally:
             lock.release()
+
+
+def _look_first(options: argparse.Namespace) -> None:
+    """What can be wrong before workers are started, which may take minutes."""
+    template_of(options.name)
+    read_workflow(options.workflow)
+    table = read_table(options.table)
+    if table.faults and not table.rows:
+        raise BadRows(table.faults)
+    check_folder(options.out)
 
 
 def _one_at_a_time(teller: Teller) -> Callable[[str, object], None]:
@@ -143,17 +178,18 @@ def _one_at_a_time(teller: Teller) -> Callable[[str, object], None]:
     return listen
 
 
-def _as_problem(error: BaseException) -> BaseException:
-    if isinstance(error, OSError):
-        return Problem(f"{error.strerror or error} ({error.filename or 'no file'}). The same command continues.")
-    return error
-
-
-def _end(ledger: Ledger, teller: Teller, why: str) -> int:
+def _end(options: argparse.Namespace, ledger: Ledger, teller: Teller, ended: Ended) -> int:
+    if ended.error is not None:
+        if not isinstance(ended.error, (OSError, Problem)):
+            raise ended.error
+        said = _sentence(ended.error) if isinstance(ended.error, OSError) else str(ended.error)
+        teller.listen("note", {"text": f"{said} The same command continues.", "error": said})
     counts = ledger.counts()
-    teller.end(why, counts)
-    if why == "interrupted":
+    teller.end("stopped" if ended.error else ended.why, counts)
+    if ended.why == "interrupted":
         return STOPPED
+    if counts["failed"] and not options.json:
+        say(f"Rows that failed are made again by the same command after: python batch.py retry --failed {options.out}")
     return ALL_MADE if counts["done"] == sum(counts.values()) else NOT_ALL
 
 
@@ -173,7 +209,7 @@ def _status(options: argparse.Namespace) -> int:
             for entry in entries:
                 files = [output.final for output in entry.outputs]
                 fields = {key: value for key, value in vars(entry).items() if key not in ("outputs", "key")}
-                say(json.dumps({**fields, "outputs": files}, ensure_ascii=False))
+                say(json.dumps({**fields, "outputs": files}))
             return ALL_MADE
         for entry in entries:
             if entry.state == "failed":

@@ -90,8 +90,6 @@ class Driver:
                     worker.interrupt()
             self._somebody_ended.wait(WATCH_SECONDS / 4)
             self._somebody_ended.clear()
-        for worker in self.workers:
-            worker.close()
 
     # ---- in the thread of a worker ----
 
@@ -100,7 +98,7 @@ class Driver:
             while (taken := self.board.take(worker.name)) is not None:
                 self._make(worker, *taken)
         except BaseException as error:  # the driver's own fault, or a full disk: nothing goes on
-            self._error = error
+            self._error = self._error or error
             self.board.stop()
             with contextlib.suppress(Exception):
                 row = self.board.members[worker.name].row

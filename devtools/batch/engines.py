@@ -7,13 +7,14 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ..console import Problem
 from ..places import REPOSITORY
-from .ray_engine import Devices, RayWorker, connect, count_devices
+from .ray_engine import Actors, Devices, RayWorker, connect, count_devices
 from .servers import ServerWorker, checked_url
 from .work import Worker, WorkerLost
 
@@ -60,12 +61,19 @@ def _on_ray(options: argparse.Namespace) -> Iterator[Engine]:
     ray = connect(options.ray)
     workers: list[RayWorker] = []
     try:
-        workers = [RayWorker(ray, number, devices, settings) for number in range(1, count_devices(ray, devices) + 1)]
+        actors = Actors(ray, devices, settings)
+        workers = [RayWorker(actors, number) for number in range(1, count_devices(ray, devices) + 1)]
         yield list(workers), _first_info(workers)
     finally:
-        for worker in workers:
-            worker.close()
+        close_all(workers)
         ray.shutdown()
+
+
+def close_all(workers: Sequence[Worker]) -> None:
+    """End them, all at once: each takes some seconds."""
+    if workers:
+        with ThreadPoolExecutor(len(workers)) as pool:
+            list(pool.map(lambda worker: worker.close(), workers))
 
 
 def _first_info(workers: list[RayWorker]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from .table import Fault, Row, Table
 NAMES_ONLY = "_"  # columns that begin with it are for file names alone
 ALIASES = {"prompt": ("prompt", "text"), "seed": ("seed", "noise_seed")}
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+PLAIN_KINDS: dict[str, type | tuple[type, ...]] = {"BOOLEAN": bool, "INT": int, "FLOAT": float, "STRING": str}
+SHOWN = 60  # characters of a value in a sentence
 UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 
 
@@ -54,7 +56,7 @@ def read_workflow(path: Path) -> Prompt:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise Problem(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"{path} is no JSON: {error}.") from None
     if isinstance(content, dict) and isinstance(content.get("nodes"), list):
         raise Problem(f"{path} is in the form the page saves; programs need the other: menu File, Export (API).")
@@ -62,6 +64,10 @@ def read_workflow(path: Path) -> Prompt:
     if not is_prompt:
         raise Problem(f"{path} is no workflow in API form: an object of nodes with class_type and inputs.")
     workflow: Prompt = content
+    for key, node in workflow.items():
+        for name, value in node["inputs"].items():
+            if _is_link(value) and str(value[0]) not in workflow:
+                raise Problem(f"{path}: input {name} of node {key} comes from node {value[0]}, which is not there.")
     return workflow
 
 
@@ -95,7 +101,7 @@ def find_targets(workflow: Prompt, columns: Mapping[str, int]) -> tuple[dict[str
 
 
 def _target(workflow: Prompt, column: str) -> Target:
-    title, _, name = column.rpartition(".")
+    title, name = _divided(workflow, column)
     nodes = _nodes_called(workflow, title) if title else list(workflow)
     if title and not nodes:
         titles = sorted({_title(node) for node in workflow.values()})
@@ -114,6 +120,17 @@ def _target(workflow: Prompt, column: str) -> Target:
     known = {given for key in nodes for given, value in workflow[key]["inputs"].items() if _is_free(value)}
     owner = f"{title!r} has" if title else "no node has"
     raise Problem(f"column {column!r}: {owner} {'no' if title else 'an'} input {name!r}{_nearest(name, known)}.")
+
+
+def _divided(workflow: Prompt, column: str) -> tuple[str, str]:
+    """Title and input; both may have dots of their own, so the division that names an input is looked for."""
+    dots = [place for place, character in enumerate(column) if character == "."]
+    divisions = [("", column), *((column[:place], column[place + 1 :]) for place in reversed(dots))]
+    for title, name in divisions:
+        nodes = _nodes_called(workflow, title) if title else list(workflow)
+        if any(each in workflow[key]["inputs"] for key in nodes for each in ALIASES.get(name, (name,))):
+            return title, name
+    return divisions[1] if dots else divisions[0]
 
 
 def _nodes_called(workflow: Prompt, title: str) -> list[str]:
@@ -225,38 +242,54 @@ def _chosen(
         if choice == value or str(choice) == str(value):
             return choice
     takes_files = any(options.get(flag) for flag in UPLOADS)
-    if takes_files and (folder / str(value)).is_file():
+    if takes_files and _is_file(folder / str(value)):
         plan.uploads.append(Upload(target.node, target.name, (folder / str(value)).resolve()))
         return str(value)
     if takes_files:
         raise ValueError(
-            f"{value!r} is no file of {folder} and none of the server's{_nearest(str(value), map(str, choices))}."
+            f"{_shown(value)} is no file of {folder} and none of the server's{_nearest(str(value), map(str, choices))}."
         )
     if options.get("remote") or (not choices and isinstance(value, str)):
         return value  # a menu that fills itself later
-    raise ValueError(f"{value!r} is not in the menu{_nearest(str(value), map(str, choices))}.")
+    raise ValueError(f"{_shown(value)} is not in the menu{_nearest(str(value), map(str, choices))}.")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a cell may hold what no system takes for a path
+        return False
 
 
 def _converted(kind: Any, default: Any, value: Any) -> Any:
     """The value in the type of the input: as the server declares it, else as the workflow has it."""
-    if kind == "BOOLEAN" or (kind is None and isinstance(default, bool)):
+    kind = (
+        kind if kind in PLAIN_KINDS else next((name for name, of in PLAIN_KINDS.items() if isinstance(default, of)), "")
+    )
+    if kind == "BOOLEAN":
         truth = value if isinstance(value, bool) else TRUTHS.get(str(value).strip().lower())
         if truth is None:
-            raise ValueError(f"{value!r} is neither true nor false.")
+            raise ValueError(f"{_shown(value)} is neither true nor false.")
         return truth
-    if kind in ("INT", "FLOAT") or (kind is None and isinstance(default, (int, float))):
-        return _number(value, kind == "INT" or (kind is None and isinstance(default, int)))
-    if kind == "STRING" or isinstance(default, str):
+    if kind in ("INT", "FLOAT"):
+        return _number(value, kind == "INT")
+    if kind == "STRING":
         if isinstance(value, (dict, list)):
-            raise ValueError(f"this input takes text, not {json.dumps(value)[:40]}.")
+            raise ValueError(f"this input takes text, not {_shown(value)}.")
         return str(value)
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence; a cell may hold a book."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _number(value: Any, whole: bool) -> int | float:
     what = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"{json.dumps(value)[:40]} is not {what}.")
+        raise ValueError(f"{_shown(value)} is not {what}.")
     try:
         return int(value) if whole and not isinstance(value, float) else _finite(value, whole)
     except (ValueError, OverflowError):
@@ -266,7 +299,7 @@ def _number(value: Any, whole: bool) -> int | float:
             near = ""
             if whole and isinstance(value, (str, float)) and _is_number(value):
                 near = f"; the nearest is {round(float(value))}"
-            raise ValueError(f"{value!r} is not {what}{near}.") from None
+            raise ValueError(f"{_shown(value)} is not {what}{near}.") from None
         return number
 
 

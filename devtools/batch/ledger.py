@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import sqlite3
 import sys
 import threading
@@ -25,6 +27,8 @@ from ..console import Problem
 FOLDER = ".batch"  # in the folder of results
 FILE = "ledger.sqlite"
 LOCK = "driver.lock"
+LOCK_SECONDS = 1.0
+HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what a system says of a lock that another process holds
 STATES = ("waiting", "running", "saving", "done", "failed", "cancelled")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -64,18 +68,38 @@ class Entry:
     error: str | None = None
 
 
+_DRIVEN = "Another batch.py works in {out}; wait for it, or end it: python batch.py cancel {out}"
+
+
+class Driven(Problem):
+    """Another driver works in the folder."""
+
+
 class Lock:
     """Held by the one driver of a folder; the system takes it back when the process ends, however it ends."""
 
-    def __init__(self, folder: Path) -> None:
-        """Problem where another driver holds it."""
+    def __init__(self, folder: Path, patience: float = LOCK_SECONDS) -> None:
+        """Driven where another driver holds it; ``status`` holds it too, for less than the ``patience``."""
         folder.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = open(folder / LOCK, "a+b")  # noqa: SIM115  (it is held as long as the driver lives)
+        end = time.monotonic() + patience
+        while not self._is_ours():
+            if time.monotonic() > end:
+                self._file.close()
+                raise Driven(_DRIVEN.format(out=folder.parent))
+            time.sleep(0.05)
+
+    def _is_ours(self) -> bool:
         try:
             _lock(self._file)
-        except OSError:
+        except OSError as error:
+            if error.errno in HELD:
+                return False
             self._file.close()
-            raise Problem(f"Another batch.py works in {folder.parent}; wait for it, or end it with: cancel.") from None
+            raise Problem(
+                f"{self._file.name} cannot be locked ({error.strerror}): write to a disk of this machine instead."
+            ) from None
+        return True
 
     def release(self) -> None:
         """Let another driver in."""
@@ -94,11 +118,22 @@ def _lock(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def check_folder(out: Path) -> None:
+    """Problem where nothing can be written there, or another driver works there."""
+    if (out / FOLDER).is_dir() and is_driven(out):
+        raise Driven(_DRIVEN.format(out=out))
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise Problem(f"{there} is a file; name a folder for the results: --out DIR.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Problem(f"{there} may not be written to; name another folder for the results: --out DIR.")
+
+
 def is_driven(out: Path) -> bool:
     """Whether a driver works in this folder of results."""
     try:
-        Lock(out / FOLDER).release()
-    except Problem:
+        Lock(out / FOLDER, 0.0).release()
+    except Driven:
         return True
     return False
 
@@ -109,20 +144,18 @@ class Ledger:
     def __init__(self, out: Path, make: bool = False) -> None:
         """Problem where the folder has none, unless it is to be made."""
         self.out = out
-        path = out / FOLDER / FILE
+        self.path = path = out / FOLDER / FILE
         if not make and not path.is_file():
             raise Problem(f"{out} has no ledger: nothing was made into it yet.")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._guard = threading.RLock()
-        try:
+        with self._told():
             self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             # A killed process loses nothing with these two; a machine that loses its power may lose the last states,
             # never more, and what was lost is made again under the same name.
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
             self._base.executescript(SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise Problem(f"{path} cannot be used: {error}.") from None
 
     def close(self) -> None:
         """Close the file."""
@@ -201,14 +234,26 @@ class Ledger:
 
     def fail(self, name: str, error: str, seconds: float | None = None) -> None:
         """The row itself is at fault."""
-        self._move(name, ("running", "waiting"), "failed", error=error, seconds=seconds)
+        self._move(name, ("running", "waiting"), "failed", error=_writable(error), seconds=seconds)
 
     def give_back(self, name: str, died: bool = False, error: str | None = None) -> None:
         """The row was under way and is not made: it waits again. ``died``: its worker ended while making it."""
         more = "deaths=deaths+1" if died else "attempts=max(attempts-1, 0)" if error is None else ""
         self._move(
-            name, ("running", "saving", "failed"), "waiting", error=error, prompt_id=None, outputs="[]", more=more
+            name,
+            ("running", "saving", "failed"),
+            "waiting",
+            error=_writable(error),
+            prompt_id=None,
+            outputs="[]",
+            more=more,
         )
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Done rows whose files are gone: they wait again."""
+        with self._change():
+            for name in names:
+                self._move(name, ("done",), "waiting", prompt_id=None, outputs="[]", more="attempts=0, deaths=0")
 
     def retry(self, states: Sequence[str]) -> int:
         """Rows in these states wait again, as if never tried; gives how many."""
@@ -249,26 +294,40 @@ class Ledger:
             raise ValueError(f"row {name!r} cannot become {state}: it is {self.entry(name).state}")
 
     def _do(self, sql: str, values: Sequence[Any] = ()) -> int:
-        with self._guard:
+        with self._guard, self._told():
             return self._base.execute(sql, values).rowcount
 
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._guard:
+        with self._guard, self._told():
             return list(self._base.execute(sql, values))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """SQLite's errors as a sentence: a full disk, a folder that may not be written to, a file that is no ledger."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise Problem(f"The ledger {self.path} cannot be used: {error}.") from None
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
         """One transaction."""
-        with self._guard:
+        with self._guard, self._told():
             self._base.execute("BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException as error:
-                self._base.execute("ROLLBACK")
+                if self._base.in_transaction:  # a full disk ends it by itself
+                    self._base.execute("ROLLBACK")
                 if not isinstance(error, _Undo):
                     raise
             else:
                 self._base.execute("COMMIT")
+
+
+def _writable(text: str | None) -> str | None:
+    """Without halves of characters, which servers may send and SQLite does not take."""
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
 
 
 class _Undo(Exception):

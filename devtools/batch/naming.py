@@ -43,7 +43,7 @@ def template_of(given: str) -> str:
     """The template itself, or that of a layout; Problem for one that cannot name files."""
     template = LAYOUTS.get(given, given)
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        fields = _fields(template)
     except ValueError as error:
         raise Problem(f"--name {given!r} is no template: {error}. An example: {DEFAULT}-{{seed}}") from None
     if not fields:
@@ -56,8 +56,19 @@ def template_of(given: str) -> str:
     return template
 
 
+def _fields(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+
+
 def name_rows(template: str, rows: Sequence[Row], defaults: Mapping[str, Any]) -> tuple[list[str], list[Fault]]:
     """A name for each row, without ending, and what is wrong with them. ``defaults`` stand for empty cells."""
+    known = {*FIELDS, *defaults, *(column for row in rows for column in row.values)}
+    unknown = [name for name in _fields(template) if name not in known]
+    if unknown:
+        there = ", ".join(sorted(known))
+        return [""] * len(rows), [
+            Fault(0, f"--name has a field {unknown[0]!r} and no row such a value; there are {there}.")
+        ]
     names: list[str] = []
     faults: list[Fault] = []
     repeats: Counter[str] = Counter()
@@ -86,8 +97,7 @@ def _name(template: str, values: Mapping[str, Any]) -> str:
     try:
         text = _Fields().vformat(template, (), safe)
     except KeyError as missing:
-        known = ", ".join(sorted({*values, *FIELDS}))
-        raise ValueError(f"the name has a field {missing} and the row no such value; there are {known}.") from None
+        raise ValueError(f"the name has a field {missing}, and the row no such value.") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"the name cannot be made: {error}.") from None
     parts = [part.strip().rstrip(".") for part in text.split("/")]

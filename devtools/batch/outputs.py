@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from .ledger import FOLDER, Ledger, Output
 from .naming import file_name
 
 PART = ".part-"
+IS_PART = re.compile(re.escape(PART) + "[0-9a-f]{8}$")
 SETTINGS = "settings"  # folder beside the ledger, for files that cannot hold their own
 MARK = "opensora_batch"  # the key under which a file's metadata holds the row's settings
 
@@ -94,8 +96,39 @@ def recover(ledger: Ledger) -> None:
         else:
             ledger.give_back(entry.name)
     for part in list(ledger.out.rglob(f"*{PART}*")):
-        if part.is_file():
+        if IS_PART.search(part.name) and part.is_file():
             part.unlink()
+
+
+class Present:
+    """The files that lie in a folder of results; each of its folders is listed once."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._names: dict[str, dict[str, list[str]]] = {}  # by folder and by name without ending
+
+    def has(self, final: str) -> bool:
+        """Whether this file is there."""
+        folder, _, filename = final.rpartition("/")
+        return filename in self._in(folder).get(Path(filename).stem, ())
+
+    def called(self, name: str) -> list[str]:
+        """The files of this name, whatever their ending."""
+        folder, _, stem = name.rpartition("/")
+        return [f"{folder}/{filename}".lstrip("/") for filename in self._in(folder).get(stem, ())]
+
+    def is_result(self, final: str, key: str) -> bool:
+        """Whether this file is the result of a row with this key, left by a ledger that lost its last lines."""
+        beside = self._out / FOLDER / SETTINGS / f"{final}.json"
+        return any(path.is_file() and key.encode() in path.read_bytes() for path in (self._out / final, beside))
+
+    def _in(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._names:
+            found = self._names[folder] = {}
+            if (self._out / folder).is_dir():
+                for filename in os.listdir(self._out / folder):
+                    found.setdefault(Path(filename).stem, []).append(filename)
+        return self._names[folder]
 
 
 def _sha256(path: Path) -> str | None:

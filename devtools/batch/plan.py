@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from .inputs import Planned, Target, filled, find_targets, plan_rows, read_workf
 from .ledger import Entry, Ledger
 from .naming import name_rows, template_of
 from .order import Group, Grouping
+from .outputs import Present
 from .table import Fault, Table, read_table
 from .work import Job, SentFile
+
+FEW = 3
+ELSEWHERE = "give the row another name with --name, or write into another folder with --out."
 
 
 class BadRows(Exception):
@@ -66,14 +70,24 @@ def make_plan(workflow_path: Path, table_path: Path, name: str, object_info: Map
     table = read_table(table_path)
     planned, faults = plan_rows(workflow, table, table_path.resolve().parent, object_info)
     targets, _ = find_targets(workflow, table.columns)
-    names, wrong = name_rows(template, table.rows, _defaults(workflow, targets, table))
+    as_taken = [replace(plan.row, values={**plan.row.values, **plan.values}) for plan in planned]  # 7, not "7"
+    names, wrong = name_rows(template, as_taken, _defaults(workflow, targets, table))
     if faults or wrong:
         raise BadRows([*faults, *wrong])
     rows = dict(zip(names, planned, strict=True))
-    entries = [
-        Entry(name, row_key(workflow, targets, plan), plan.row.number, plan.row.line) for name, plan in rows.items()
-    ]
-    return Plan(workflow, targets, rows, entries, f"{workflow_path.name}, {table_path.name}")
+    return Plan(workflow, targets, rows, _entries(workflow, targets, rows), f"{workflow_path.name}, {table_path.name}")
+
+
+def _entries(workflow: Prompt, targets: Mapping[str, Target], rows: Mapping[str, Planned]) -> list[Entry]:
+    entries, faults = [], []
+    for name, plan in rows.items():
+        try:
+            entries.append(Entry(name, row_key(workflow, targets, plan), plan.row.number, plan.row.line))
+        except OSError as error:
+            faults.append(Fault(plan.row.line, f"{error.filename} cannot be read: {error.strerror}."))
+    if faults:
+        raise BadRows(faults)
+    return entries
 
 
 def _defaults(workflow: Prompt, targets: Mapping[str, Target], table: Table) -> dict[str, Any]:
@@ -86,21 +100,47 @@ def _defaults(workflow: Prompt, targets: Mapping[str, Target], table: Table) -> 
     return found
 
 
-def enter(ledger: Ledger, plan: Plan) -> None:
-    """Write the rows into the ledger; BadRows where a finished result has the name of a row with other settings."""
+def enter(ledger: Ledger, plan: Plan) -> int:
+    """Write the rows into the ledger; gives how many finished ones lost their files and wait again.
+
+    BadRows where a finished result, or somebody's file, has the name of a row with other settings.
+    """
+    present = Present(ledger.out)
+    done = {entry.name: entry for entry in ledger.entries("done") if entry.name in plan.rows}
+    foreign = [
+        Fault(entry.line, f"{ledger.out / file} is there already, and not made by this row; {ELSEWHERE}")
+        for entry in plan.entries
+        if entry.name not in done
+        for file in present.called(entry.name)[:1]
+        if not present.is_result(file, entry.key)
+    ]
+    if foreign:
+        raise BadRows(foreign)
+    lost = [name for name, entry in done.items() if not all(present.has(output.final) for output in entry.outputs)]
+    ledger.forget(lost)
     differ = ledger.plan(plan.entries)
-    lines = {entry.name: entry.line for entry in plan.entries}
     if differ:
-        raise BadRows(
-            [
-                Fault(
-                    lines[entry.name],
-                    f"{entry.name!r} is finished already, with other settings; give the row another name with --name, "
-                    "or write into another folder.",
-                )
-                for entry in differ
-            ]
+        raise BadRows(_changed(plan, differ, len(done) - len(lost)))
+    return len(lost)
+
+
+def _changed(plan: Plan, differ: Sequence[Entry], done: int) -> list[Fault]:
+    """What to say of finished rows whose settings are others now."""
+    lines = {entry.name: entry.line for entry in plan.entries}
+    now = {entry.key: entry.line for entry in plan.entries}
+    moved = [entry for entry in differ if entry.key in now]
+    if len(differ) == done > FEW and not moved:  # one sentence for all
+        what = "the workflow, or a whole column, was changed"
+        return [Fault(0, f"all {done} finished rows have other settings now: {what}; {ELSEWHERE}")]
+    return [
+        Fault(
+            lines[entry.name],
+            f"{entry.name!r} is finished already, with other settings"
+            + (f", those of line {now[entry.key]}: add new rows at the end; or " if entry in moved else "; ")
+            + ELSEWHERE,
         )
+        for entry in differ
+    ]
 
 
 def row_key(workflow: Prompt, targets: Mapping[str, Target], planned: Planned) -> str:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -23,7 +24,10 @@ class Teller(Protocol):
     """What hears of a run."""
 
     def listen(self, event: str, data: Mapping[str, object]) -> None:
-        """Something happened to a ``row`` or a ``worker``. Called from many threads, one at a time."""
+        """Something happened to a ``row`` or a ``worker``, or there is a ``note`` to be told.
+
+        Called from many threads, one at a time.
+        """
 
     def tick(self, count: Callable[[], Mapping[str, int]], members: Mapping[str, Member]) -> None:
         """Time went by; ``count`` gives the number of rows in each state, and costs something."""
@@ -72,7 +76,7 @@ class Quiet:
     """Only what went wrong, and the end."""
 
     def listen(self, event: str, data: Mapping[str, object]) -> None:
-        if "error" in data or event == "worker":
+        if "error" in data or event != "row":
             self.line(told(event, data))
 
     def tick(self, count: Callable[[], Mapping[str, int]], members: Mapping[str, Member]) -> None:
@@ -88,6 +92,8 @@ class Quiet:
 
 def told(event: str, data: Mapping[str, object]) -> str:
     """An event as a sentence."""
+    if event == "note":
+        return str(data["text"])
     error = f": {data['error']}" if data.get("error") else ""
     if event == "worker":
         return f"worker {data['name']} is {'set aside' if data['state'] == 'aside' else 'back'}{error}"
@@ -124,7 +130,7 @@ class Terminal(Quiet):
         if self._live:
             self._wipe()
             width = shutil.get_terminal_size().columns - 1
-            sys.stdout.write("".join(line[:width] + "\n" for line in lines))
+            sys.stdout.write("".join(_cut(line, width) + "\n" for line in lines))
             sys.stdout.flush()
             self._height = len(lines)
         else:
@@ -142,6 +148,17 @@ class Terminal(Quiet):
         if self._height:
             sys.stdout.write(f"\x1b[{self._height}A\x1b[J")
             self._height = 0
+
+
+def _cut(line: str, width: int) -> str:
+    """As much of it as fits into one line of a terminal, where some characters are two wide and some none."""
+    shown = []
+    for character in line:
+        width -= 0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if width < 0:
+            break
+        shown.append(character)
+    return "".join(shown)
 
 
 def _worker_line(member: Member) -> str:
@@ -178,4 +195,4 @@ class Json:
         self._write("end", {"why": why, "counts": dict(counts)})
 
     def _write(self, event: str, data: Mapping[str, object]) -> None:
-        say(json.dumps({"event": event, **data}, ensure_ascii=False))
+        say(json.dumps({"event": event, **data}))

@@ -16,12 +16,13 @@ from typing import Any
 from ..console import Problem
 from ..places import REPOSITORY
 from .outputs import Made
-from .work import Job, RowFailed, WorkerLost
+from .work import Job, RowFailed, WorkerLost, content_of
 
 LOCAL = "local"
 HOST = "devtools.batch.host:Host"
 START_SECONDS = 900  # a device may have to be waited for, and ComfyUI loads many packs
 ASK_SECONDS = 1.0
+CALLS = 3  # at a time to one actor: the row, and meanwhile an interrupt or the end
 ANSWER_SECONDS = 40
 INSTALL = "--ray needs Ray, which is not installed here: {python} -m pip install 'ray>=2.40'"
 
@@ -51,9 +52,15 @@ def connect(address: str) -> Any:
             ray.init(address=LOCAL, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise Problem(f"No Ray at {address}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # Ray has many kinds of its own
+        raise Problem(f"No Ray at {address}: {_line_of(error, 0)}") from None
     return ray
+
+
+def _line_of(error: Exception, number: int) -> str:
+    """A line of what an error says, else its kind."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[number] if lines else type(error).__name__
 
 
 def _stay_on_this_machine() -> None:
@@ -80,9 +87,30 @@ def count_devices(ray: Any, devices: Devices) -> int:
     return found
 
 
-def _actor(ray: Any, devices: Devices, settings: dict[str, Any]) -> Any:
-    """Start an actor. Its class is found by name on the machine where it runs."""
-    module_name, class_name = devices.host.split(":")
+class Actors:
+    """Starts actors. Their class is sent along; the class that does the work is found by name where they run."""
+
+    def __init__(self, ray: Any, devices: Devices, settings: dict[str, Any]) -> None:
+        """``settings`` are given to the host, see :mod:`.host`."""
+        self.ray, self._settings = ray, settings
+        # Only what stands in the search path must be there on every machine.
+        path = os.pathsep.join(map(str, devices.search))
+        self._actor = ray.remote(_actor_class(devices.host)).options(
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+            num_cpus=0,
+            num_gpus=devices.gpus,
+            max_concurrency=CALLS,
+            max_restarts=0,
+        )
+
+    def start(self) -> Any:
+        """Another actor; it answers once it is there."""
+        return self._actor.remote(self._settings)
+
+
+def _actor_class(host: str) -> type:
+    """Defined in here, a class is sent to the actor as it is."""
+    module_name, class_name = host.split(":")
 
     def make(given: dict[str, Any]) -> Any:
         return getattr(importlib.import_module(module_name), class_name)(given)
@@ -94,19 +122,16 @@ def _actor(ray: Any, devices: Devices, settings: dict[str, Any]) -> Any:
         def call(self, method: str, *arguments: Any) -> Any:
             return getattr(self._host, method)(*arguments)
 
-    # The classes of this module are sent along as they are; only ``devtools`` must be there by path.
-    path = os.pathsep.join(map(str, devices.search))
-    options = {"num_cpus": 0, "num_gpus": devices.gpus, "max_concurrency": 3, "max_restarts": 0}
-    return ray.remote(Actor).options(runtime_env={"env_vars": {"PYTHONPATH": path}}, **options).remote(settings)
+    return Actor
 
 
 class RayWorker:
     """See :class:`.work.Worker`: an actor, and another one when it ends."""
 
-    def __init__(self, ray: Any, number: int, devices: Devices, settings: dict[str, Any]) -> None:
+    def __init__(self, actors: Actors, number: int) -> None:
         self.name = f"ray-{number}"
-        self._ray, self._devices, self._settings = ray, devices, settings
-        self._actor = _actor(ray, devices, settings)
+        self._actors, self._ray = actors, actors.ray
+        self._actor = actors.start()
         self._is_ready = False  # until then a row that is lost has nothing to do with it
 
     def object_info(self) -> str:
@@ -118,7 +143,7 @@ class RayWorker:
         if not self._is_ready:
             self._ask("ready", START_SECONDS)
             self._is_ready = True
-        files = [vars(replace(file, content=file.content or Path(file.path).read_bytes())) for file in job.files]
+        files = [vars(replace(file, content=content_of(file))) for file in job.files]
         answer = self._ask("make", None, {**fields, "files": files})
         if "failed" in answer:
             raise RowFailed(answer["failed"])
@@ -129,7 +154,7 @@ class RayWorker:
     def recover(self, stopping: Callable[[], bool]) -> bool:
         self.close()  # its ComfyUI may have ended alone; the actor then removes what it left
         self._is_ready = False
-        self._actor = _actor(self._ray, self._devices, self._settings)
+        self._actor = self._actors.start()
         ready = self._actor.call.remote("ready")
         end = time.monotonic() + START_SECONDS
         while not stopping() and time.monotonic() < end:
@@ -155,7 +180,7 @@ class RayWorker:
         try:
             return self._ray.get(self._actor.call.remote(method, *arguments), timeout=seconds)
         except self._ray.exceptions.RayTaskError as error:
-            raise WorkerLost(f"{self.name}: {str(error).splitlines()[-1]}", self._is_ready) from None
+            raise WorkerLost(f"{self.name}: {_line_of(error, -1)}", self._is_ready) from None
         except self._ray.exceptions.RayError as error:
             raise WorkerLost(f"{self.name} ended: {type(error).__name__}", self._is_ready) from None
 

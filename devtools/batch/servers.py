@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
-from ..client import FINAL_EVENTS, HTTP_SECONDS, QUIET_SECONDS, ComfyClient, Prompt, PromptRefused
+from ..client import FINAL_EVENTS, HTTP_SECONDS, QUIET_SECONDS, ComfyClient, Prompt, PromptRefused, Run
 from ..console import Problem
 from ..websocket import WebSocket
 from .outputs import MARK, Made
-from .work import Job, RowFailed, SentFile, WorkerLost
+from .work import Job, RowFailed, SentFile, WorkerLost, content_of
 
-CHUNK = 1 << 20
 HISTORY_TRIES = 40  # the final event is sent a moment before the history is written
 POLL_SECONDS = 0.5  # where the progress channel cannot be opened
 PATIENCE_SECONDS = 300  # how long a server that went away may take to come back
@@ -29,9 +25,16 @@ KEPT = "output"  # type of the files that are results; "temp" are previews
 
 def checked_url(given: str) -> str:
     """The address of a server without a slash at its end; Problem for anything else."""
-    parts = urlsplit(given if "://" in given else f"http://{given}")
-    if parts.scheme != "http" or not parts.hostname or parts.query:
-        raise Problem(f"{given} is no address of a server; one looks like http://127.0.0.1:8188")
+    example = "one looks like http://127.0.0.1:8188"
+    try:
+        parts = urlsplit(given if "://" in given else f"http://{given}")
+        is_one = bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment or parts.username)
+    except ValueError as error:  # a port that is none
+        raise Problem(f"{given} is no address of a server ({error}); {example}") from None
+    if parts.scheme == "https":
+        raise Problem(f"{given}: https is not spoken; make a tunnel to the machine (ssh -L) and name that, {example}")
+    if parts.scheme != "http" or not is_one or any(character.isspace() for character in given):
+        raise Problem(f"{given} is no address of a server; {example}")
     return f"http://{parts.netloc}{parts.path.rstrip('/')}"
 
 
@@ -183,11 +186,7 @@ class ServerWorker:
     def _send(self, file: SentFile) -> str:
         filename = f"{file.sha256[:12]}-{file.filename}"
         if filename not in self._sent:
-            try:
-                content = Path(file.path).read_bytes() if file.content is None else file.content
-            except OSError as error:  # it was there when the rows were checked
-                raise RowFailed(f"{file.path} cannot be read: {error.strerror}") from None
-            _upload(self.client.url, filename, content)
+            self.client.upload(filename, content_of(file), INPUT_FOLDER)
             self._sent.add(filename)
         return f"{INPUT_FOLDER}/{filename}"
 
@@ -195,32 +194,20 @@ class ServerWorker:
         status = entry.get("status") or {}
         if status.get("status_str") == "error":
             raise RowFailed(failure(status.get("messages") or []))
-        made = []
-        for output in (entry.get("outputs") or {}).values():
-            for items in output.values():
-                files = [item for item in items if isinstance(item, dict) and "filename" in item]
-                made += [Made(item["filename"], self._fetched(item)) for item in files if item.get("type") == KEPT]
-        return made
+        files = Run("", entry.get("outputs") or {}).files()
+        return [Made(item["filename"], self._fetched(item)) for item in files if item.get("type") == KEPT]
 
     def _fetched(self, item: dict[str, Any]) -> Iterator[bytes]:
-        query = urlencode({key: item.get(key, "") for key in ("filename", "subfolder", "type")})
         try:
-            with urllib.request.urlopen(f"{self.client.url}/view?{query}", timeout=HTTP_SECONDS) as answer:
-                expected = int(answer.headers.get("Content-Length") or -1)
-                got = 0
-                while chunk := answer.read(CHUNK):
-                    got += len(chunk)
-                    yield chunk
+            yield from self.client.pieces(item)
         except OSError as error:
             raise WorkerLost(f"{self.name} does not give {item['filename']}: {error}") from None
-        if expected not in (-1, got):
-            raise WorkerLost(f"{self.name} broke off after {got} of {expected} bytes of {item['filename']}")
 
 
 def refusal(errors: Any) -> str:
     """What a server that refuses a prompt says, in one line."""
     if not isinstance(errors, dict):
-        return f"refused: {str(errors)[:500]}"
+        return f"refused: {' '.join(str(errors).split())[:500]}"
     said = []
     for node in (errors.get("node_errors") or {}).values():
         said += [
@@ -229,7 +216,7 @@ def refusal(errors: Any) -> str:
     general = errors.get("error")
     if not said and general:
         said = [str(general.get("message", general)) if isinstance(general, dict) else str(general)]
-    return "refused: " + "; ".join(said)
+    return " ".join(("refused: " + "; ".join(said)).split())
 
 
 def failure(messages: list[Any]) -> str:
@@ -241,24 +228,3 @@ def failure(messages: list[Any]) -> str:
         if event == "execution_interrupted":
             return "interrupted at the server"
     return "the server says only that it failed"
-
-
-def _upload(url: str, filename: str, content: bytes) -> None:
-    """Put a file into the server's input folder; the same name is overwritten, it holds the same bytes."""
-    boundary = uuid.uuid4().hex
-    safe = filename.replace('"', "_").replace("\r", "_").replace("\n", "_")
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
-        for key, value in (("subfolder", INPUT_FOLDER), ("type", "input"), ("overwrite", "true"))
-    ]
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{safe}"\r\n'
-    parts += [
-        head.encode(),
-        b"Content-Type: application/octet-stream\r\n\r\n",
-        content,
-        f"\r\n--{boundary}--\r\n".encode(),
-    ]
-    kind = f"multipart/form-data; boundary={boundary}"
-    request = urllib.request.Request(f"{url}/upload/image", b"".join(parts), {"Content-Type": kind})
-    with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:
-        answer.read()

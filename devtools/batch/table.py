@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FORMS = {".csv": "CSV", ".tsv": "CSV", ".jsonl": "JSON lines", ".ndjson": "JSON lines", ".txt": "one prompt a line"}
+OTHER_DELIMITERS = (";", "\t", "|", ",")
 MAX_CELL = 1 << 20  # characters; the csv module stops at 131072 by itself
 
 
@@ -86,7 +87,11 @@ def _json_lines(text: str) -> Table:
         number += 1
         try:
             found = json.loads(content, object_pairs_hook=_once)
-        except ValueError as error:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            faults.append(Fault(line, "a text holds half of a character (a lone surrogate)."))
+            continue
+        except (ValueError, RecursionError) as error:
             faults.append(Fault(line, f"this is no JSON: {error}."))
             continue
         if not isinstance(found, dict):
@@ -132,11 +137,16 @@ def _csv(text: str, delimiter: str) -> Table:
             header = [cell.strip() for cell in cells]
             header_line = line
             faults += _header_faults(header, line)
+            if len(header) == 1 and any(mark in header[0] for mark in OTHER_DELIMITERS):
+                text = f"the columns {header[0]!r} are not divided by a {'tab' if delimiter != ',' else 'comma'}"
+                return Table(
+                    [], {}, [Fault(line, f"{text}; save the table as .csv with commas, or as .tsv with tabs.")]
+                )
             continue
         number += 1
-        if len(cells) > len(header):
-            counted = f"this row has {len(cells)} cells and the header {len(header)}"
-            faults.append(Fault(line, f"{counted}; put a cell that holds a comma in quotes."))
+        if len(cells) != len(header):
+            what = "an empty cell too needs its comma" if len(cells) < len(header) else "put one with a comma in quotes"
+            faults.append(Fault(line, f"this row has {len(cells)} cells and the header {len(header)}; {what}."))
             continue
         filled = {name: cell for name, cell in zip(header, cells, strict=False) if name and cell.strip()}
         rows.append(Row(number, line, filled))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..client import Prompt
@@ -35,6 +36,14 @@ class SentFile:
     sha256: str
     path: str
     content: bytes | None = None  # filled where the worker cannot see the path
+
+
+def content_of(file: SentFile) -> bytes:
+    """Its bytes; RowFailed where they cannot be read: they could when the rows were checked."""
+    try:
+        return Path(file.path).read_bytes() if file.content is None else file.content
+    except OSError as error:
+        raise RowFailed(f"{file.path} cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True)

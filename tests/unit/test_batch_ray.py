@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opensora.devtools.batch.ray_engine import Devices, RayWorker, count_devices
+from opensora.devtools.batch.ray_engine import Actors, Devices, RayWorker, count_devices
 from opensora.devtools.batch.work import Job, RowFailed, SentFile, WorkerLost
 from opensora.devtools.console import Problem
 
@@ -29,11 +29,12 @@ class PretendedRay:
     def __init__(self, host: Callable[..., Any], gpus: int = 0) -> None:
         self.host, self.gpus = host, gpus
         self.options: list[dict[str, Any]] = []
-        self.killed = 0
+        self.started = self.killed = 0
         self.starts = True
 
     def remote(self, actor: type) -> Any:
         def start(settings: dict[str, Any]) -> Any:
+            self.started += 1
             return SimpleNamespace(call=SimpleNamespace(remote=lambda *call: call))
 
         def options(**given: Any) -> Any:
@@ -61,7 +62,7 @@ class PretendedRay:
 
 def worker_on(host: Callable[..., Any], devices: Devices | None = None) -> tuple[PretendedRay, RayWorker]:
     ray = PretendedRay(host)
-    return ray, RayWorker(ray, 1, devices or Devices(1), {})
+    return ray, RayWorker(Actors(ray, devices or Devices(1), {}), 1)
 
 
 JOB = Job("r", "id", {}, {"key": "k"})
@@ -90,7 +91,7 @@ def test_an_actor_that_ends_is_followed_by_another(error: Exception) -> None:
     with pytest.raises(WorkerLost, match="ray-1") as lost:
         worker.make(JOB)
     assert lost.value.began and worker.recover(lambda: False) and worker.make(JOB) == []
-    assert len(ray.options) == 2 and ray.killed == 1
+    assert ray.started == 2 and ray.killed == 1
 
 
 def test_a_device_that_cannot_start_is_given_up() -> None:
@@ -109,6 +110,12 @@ def test_files_of_a_row_travel_with_it(tmp_path: Any) -> None:
     _, worker = worker_on(lambda method, fields: seen.append(fields) or {"files": []})
     worker.make(Job("r", "id", {}, {}, [SentFile("3", "image", "a.png", "0" * 64, str(tmp_path / "a.png"))]))
     assert seen[0]["files"][0]["content"] == b"picture"
+
+
+def test_a_file_that_is_gone_by_then_is_the_rows_fault(tmp_path: Any) -> None:
+    _, worker = worker_on(lambda method, fields: {"files": []})
+    with pytest.raises(RowFailed, match="cannot be read"):
+        worker.make(Job("r", "id", {}, {}, [SentFile("3", "image", "a.png", "0" * 64, str(tmp_path / "a.png"))]))
 
 
 def test_one_actor_for_each_gpu() -> None:
