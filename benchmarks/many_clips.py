@@ -88,22 +88,24 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measure(rows: int, workers: int, on_ray: bool) -> dict[str, Any]:
-    """Make the rows and give the numbers."""
+def on_ray(workers: int) -> tuple[Any, list[Any]]:
+    """A Ray of this machine, and workers on it that have started."""
     from opensora.devtools.batch import ray_engine
+
+    ray = ray_engine.connect(ray_engine.LOCAL)
+    actors = ray_engine.Actors(ray, ray_engine.Devices(workers, 0.0, f"{HERE.stem}:Sleeper", (HERE.parent,)), {})
+    team = [ray_engine.RayWorker(actors, number) for number in range(workers)]
+    ray.get([worker._actor.call.remote("ready") for worker in team])
+    return ray, team
+
+
+def measure(rows: int, team: list[Any]) -> dict[str, float]:
+    """Make the rows and give the numbers."""
     from opensora.devtools.batch.driver import Driver
     from opensora.devtools.batch.engines import close_all
     from opensora.devtools.batch.ledger import Entry, Ledger
     from opensora.devtools.batch.work import Job
 
-    team: list[Any] = [SleepingWorker(number) for number in range(workers)]
-    ray = None
-    if on_ray:
-        ray = ray_engine.connect(ray_engine.LOCAL)
-        devices = ray_engine.Devices(workers, 0.0, f"{HERE.stem}:Sleeper", (HERE.parent,))
-        actors = ray_engine.Actors(ray, devices, {})
-        team = [ray_engine.RayWorker(actors, number) for number in range(workers)]
-        ray.get([worker._actor.call.remote("ready") for worker in team])
     early: list[float] = []
     made = 0
 
@@ -121,23 +123,19 @@ def measure(rows: int, workers: int, on_ray: bool) -> dict[str, Any]:
         ledger.plan(Entry(f"{i:06d}", str(i), i, i) for i in range(rows))
         groups = {f"{i:06d}": ("", str(i // 100)) for i in range(rows)}
         driver = Driver(ledger, team, groups, job, listen, needs_files=False)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         driver.run()
+        worked = time.process_time() - worked
         close_all(team)
         wall = time.perf_counter() - started
         done = ledger.counts()["done"]
         ledger.close()
-    if ray is not None:
-        ray.shutdown()
-    overhead = 1000 * (wall / rows - SLEEP / workers)
-    grown = resident_mb() - early[0] if early else 0.0
     return {
         "rows": done,
-        "workers": workers,
-        "ray": on_ray,
         "wall_s": round(wall, 2),
-        "overhead_ms": round(overhead, 3),
-        "grown_mb": round(grown, 1),
+        "overhead_ms": round(1000 * (wall / rows - SLEEP / len(team)), 3),
+        "driver_cpu_ms": round(1000 * worked / rows, 3),
+        "grown_mb": round(resident_mb() - early[0], 1) if early else 0.0,
     }
 
 
@@ -149,7 +147,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=64)
     options = parser.parse_args()
     _load()
-    print(json.dumps(measure(options.rows, options.workers, options.ray)))
+    ray, team = on_ray(options.workers) if options.ray else (None, [SleepingWorker(i) for i in range(options.workers)])
+    print(json.dumps({"workers": len(team), "ray": options.ray, **measure(options.rows, team)}))
+    if ray is not None:
+        ray.shutdown()
 
 
 if __name__ == "__main__":
