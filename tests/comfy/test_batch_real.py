@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from opensora.devtools.batch.ledger import FOLDER, Ledger
-from opensora.devtools.places import HOME, REPOSITORY, venv_python
 from opensora.devtools.server import ComfyServer, prepare_base
 from support.comfyui import comfyui_root
+from support.drivers import done, driver, processes, ray_python, until
 from support.pack import PACK_ROOT
 
 ROWS = 40
@@ -39,48 +34,6 @@ def job(folder: Path) -> list[str]:
     table = folder / "table.csv"
     table.write_text("\n".join(["prompt,seed,Sample.steps,Clip to make.frames", *rows]) + "\n", encoding="utf-8")
     return ["run", str(WORKFLOW), str(table), "--out", str(folder / "out"), "--json"]
-
-
-def processes(mark: str, *more: str) -> list[int]:
-    """Ids of processes whose command line holds all of these."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit() and int(path.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                if all(text in line for text in (mark, *more)):
-                    found.append(int(path.name))
-    return found
-
-
-def until(true: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never became true"
-        time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def driver(python: Path, arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The driver as a process; its words go to a file."""
-    with open(folder / "driver.log", "ab") as log:
-        process = subprocess.Popen([str(python), str(REPOSITORY / "batch.py"), *arguments], stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def done(folder: Path) -> int:
-    """How many rows are done."""
-    if not (folder / "out" / FOLDER / "ledger.sqlite").exists():
-        return 0
-    ledger = Ledger(folder / "out")
-    try:
-        return ledger.counts()["done"]
-    finally:
-        ledger.close()
 
 
 def check(folder: Path) -> None:
@@ -114,16 +67,6 @@ def test_servers_and_the_driver_are_killed(tmp_path: Path) -> None:
         with driver(Path(sys.executable), arguments, tmp_path) as process:
             assert process.wait(300) == 0, (tmp_path / "driver.log").read_text()
     check(tmp_path)
-
-
-def ray_python() -> Path:
-    """An interpreter that has Ray; it need not be the one that runs ComfyUI."""
-    if importlib.util.find_spec("ray") is not None:
-        return Path(sys.executable)
-    apart = venv_python(HOME / "rayvenv")
-    if not apart.exists():
-        pytest.skip("Ray is not installed: pip install -r requirements-dev.txt")
-    return apart
 
 
 def test_two_workers_on_ray_are_killed_and_the_driver_too(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class FakeComfyUI:
         refuses: Callable[[dict[str, Any]], str | None] = lambda prompt: None,
         metadata: bool = True,
         channel: bool = True,
+        port: int = 0,
     ) -> None:
         """``fails`` and ``refuses`` give a reason by prompt; without ``channel`` there are no events."""
         self.seconds, self.fails, self.refuses, self.metadata, self.channel = seconds, fails, refuses, metadata, channel
@@ -84,7 +85,7 @@ class FakeComfyUI:
         self._new: queue.Queue[int] = queue.Queue()
         self._interrupted = threading.Event()
         self._dead = False
-        self._serve(0)
+        self._serve(port)
         threading.Thread(target=self._work, daemon=True).start()
 
     def _serve(self, port: int) -> None:
