@@ -31,17 +31,35 @@ def app_of(workflow: dict[str, Any]) -> dict[str, Any]:
     return dict(workflow["extra"]["linearData"])
 
 
+def slots_of(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    """The inputs of nodes that app mode shows, in its order."""
+    nodes = {str(node["id"]): node for node in every_node(workflow)}
+    return [
+        slot for node, widget in app_of(workflow)["inputs"] for slot in nodes[node]["inputs"] if slot["name"] == widget
+    ]
+
+
+def labels_of(workflow: dict[str, Any]) -> list[str]:
+    """What app mode calls them."""
+    return [slot.get("label", slot["name"]) for slot in slots_of(workflow)]
+
+
 @pytest.mark.parametrize("name", SECONDS)
 def test_an_app_names_widgets_and_outputs_that_are_there(name: str) -> None:
     workflow = WORKFLOWS[name]
     nodes = {str(node["id"]): node for node in every_node(workflow)}
     app = app_of(workflow)
-    for node, widget in app["inputs"]:
-        (slot,) = [slot for slot in nodes[node]["inputs"] if slot["name"] == widget]
-        assert "widget" in slot and slot["link"] is None
+    assert len(slots_of(workflow)) == len(app["inputs"])
+    assert all("widget" in slot and slot["link"] is None for slot in slots_of(workflow))
     assert app["inputs"][0][1] in ("prompt", "lines"), "the prompt comes first"
     assert nodes[app["outputs"][0]]["type"] == "OSoraDecodeToVideo"
     assert workflow["extra"]["linearMode"] is False, "a template opens as a graph"
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_an_app_calls_no_two_inputs_alike(name: str) -> None:
+    labels = labels_of(WORKFLOWS[name])
+    assert len(set(labels)) == len(labels), labels
 
 
 def test_the_main_templates_are_apps() -> None:
@@ -51,9 +69,9 @@ def test_the_main_templates_are_apps() -> None:
 def test_apps_show_their_inputs_and_run(each_page: Page) -> None:
     visit = each_page.browser.visit("apps", graphs=WORKFLOWS, steps=STEPS, seconds=PATIENCE)
     for name, seen in visit.value.items():
-        widgets = [widget for _, widget in app_of(WORKFLOWS[name])["inputs"]]
-        assert seen["shown"].split("\n") == widgets, name
-        assert len(seen["values"]) == len(widgets) and all(seen["values"]), name
+        labels = labels_of(WORKFLOWS[name])
+        assert seen["shown"].split("\n") == labels, name
+        assert len(seen["values"]) == len(labels) and all(seen["values"]), name
         assert (seen["width"], seen["seconds"]) == (64, pytest.approx(SECONDS[name], abs=0.05)), name
     assert visit.errors == []
     each_page.server.check_log()
