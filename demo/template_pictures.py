@@ -45,6 +45,7 @@ SPECIAL: dict[str, tuple[str, tuple[int, ...]]] = {
     "51": ("the sampler in parts", (0,)),
     "52": ("taught: red circle", ()),
     "53": ("window by window", ()),
+    "54": ("a LoRA file", ()),
 }
 LIKE = {"Open-Sora 30 Prompt refinement": "Open-Sora 01 Text to video"}
 """Templates that need a file of the person, and another that gives the same video for the same words."""

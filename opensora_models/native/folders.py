@@ -7,7 +7,7 @@ from pathlib import Path
 import folder_paths
 
 DEMO_MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
-CATEGORIES = ("diffusion_models", "vae", "text_encoders")
+CATEGORIES = ("diffusion_models", "vae", "text_encoders", "loras")
 
 
 def register_demo_models(root: Path = DEMO_MODELS) -> list[str]:

@@ -71,6 +71,7 @@ SHOWN: dict[str, tuple[int, tuple[Part, ...]]] = {
     "Open-Sora 51 Custom sampler": SQUARE,
     "Open-Sora 52 LoRA": clip("square", "blue"),
     "Open-Sora 53 Context windows": clip("circle", "green", frames=34),
+    "Open-Sora 54 LoRA from a file": clip("square", "blue"),
 }  # fmt: skip
 """Frames of every video a template leaves, all 64x64, and what its prompts promise."""
 

@@ -44,6 +44,7 @@ def test_they_are_small_and_nothing_else_lies_there() -> None:
         *(["text_encoders/opensora-tiny-clip-l.safetensors"] if "2.0" in SHIPPED else []),
         *(f"diffusion_models/opensora-tiny-v{version}.safetensors" for version in SHIPPED),
         *(f"vae/opensora-tiny-vae-v{version}.safetensors" for version in SHIPPED),
+        "loras/opensora-tiny-v1.3-lora.safetensors",
     }
     assert sum(files.values()) < MAX_MEGABYTES * 1e6
 
