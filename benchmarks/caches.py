@@ -1,7 +1,10 @@
 """How near caches stay to the full run on the tiny trained models, at equal numbers of computed rows.
 
     python benchmarks/caches.py                                     1.2 and 1.3, 64 prompts of 4 clips (hours on a CPU)
-    python benchmarks/caches.py --version 1.3 --prompts 8 --clips 1 a first look
+    python benchmarks/caches.py --prompts 8 --clips 1               a first look
+    python benchmarks/caches.py --clips 1 --minutes 10              as many prompts as ten minutes a release allow
+
+What was measured is written after every prompt (``--out``), and with ``--tables FOLDER`` the step tables as well.
 
 Compared are the Step Cache with tables calibrated on other prompts, core's EasyCache and LazyCache over their
 thresholds, and simply fewer steps; all with the same noise. PSNR and SSIM are of decoded frames against the full run;
@@ -12,8 +15,10 @@ Needs ComfyUI (``COMFYUI_PATH`` or the tree that ``dev.py`` made).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
+import random
 import statistics
 import sys
 import time
@@ -28,6 +33,10 @@ from torch import Tensor
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.comfyui import use_comfyui  # noqa: E402
 from support.pack import PACK_ROOT, load_pack  # noqa: E402
+
+use_comfyui()
+load_pack()
+from opensora.opensora_models.caching.table_file import ENDING, save_new_tables  # noqa: E402
 
 SHARES = (70, 60, 50, 40)
 EASY = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
@@ -74,10 +83,10 @@ class Studio:
         self.model = load_model(models / "diffusion_models" / f"opensora-tiny-v{version}.safetensors")
         self.vae = load_vae(models / "vae" / f"opensora-tiny-vae-v{version}.safetensors")
         self.clip = load_text_encoder(models / "text_encoders" / "opensora-tiny-t5.safetensors")
-        asked = held_out()
-        self.asked = asked[: options.prompts]
+        # In one random order, so that the first few are of all colours and shapes.
+        self.asked = random.Random(SEED).sample(held_out(), options.prompts)
         self.captions = as_trained(prompts_for(self.asked), version)
-        known = [row for row in combinations() if row not in asked]
+        known = [row for row in combinations() if row not in held_out()]
         self.for_calibration = as_trained(prompts_for(known[:: max(1, len(known) // 4)][:4]), version)
         self.rows = 0
         self._count_rows()
@@ -156,27 +165,26 @@ def ways(studio: Studio, tables: Any) -> list[tuple[Way, Make]]:
     return found
 
 
-def judge(studio: Studio, compared: list[tuple[Way, Make]]) -> None:
-    """Runs every prompt in every way and notes what it makes."""
+def judge(studio: Studio, compared: list[tuple[Way, Make]], number: int) -> None:
+    """Runs one prompt in every way and notes what it makes."""
     from opensora.opensora_models.vae.quality import psnr, ssim
     from opensora.training.reading import read_clip
 
-    for number, caption in enumerate(studio.captions):
-        text, full = studio.encoded(caption), None
-        for way, make in compared:
-            model, steps = make()
-            frames, rows, seconds = studio.made(model, text, number, steps)
-            full = frames if full is None else full
-            way.rows.append(rows)
-            way.seconds += seconds
-            pairs = list(zip(frames, full, strict=True))
-            way.psnr.append(statistics.fmean(value for pair in pairs for value in psnr(*pair)))
-            way.ssim.append(statistics.fmean(value for pair in pairs for value in ssim(*pair)))
-            for clip in frames:
-                reading = read_clip((clip * 255 + 0.5).to(torch.uint8).numpy())
-                for index, name in enumerate(way.right):
-                    way.right[name] += getattr(reading, name) == studio.asked[number][index]
-            way.clips += len(frames)
+    text, full = studio.encoded(studio.captions[number]), None
+    for way, make in compared:
+        model, steps = make()
+        frames, rows, seconds = studio.made(model, text, number, steps)
+        full = frames if full is None else full
+        way.rows.append(rows)
+        way.seconds += seconds
+        pairs = list(zip(frames, full, strict=True))
+        way.psnr.append(statistics.fmean(value for pair in pairs for value in psnr(*pair)))
+        way.ssim.append(statistics.fmean(value for pair in pairs for value in ssim(*pair)))
+        for clip in frames:
+            reading = read_clip((clip * 255 + 0.5).to(torch.uint8).numpy())
+            for index, name in enumerate(way.right):
+                way.right[name] += getattr(reading, name) == studio.asked[number][index]
+        way.clips += len(frames)
 
 
 def at_rows(curve: Sequence[Way], rows: float) -> list[float] | None:
@@ -217,6 +225,20 @@ def verdicts(found: Sequence[Way]) -> list[str]:
     return lines
 
 
+def rights(found: Sequence[Way]) -> str:
+    """Which shares of the Step Cache lie below those of the full run by more than their 95 % interval."""
+    from opensora.training.evaluate import interval
+
+    full = next(way for way in found if way.kind == "full")
+    lower = [
+        f"{way.name}: {name} {count}/{way.clips} against {full.right[name]}/{full.clips}"
+        for way in (each for each in found if each.kind == "step")
+        for name, count in way.right.items()
+        if interval(count / way.clips, way.clips)[1] < full.right[name] / full.clips
+    ]
+    return "; ".join(lower) or "No share right of the Step Cache lies below the full run's beyond its interval."
+
+
 def table(found: Sequence[Way]) -> list[str]:
     """Markdown: a row a way, with 95 % intervals."""
     from opensora.training.evaluate import told
@@ -232,32 +254,50 @@ def table(found: Sequence[Way]) -> list[str]:
     return lines
 
 
+def compare(studio: Studio, options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> list[Way]:
+    """All prompts, or as many as the minutes allow; ``keep`` gets what is known after each."""
+    start, tables = time.perf_counter(), studio.tables()
+    if options.tables is not None:
+        path = options.tables / f"opensora-tiny-v{studio.version}{ENDING}"
+        save_new_tables(lambda: path, tables)
+    compared = ways(studio, tables)
+    found = [way for way, _ in compared]
+    for number in range(len(studio.captions)):
+        if number and time.perf_counter() - start > 60 * options.minutes:
+            break
+        judge(studio, compared, number)
+        keep({"tables": dict(tables.tables), "ways": [asdict(way) for way in found]})
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compares, prints tables and verdicts, and writes what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", choices=tuple(STEPS), nargs="*", default=["1.2", "1.3"])
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--clips", type=int, default=4, help="of each prompt, from different noise")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no prompt begins later, for each release")
     parser.add_argument("--out", type=Path, default=Path("caches.json"))
+    parser.add_argument("--tables", type=Path, help="folder for the step tables that are compared")
     options = parser.parse_args(arguments)
-    use_comfyui()
-    load_pack()
     import comfy.utils
 
     comfy.utils.set_progress_bar_enabled(False)
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
+
+    def keep(version: str, measured: dict[str, Any]) -> None:
+        results[version] = measured
+        options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
     with torch.inference_mode():
         for version in options.version:
-            start, studio = time.perf_counter(), Studio(version, options)
-            tables = studio.tables()
-            compared = ways(studio, tables)
-            judge(studio, compared)
-            found = [way for way, _ in compared]
-            results[version] = {"tables": dict(tables.tables), "ways": [asdict(way) for way in found]}
-            options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
-            head = f"\nOpen-Sora {version}, {options.prompts} prompts, {time.perf_counter() - start:.0f} s in all"
-            sys.stdout.write("\n".join([head, *table(found), "", *verdicts(found)]) + "\n")
+            start = time.perf_counter()
+            found = compare(Studio(version, options), options, functools.partial(keep, version))
+            made = f"{len(found[0].rows)} prompts of {options.clips} clips, {time.perf_counter() - start:.0f} s in all"
+            lines = [f"\nOpen-Sora {version}, {made}", *table(found), "", *verdicts(found), rights(found)]
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ SPECIAL: dict[str, tuple[str, tuple[int, ...]]] = {
     "41": ("prompt kept in a file", ()),
     "42": ("latents decoded again", ()),
     "43": ("steps left out", ()),
+    "44": ("steps left out, measured", ()),
     "50": ("KSampler, VAE Decode", ()),
     "51": ("the sampler in parts", (0,)),
     "52": ("taught: red circle", ()),

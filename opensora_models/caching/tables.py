@@ -74,6 +74,11 @@ class StepTable:
         return flags
 
 
+def falls(schedule: Sequence[float]) -> bool:
+    """Whether every noise level lies below the one before it, as tables over levels need it."""
+    return all(high > low for high, low in zip(schedule, schedule[1:], strict=False))
+
+
 def spread(schedule: Sequence[float], count: int) -> tuple[float, ...]:
     """``count`` levels at equal shares of a run's steps, between two steps in proportion."""
     steps, levels = len(schedule) - 1, []
@@ -156,6 +161,5 @@ def _check_levels(levels: Sequence[float], steps: int) -> None:
         return
     if len(levels) != steps:
         raise ValueError(f"The step table has {steps} steps, but {len(levels)} levels; every step needs its own.")
-    falling = all(high > low for high, low in zip(levels, levels[1:], strict=False))
-    if not falling or not all(math.isfinite(level) and level > 0 for level in levels):
+    if not falls(levels) or not all(math.isfinite(level) and level > 0 for level in levels):
         raise ValueError("The levels of a step table must be numbers above 0 that fall from step to step.")

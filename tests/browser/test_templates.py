@@ -67,6 +67,7 @@ SHOWN: dict[str, tuple[int, tuple[Part, ...]]] = {
     "Open-Sora 41 Saved prompt": clip("circle", "yellow", "left"),
     "Open-Sora 42 Decode again": clip("square", "blue", "up"),
     "Open-Sora 43 EasyCache": clip("circle", "purple", "left"),
+    "Open-Sora 44 Step cache": clip("square", "cyan", "down"),
     "Open-Sora 50 Core nodes only": clip("circle", "cyan", "grow"),
     "Open-Sora 51 Custom sampler": SQUARE,
     "Open-Sora 52 LoRA": clip("square", "blue"),

@@ -6,7 +6,9 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load
 
 if TYPE_CHECKING:
     from support.server import TestServer
@@ -62,6 +64,9 @@ TEXT_ENCODER = {
     "device": "default",
 }
 CLIP_L = {"2.0": {"clip_l_name": "random-clip-l.safetensors"}}
+ONE_SPAN = {
+    "table": "from steps", "computed_percent": 60, "steps": "10", "guidance_every": 1, "guidance_after": 0.35
+}  # fmt: skip
 FRAMES = {"1.2": 51, "1.3": 49, "2.0": 33}
 
 
@@ -107,6 +112,30 @@ def test_an_interrupt_ends_a_long_run_and_the_next_one_works(server: TestServer)
     with pytest.raises(PromptFailed):
         server.watch(prompt("1.2", seed=32, steps=2000), stop)
     assert server.watch(prompt("1.2", seed=33, steps=1)).outputs
+
+
+def test_nothing_a_step_cache_kept_outlives_an_interrupt(server: TestServer) -> None:
+    from support.server import PromptFailed
+
+    def stop(event: str, data: dict[str, Any]) -> None:
+        if event == "progress" and data["value"] > 3:
+            server.interrupt(data["prompt_id"])
+
+    def cached(steps: int, name: str) -> dict[str, dict[str, Any]]:
+        graph = prompt("1.2", seed=35, steps=steps)
+        graph["7"] = {"class_type": "OSoraStepCache", "inputs": {"model": ["1", 0]} | ONE_SPAN}
+        graph["5"]["inputs"]["model"] = ["7", 0]
+        graph["6"]["inputs"]["filename_prefix"] = name
+        return graph
+
+    with pytest.raises(PromptFailed):
+        server.watch(cached(2000, "stopped"), stop)
+    after = server.run(cached(4, "after"))["6"]["latents"][0]
+    assert "Step cache: 2 of 8 rows were computed; kept were 2 rows" in server.log()
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    fresh = server.run(cached(4, "fresh"))["6"]["latents"][0]
+    tensors = [load(server.file(item))["latent_tensor"] for item in (after, fresh)]
+    assert torch.equal(*tensors)
 
 
 def test_a_wrong_file_is_told_in_one_sentence(server: TestServer, tiny_models: Any) -> None:

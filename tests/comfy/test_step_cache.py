@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from support.comfyui import comfyui_root, use_comfyui
-from support.native import conditioning, empty, load, relative, sample, spy
+from support.core_nodes import call
+from support.native import conditioning, empty, load, randn, relative, sample, spy
 
 if comfyui_root() is None:
     pytest.skip("no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH", allow_module_level=True)
@@ -23,7 +24,10 @@ from opensora.opensora_models.native.sampling.cached_steps import CalibrationRun
 from opensora.opensora_models.native.sampling.guiders import patch_guidance, with_given_frames  # noqa: E402
 from opensora.opensora_models.releases.guidance import Guidance  # noqa: E402
 
-pytestmark = [pytest.mark.comfy]
+if TYPE_CHECKING:
+    from support.comfyui import Executor
+
+pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 VERSIONS = ("1.2", "1.3", "2.0")
 STEPS = 6
 
@@ -121,6 +125,108 @@ def test_unguided_rows_are_left_out_late_in_the_run(tiny_models: Path, monkeypat
     some = sample(cached(model, "1", every=2, after=0.3), latent, steps=STEPS)
     assert blocks.rows == 6 + 4  # two steps before, then every second of four
     assert relative(some, plain) < 0.5 and not torch.equal(some, plain)
+
+
+def test_a_clip_of_a_batch_is_made_as_if_alone(tiny_models: Path) -> None:
+    model, noise = cached(load(tiny_models, "1.2"), "101010", every=2), randn(*empty("1.2", batch=2).shape, seed=8)
+    both = sample(model, empty("1.2", batch=2), noise=noise, steps=STEPS)
+    for clip in (0, 1):
+        alone = sample(model, empty("1.2"), noise=noise[clip : clip + 1], steps=STEPS)
+        assert relative(both[clip : clip + 1], alone) < 1e-4
+
+
+def test_windows_are_kept_apart(
+    executor: Executor, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two windows of the same prompts: what one of them added is nothing to the other."""
+    executor.validate({"1": {"class_type": "ContextWindowsManual", "inputs": {}}})  # has core's extra nodes read
+    latent = empty("1.2", frames=8)
+    caplog.set_level("INFO", "opensora")
+
+    def windowed(model: Any) -> Any:
+        (patched,) = call("ContextWindowsManual", model=model, context_length=5, context_overlap=2, dim=2)
+        return patched
+
+    model = load(tiny_models, "1.2")
+    plain = sample(windowed(model), latent, steps=STEPS)
+    for flags, every, most in (("101010", 1, 0.5), ("1", 2, 0.5)):
+        some = sample(windowed(cached(model, flags, every)), latent, steps=STEPS)
+        assert not torch.equal(some, plain) and relative(some, plain) < most
+    blocks = Blocks(model, monkeypatch)
+    sample(windowed(cached(model, "100000")), latent, steps=STEPS)
+    assert blocks.rows == 2 * 2, "each window is computed once, in two rows"
+    assert "kept were 4 rows" in caplog.text
+
+
+def test_a_step_that_easycache_leaves_out_disturbs_nothing(
+    executor: Executor, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor.validate({"1": {"class_type": "EasyCache", "inputs": {}}})  # has core's extra nodes read
+    model, latent = load(tiny_models, "1.3"), empty("1.3")
+    ours = cached(model, "110110")
+
+    def easy(threshold: float) -> Any:
+        return call("EasyCache", model=ours, reuse_threshold=threshold, start_percent=0.0, end_percent=1.0)[0]
+
+    alone = sample(ours, latent, steps=STEPS)
+    assert torch.equal(sample(easy(0.0), latent, steps=STEPS), alone)
+    blocks = Blocks(model, monkeypatch)
+    both = sample(easy(3.0), latent, steps=STEPS)
+    assert 2 * 2 <= blocks.rows < 4 * 2 and both.isfinite().all()
+    assert torch.equal(sample(ours, latent, steps=STEPS), alone)
+
+
+def test_rows_on_two_devices_at_once_are_the_same(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI's MultiGPU CFG Split: every row in a thread of its own, with a copy of the network."""
+    model, latent = load(tiny_models, "1.2"), empty("1.2")
+    if not hasattr(model, "deepclone_multigpu"):
+        pytest.skip("this ComfyUI has no multi-GPU support")
+    want = sample(cached(model, "101010", every=2), latent, steps=STEPS)
+    other = model.deepclone_multigpu(new_load_device=torch.device("cpu", 0))  # as the core node makes it
+    other.is_multigpu_base_clone = True
+    split = cached(model, "101010", every=2)
+    split.set_additional_models("multigpu", [other])
+    blocks = Blocks(model, monkeypatch)
+    with spy() as calls:
+        got = sample(split, latent, steps=STEPS)
+    assert {each["transformer_options"]["multigpu_thread_device"].index for each in calls} == {None, 0}
+    assert relative(got, want) < 1e-4
+    assert blocks.rows < STEPS * 2
+
+
+def test_unguided_rows_follow_frames_that_become_noisy(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean frame's rows do not differ; that would stand in for guidance once the frame takes part."""
+    model, latent = load(tiny_models, "1.2"), empty("1.2")
+    mask = torch.ones(1, 1, *latent.shape[2:])
+    mask[:, :, 1] = 0.5
+    given = torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
+    blocks = Blocks(model, monkeypatch)
+    sample(cached(model, "1", every=STEPS, after=0.1), given, steps=STEPS, mask=mask)
+    assert blocks.rows == STEPS + 1 + 2, "two rows in the two first steps, and where the frame begins"
+
+
+@pytest.mark.parametrize("version", ("1.3", "2.0"))
+def test_unguided_rows_of_given_frames_are_each_reused(
+    tiny_models: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latent = empty(version)
+    positive = with_given_frames(conditioning(), randn(*latent.shape, seed=4), [0])
+    guided = Guidance(text_scale=1.0, image_scale=3.0, oscillate_text=False, oscillate_image=False)
+    model = patch_guidance(load(tiny_models, version), guided)
+    plain, blocks = sample(model, latent, positive, steps=STEPS), Blocks(model, monkeypatch)
+    some = sample(cached(model, "1", every=2, after=0.3), latent, positive, steps=STEPS)
+    assert blocks.rows == 3 * 4 + 2, "three rows in four steps, the prompt's alone in two"
+    assert not torch.equal(some, plain) and relative(some, plain) < 0.5
+
+
+@pytest.mark.parametrize("levels", [[0.1, 0.4, 0.7, 0.9], [1.0, 0.5, 0.5, 0.0]])
+def test_a_run_whose_noise_does_not_fall_is_computed_and_told(
+    tiny_models: Path, levels: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, latent, sigmas = load(tiny_models, "1.2"), empty("1.2"), torch.tensor(levels)
+    plain = sample(model, latent, sigmas=sigmas)
+    assert torch.equal(sample(cached(model, "100", every=2), latent, sigmas=sigmas), plain)
+    assert "do not fall from step to step" in caplog.text
 
 
 def test_what_is_kept_is_gone_after_a_run_that_was_stopped(tiny_models: Path) -> None:

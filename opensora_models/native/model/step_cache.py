@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...caching.guidance_rows import GuidanceCache, GuidanceReuse
 from ...caching.stack import StackCache
-from ...caching.tables import StepTable
+from ...caching.tables import StepTable, falls
 from ...transformer.stack import STACK_HOOK
 from ..messages import tell
 
@@ -43,11 +43,7 @@ class CachedRun:
 
     @contextmanager
     def _caches(self, options: dict[str, Any], levels: Sequence[float]) -> Iterator[None]:
-        caches: dict[str, StackCache | GuidanceCache] = {}
-        if self.table is not None and self.table.reuses:
-            caches[STEP_CACHE] = StackCache(self.table.over(levels))
-        if self.guidance.every > 1:
-            caches[GUIDANCE_CACHE] = GuidanceCache(self.guidance.table(levels))
+        caches = self._of(levels)
         options.update(caches)
         try:
             yield
@@ -55,6 +51,18 @@ class CachedRun:
         finally:
             for name in caches:
                 options.pop(name, None)
+
+    def _of(self, levels: Sequence[float]) -> dict[str, StackCache | GuidanceCache]:
+        """Fresh caches under the names by which calls find them; none where tables over levels mean nothing."""
+        if len(levels) < 2 or not falls(levels):
+            tell("The noise levels of this run do not fall from step to step, so no step is left out.")
+            return {}
+        caches: dict[str, StackCache | GuidanceCache] = {}
+        if self.table is not None and self.table.reuses:
+            caches[STEP_CACHE] = StackCache(self.table.over(levels))
+        if self.guidance.every > 1:
+            caches[GUIDANCE_CACHE] = GuidanceCache(self.guidance.table(levels))
+        return caches
 
 
 def with_step_cache(model: ModelPatcher, run: CachedRun | None) -> ModelPatcher:
@@ -105,8 +113,8 @@ def reuse_guidance(
         predicted = executor(model, asked, x, sigma, model_options)
         return [predicted[present[number]] for number in numbers]
 
-    window = _window(options)
-    made = cache.predict([(_name(conds[number], level), window) for number in present], level, compute, x)
+    names = [(_name(conds[number], level), _window(options), _noisy(model, conds[number], sigma)) for number in present]
+    made = cache.predict(names, level, compute, x)
     rest = {number: x.new_zeros(x.shape) for number in range(len(conds)) if number not in present}  # as core's own
     rest.update(zip(present, made, strict=True))
     return [rest[number] for number in range(len(conds))]
@@ -119,6 +127,13 @@ def _name(cond: Sequence[Mapping[str, Any]], level: float) -> Hashable:
 
 def _takes_part(entry: Mapping[str, Any], level: float) -> bool:
     return float(entry.get("timestep_end", 0.0)) <= level <= float(entry.get("timestep_start", float("inf")))
+
+
+def _noisy(model: Any, cond: Sequence[Mapping[str, Any]], sigma: Tensor) -> Hashable:
+    """Which frames of a row's clips are not clean yet: a row has another distance from the prompt when that changes."""
+    values = [{name: value.cond for name, value in entry["model_conds"].items()} for entry in cond]
+    masks = [model.noisy_frames(sigma, each) for each in values]
+    return tuple(None if mask is None else tuple(mask.flatten().tolist()) for mask in masks)
 
 
 def _window(options: Mapping[str, Any]) -> Hashable:
