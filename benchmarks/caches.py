@@ -1,8 +1,8 @@
 """How near caches stay to the full run on the tiny trained models, at equal numbers of computed rows.
 
-    python benchmarks/caches.py                                     1.2 and 1.3, 64 prompts of 4 clips (hours on a CPU)
-    python benchmarks/caches.py --prompts 8 --clips 1               a first look
-    python benchmarks/caches.py --clips 1 --minutes 10              as many prompts as ten minutes a release allow
+    python benchmarks/caches.py                             a first look: 8 prompts of one clip, 1.2 and 1.3
+    python benchmarks/caches.py --prompts 64 --clips 4      the proof (hours on a CPU)
+    python benchmarks/caches.py --prompts 64 --clips 1 --minutes 10     as many prompts as ten minutes a release allow
 
 What was measured is written after every prompt (``--out``), and with ``--tables FOLDER`` the step tables as well.
 
@@ -274,8 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compares, prints tables and verdicts, and writes what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", choices=tuple(STEPS), nargs="*", default=["1.2", "1.3"])
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--clips", type=int, default=4, help="of each prompt, from different noise")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--clips", type=int, default=1, help="of each prompt, from different noise")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no prompt begins later, for each release")
     parser.add_argument("--out", type=Path, default=Path("caches.json"))
     parser.add_argument("--tables", type=Path, help="folder for the step tables that are compared")

@@ -11,15 +11,20 @@ from ..opensora_models.caching.guidance_rows import GuidanceReuse
 from ..opensora_models.caching.published import PUBLISHED
 from ..opensora_models.caching.tables import read_table
 from ..opensora_models.native.files import STEP_TABLES
+from ..opensora_models.native.folders import shipped_tables
 from ..opensora_models.native.model.step_cache import CachedRun, with_step_cache
 from ..opensora_models.native.sampling.cached_steps import chosen_table
-from ..opensora_models.native.sampling.clips import model_release
 from .door import OpenSoraNode
 from .files import FileInput
 
 CATEGORY = "Open-Sora/speed"
 OFF, FROM_TEXT = "off", "from steps"
 EVERY_STEP = "1"
+
+
+def _no_files() -> list[str]:
+    """Entries of the menu beside the files a person has."""
+    return [OFF, FROM_TEXT, *PUBLISHED, *shipped_tables()]
 
 
 class StepCache(OpenSoraNode):
@@ -39,7 +44,7 @@ class StepCache(OpenSoraNode):
                 FileInput(
                     "table",
                     STEP_TABLES,
-                    others=[OFF, FROM_TEXT, *PUBLISHED],
+                    others=_no_files(),
                     tooltip="Which steps are computed: by a file of Open-Sora Calibrate Step Cache, by what is written "
                     "in steps, or as published numbers for 1.2 have it.",
                 ),
@@ -89,14 +94,14 @@ class StepCache(OpenSoraNode):
     @classmethod
     def fingerprint_inputs(cls, table: str | None = None, **others: Any) -> str:
         """Reads the table again when its file on disk has changed."""
-        return "" if table in (OFF, FROM_TEXT, *PUBLISHED) else STEP_TABLES.fingerprint(table)
+        return "" if table in _no_files() else STEP_TABLES.fingerprint(table)
 
     @classmethod
     def validate_inputs(cls, table: str | None = None, steps: str | None = None) -> bool | str:
         """Says more than ComfyUI's own check; what comes by wire is judged when the node runs."""
         if table == FROM_TEXT and steps is not None:
             read_table(steps)
-        elif table not in (None, OFF, FROM_TEXT, *PUBLISHED):
+        elif table not in (None, *_no_files()):
             STEP_TABLES.path(table)
         return True
 
@@ -111,9 +116,8 @@ class StepCache(OpenSoraNode):
         guidance_after: float,
         full_schedule: Tensor | None = None,
     ) -> io.NodeOutput:
-        release = model_release(model)
         plain = {OFF: EVERY_STEP, FROM_TEXT: steps, **PUBLISHED}.get(table)
-        chosen = chosen_table(release, plain, table, computed_percent)
+        chosen = chosen_table(model, plain, table, computed_percent)
         levels = None if full_schedule is None else tuple(full_schedule.tolist())
         run = CachedRun(chosen, GuidanceReuse(guidance_every, guidance_after), levels)
         return io.NodeOutput(with_step_cache(model, run))

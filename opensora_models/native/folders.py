@@ -1,4 +1,4 @@
-"""The models that come with the pack, offered by every loader of ComfyUI."""
+"""What comes with the pack: models, offered by every loader of ComfyUI, and the step tables measured on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 import folder_paths
 
-DEMO_MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
+from ..caching.table_file import ENDING
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+DEMO_MODELS = DEMO / "models"
 CATEGORIES = ("diffusion_models", "vae", "text_encoders", "loras")
 
 
@@ -23,6 +26,11 @@ def register_demo_models(root: Path = DEMO_MODELS) -> list[str]:
             merge(category, [str(folder)])
             added.append(category)
     return added
+
+
+def shipped_tables(root: Path = DEMO / "step_tables") -> dict[str, Path]:
+    """Files of step tables by what menus call them: the model each was measured on."""
+    return {f"{path.name.removesuffix(ENDING)}, measured": path for path in sorted(root.glob(f"*{ENDING}"))}
 
 
 def merge(category: str, folders: list[str]) -> None:

@@ -28,6 +28,8 @@ from comfy_api.latest import io  # noqa: E402
 
 from opensora.nodes import NODES  # noqa: E402
 from opensora.nodes.files import FileInput  # noqa: E402
+from opensora.opensora_models.caching.table_file import ENDING as TABLE_ENDING  # noqa: E402
+from opensora.opensora_models.caching.table_file import FORMAT as TABLE_FORMAT  # noqa: E402
 from opensora.opensora_models.native import files as native_files  # noqa: E402
 from opensora.opensora_models.native.files import CONDITIONING_ENDING, SavedFiles, WeightFiles  # noqa: E402
 from opensora.opensora_models.text.conditioning_file import save_conditioning  # noqa: E402
@@ -69,7 +71,13 @@ INPUTS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ),
     ("OSoraLoadConditioning", "file"): (CONDITIONING_ENDING, {}),
     ("OSoraLoadLatent", "file"): (".latent", {}),
+    ("OSoraStepCache", "table"): (
+        TABLE_ENDING,
+        {"model": ["model", 0], "computed_percent": 50, "steps": "1", "guidance_every": 1, "guidance_after": 0.3},
+    ),
 }
+MODEL = node("OSoraModelLoader", **INPUTS["OSoraModelLoader", "model_name"][1], model_name="random-v1.2.safetensors")
+TABLES = {"format": TABLE_FORMAT, "release": "1.2", "levels": [1.0, 0.5], "tables": {"2": "10", "4": "11"}}
 each_input = pytest.mark.parametrize(("kind", "name"), INPUTS, ids=lambda value: value)
 
 
@@ -119,6 +127,8 @@ def write(kind: str, path: Path, tiny_models: Path) -> None:
     if kind == CONDITIONING_ENDING:
         part = [[torch.zeros(1, 2, 4), {}]]
         save_conditioning(path, {"positive": part, "negative": part})
+    elif kind == TABLE_ENDING:
+        path.write_text(json.dumps(TABLES), encoding="utf-8")
     elif kind == ".latent":
         save_latent(path, torch.zeros(1, 4, 5, 4, 4), {}, None)
     elif kind.endswith("."):
@@ -142,7 +152,9 @@ def put(kind: str, name: str, models: Path, tiny_models: Path) -> tuple[Path, st
 
 
 def loading(kind: str, name: str, value: Any, others: dict[str, Any]) -> Prompt:
-    return {"load": node(kind, **others, **{name: value}), "end": node(COLLECTOR, value=["load", 0], name="x")}
+    load = node(kind, **others, **{name: value})
+    needed = {"model": MODEL} if "model" in others else {}
+    return {**needed, "load": load, "end": node(COLLECTOR, value=["load", 0], name="x")}
 
 
 def menus(kind: Any) -> dict[str, list[Any]]:

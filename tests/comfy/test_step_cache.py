@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from support.comfyui import comfyui_root, use_comfyui
 from support.core_nodes import call
 from support.native import conditioning, empty, load, randn, relative, sample, spy
+from support.shipped import DEMO
 
 if comfyui_root() is None:
     pytest.skip("no ComfyUI: `python dev.py test` makes one, or set COMFYUI_PATH", allow_module_level=True)
@@ -19,6 +21,7 @@ use_comfyui()
 from opensora.opensora_models.caching.guidance_rows import GuidanceReuse  # noqa: E402
 from opensora.opensora_models.caching.table_file import ENDING, CalibratedTables, save_new_tables  # noqa: E402
 from opensora.opensora_models.caching.tables import StepTable  # noqa: E402
+from opensora.opensora_models.native.folders import shipped_tables  # noqa: E402
 from opensora.opensora_models.native.model.step_cache import CachedRun, has_step_cache, with_step_cache  # noqa: E402
 from opensora.opensora_models.native.sampling.cached_steps import CalibrationRun, calibrate  # noqa: E402
 from opensora.opensora_models.native.sampling.guiders import patch_guidance, with_given_frames  # noqa: E402
@@ -264,6 +267,7 @@ def test_the_node_takes_tables_of_every_kind(
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     tables = CalibratedTables("1.3", (1.0, 0.75, 0.5, 0.25), {4: "1010", 6: "1110", 8: "1111"})
     save_new_tables(lambda: tmp_path / f"a{ENDING}", tables)
+    save_new_tables(lambda: tmp_path / f"wide{ENDING}", replace(tables, made={"network_width": 1152}))
     model = load(tiny_models, "1.3")
 
     def made(table: str, percent: int = 60, steps: str = "1010", every: int = 1, of: Any = model) -> Any:
@@ -278,7 +282,19 @@ def test_the_node_takes_tables_of_every_kind(
     assert has_step_cache(made("1.2 published, 18 of 30")) and "numbers of another release" in caplog.text
     with pytest.raises(ValueError, match="were measured on 1.3, but the model is Open-Sora 1.2"):
         made(f"a{ENDING} [output]", of=load(tiny_models, "1.2"))
+    assert has_step_cache(made(f"wide{ENDING} [output]")) and "on a network 1152 wide" in caplog.text
     with pytest.raises(ValueError, match="begins with 1"):
         made("from steps", steps="0101")
     with pytest.raises(ValueError, match="is not among the saved step tables"):
         made("b.steptable.json [output]")
+
+
+def test_tables_that_come_with_the_pack_fit_the_models_they_are_named_after(caplog: pytest.LogCaptureFixture) -> None:
+    from opensora.nodes.step_cache import StepCache
+    from opensora.opensora_models.native.model.loading import load_model
+
+    for name, path in shipped_tables().items():
+        model = load_model(DEMO / "diffusion_models" / f"{path.name.removesuffix(ENDING)}.safetensors")
+        (patched,) = StepCache.execute(model, name, 60, "1", 1, 0.35).result
+        assert has_step_cache(patched)
+    assert "measure its own" not in caplog.text

@@ -23,6 +23,7 @@ if comfyui_root() is None:
 use_comfyui()
 
 from opensora.nodes import NODES  # noqa: E402 (needs ComfyUI in the process)
+from opensora.opensora_models.caching import guidance_rows, tables  # noqa: E402
 from opensora.opensora_models.checkpoint import settings  # noqa: E402
 from opensora.opensora_models.mmdit import tokens  # noqa: E402
 from opensora.opensora_models.native.sampling.reference_inputs import ReferenceChain  # noqa: E402
@@ -351,7 +352,16 @@ def tiles_are_even(network: Any, tiling: Any) -> None:
     network.expect_even_tiles()
 
 
+def test_step_tables_and_what_guidance_reuse_means() -> None:
+    assert all(follows(tables.read_table, flags, str) for flags in ("0", "01", "0 1 1 0", "0" * 100))
+    assert all(follows(guidance_rows.GuidanceReuse, every) for every in (0, -3))
+    for share in (-0.5, 1.5, float("nan"), float("inf")):
+        assert follows(lambda after: guidance_rows.GuidanceReuse(2, after), share, float)
+
+
 SWEPT = {
+    "opensora_models/caching/tables.py": tables,
+    "opensora_models/caching/guidance_rows.py": guidance_rows,
     "opensora_models/vae/tiled.py": tiled,
     "opensora_models/vae/tiled_files.py": tiled_files,
     "opensora_models/checkpoint/settings.py": settings,

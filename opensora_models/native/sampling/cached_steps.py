@@ -21,7 +21,9 @@ from ...caching.tables import StepTable, read_table
 from ...releases.release import Release
 from ...vae.plot import line_plots
 from ..files import STEP_TABLES
+from ..folders import shipped_tables
 from ..messages import tell
+from ..model.base_model import opensora_config
 from ..model.step_cache import STEP_CACHE, has_step_cache, with_step_cache
 from .clips import (
     AUTOMATIC,
@@ -36,12 +38,16 @@ from .clips import (
 from .guiders import Conditioning, OpenSoraGuider, given_values
 from .samplers import patch_shift
 
+WIDTH = "network_width"
+"""Among what a file of tables says of how it was made: numbers of one network say little of another."""
 
-def chosen_table(release: Release, plain: str | None, name: str, percent: float) -> StepTable:
-    """The table of a node's inputs: ``plain`` text, or the one of a share of computed steps in the file ``name``.
 
-    Raises ValueError for what is no table, and for a file of another release.
+def chosen_table(model: ModelPatcher, plain: str | None, name: str, percent: float) -> StepTable:
+    """The table of a node's inputs: ``plain`` text, or the one of a share of computed rows in the file ``name``.
+
+    Raises ValueError for what is no table, and for a file of another release than the MODEL's.
     """
+    release = model_release(model)
     if plain is not None:
         if name in PUBLISHED and name not in release.step_tables:
             tell(
@@ -49,12 +55,8 @@ def chosen_table(release: Release, plain: str | None, name: str, percent: float)
                 "with Open-Sora Calibrate Step Cache."
             )
         return read_table(plain)
-    tables = load_tables(STEP_TABLES.path(name))
-    if tables.release != release.id:
-        raise ValueError(
-            f"The step tables '{name}' were measured on {tables.release}, but the model is {release.title}; measure "
-            "its own with Open-Sora Calibrate Step Cache, or choose off."
-        )
+    tables = load_tables(shipped_tables().get(name) or STEP_TABLES.path(name))
+    _check_made_for(tables, name, model, release)
     smallest = min(tables.tables)
     if smallest > percent / 100 * tables.rows + 1e-9:
         tell(
@@ -62,6 +64,21 @@ def chosen_table(release: Release, plain: str | None, name: str, percent: float)
             "used."
         )
     return tables.of_share(percent)
+
+
+def _check_made_for(tables: CalibratedTables, name: str, model: ModelPatcher, release: Release) -> None:
+    """Tells where the tables are another network's. Raises ValueError where they are another release's."""
+    if tables.release != release.id:
+        raise ValueError(
+            f"The step tables '{name}' were measured on {tables.release}, but the model is {release.title}; measure "
+            "its own with Open-Sora Calibrate Step Cache, or choose off."
+        )
+    measured, width = tables.made.get(WIDTH), opensora_config(model).hidden_size
+    if isinstance(measured, int) and measured != width:
+        tell(
+            f"The step tables '{name}' were measured on a network {measured} wide, but this model is "
+            f"{width} wide; measure its own with Open-Sora Calibrate Step Cache."
+        )
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,6 @@ def calibrate(
     model: ModelPatcher, prompts: Sequence[Conditioning], negative: Conditioning, latent: Latent, run: CalibrationRun
 ) -> CalibratedTables:
     """Measure every reuse on a MODEL with these prompts, and choose the best table for every number of steps."""
-    if run.steps < 3:
-        raise ValueError(f"A calibration needs at least 3 steps, not {run.steps}; the nearest good value is 3.")
     release, latent = model_release(model), latent_for(latent, model)
     if has_step_cache(model):
         tell("The MODEL brings a step cache, which is set aside while it is measured.")
@@ -99,7 +114,8 @@ def calibrate(
         guider.sample(noise, start, measuring, sigmas, disable_pbar=True, seed=run.seed)
     made = {"prompts": len(prompts), "steps": run.steps, "cfg": run.cfg, "seed": run.seed}
     size = {"width": clip.width, "height": clip.height, "frames": clip.frames}
-    return tables_of(found, release, sigmas.tolist()[:-1], {**made, **size})
+    network = {WIDTH: opensora_config(model).hidden_size}
+    return tables_of(found, release, sigmas.tolist()[:-1], {**made, **size, **network})
 
 
 def tables_of(
