@@ -83,19 +83,18 @@ class StackCache:
                 self.reused_rows += len(rows)
             return torch.cat([share + residual for share, residual in zip(shares, residuals, strict=True)])
         out = run(x.clone())  # the blocks may write into what they are handed
-        self._keep(rows, span, (out - x).chunk(len(rows)), masks)
+        # Row by row: a share of one difference would keep the whole batch alive after its neighbour has gone.
+        added = [computed - share for computed, share in zip(out.chunk(len(rows)), shares, strict=True)]
+        self._keep(rows, span, added, masks)
         return out
 
     def _keep(
         self, rows: Sequence[Hashable], span: int, residuals: Sequence[Tensor], masks: Sequence[Tensor | None]
     ) -> None:
-        alone = len(rows) == 1
         with self._lock:
             self.computed_rows += len(rows)
             for row, residual, mask in zip(rows, residuals, masks, strict=True):
-                # A share of a batch would keep the whole batch alive after its neighbour has gone.
-                own = residual if alone else residual.clone()
-                self._rows[row] = _Kept(span, own, None if mask is None else mask.clone())
+                self._rows[row] = _Kept(span, residual, None if mask is None else mask.clone())
             self.most_rows = max(self.most_rows, len(self._rows))
             self.most_bytes = max(self.most_bytes, sum(size_of(kept.residual) for kept in self._rows.values()))
 

@@ -253,6 +253,19 @@ def hooked_layer(run: Run, strength: float) -> Run:
     return run
 
 
+def step_cache(flags: str, every: int = 1) -> Callable[[Any], Any]:
+    """Steps, or unguided rows, that are left out."""
+
+    def change(model: Any) -> Any:
+        from opensora.opensora_models.caching.guidance_rows import GuidanceReuse
+        from opensora.opensora_models.caching.tables import StepTable
+        from opensora.opensora_models.native.model.step_cache import CachedRun, with_step_cache
+
+        return with_step_cache(model, CachedRun(StepTable(flags), GuidanceReuse(every)))
+
+    return change
+
+
 def reloaded(**options: Any) -> Callable[[Run], Run]:
     """The model loaded with other options."""
     return lambda run: Run.make(run.native, run.models, run.version, **options)
@@ -265,6 +278,9 @@ CHANGES: dict[str, Callable[[Run], Run]] = {
     "EasyCache": patched(node("nodes_easycache", "EasyCacheNode", 3.0, 0.0, 1.0, False)),
     "EasyCache, other threshold": patched(node("nodes_easycache", "EasyCacheNode", 0.2, 0.0, 1.0, False)),
     "LazyCache": patched(node("nodes_easycache", "LazyCacheNode", 3.0, 0.0, 1.0, False)),
+    "step cache": patched(step_cache("110")),
+    "step cache, other table": patched(step_cache("100")),
+    "unguided rows reused": patched(step_cache("1", every=2)),
     "lora": patched(lora(0.1, 0.5)),
     "lora strength": patched(lora(0.1, 0.6)),
     "lora of other values": patched(lora(0.2, 0.5)),
