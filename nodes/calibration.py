@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -98,5 +99,5 @@ class CalibrateStepCache(SavingNode):
         tables = calibrate(model, prompts, negative, latent, CalibrationRun(steps, seed, cfg, longest))
         file = save_new_tables(lambda: next_output(filename_prefix, ENDING, cls.hidden), tables)
         report, plot = report_of(tables), plot_of(tables)
-        tell(f"The step tables are in {file.listed}.")
+        tell(f"The step tables are in {file.listed}.", level=logging.INFO)
         return io.NodeOutput(file.listed, plot, report, ui=ui.PreviewImage(plot, cls=cls))

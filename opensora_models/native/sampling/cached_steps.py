@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ from .samplers import patch_shift
 
 WIDTH = "network_width"
 """Among what a file of tables says of how it was made: numbers of one network say little of another."""
+NO_ERROR = 1e-5
+"""Where plots end, 100 dB below the result."""
 
 
 def chosen_table(model: ModelPatcher, plain: str | None, name: str, percent: float) -> StepTable:
@@ -156,7 +159,8 @@ def report_of(tables: CalibratedTables) -> str:
 
 
 def plot_of(tables: CalibratedTables) -> Tensor:
-    """The worst error in per cent over the number of computed rows, image [1, H, W, 3]."""
+    """How far the worst error lies below the result, in dB, over the number of computed rows: image [1, H, W, 3]."""
     counts = sorted(tables.errors)
+    decibels = [-20 * math.log10(max(tables.errors[count], NO_ERROR)) for count in counts]
     ends = f"{counts[0]} computed rows", f"{counts[-1]}"
-    return line_plots([("worst error in % of the result", [100 * tables.errors[count] for count in counts])], ends)
+    return line_plots([("how far the worst error lies below the result, in dB", decibels)], ends)
