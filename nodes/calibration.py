@@ -41,7 +41,9 @@ class CalibrateStepCache(SavingNode):
                 io.Model.Input("model", tooltip="The Open-Sora model, with its LoRAs, that the tables are for."),
                 io.Conditioning.Input("positive", lazy=True, tooltip="The first prompt to measure."),
                 io.Conditioning.Input("negative", lazy=True, tooltip="The negative or empty prompt."),
-                io.Latent.Input("latent", lazy=True, tooltip="Size and length of the clips; the usual ones of later runs."),
+                io.Latent.Input(
+                    "latent", lazy=True, tooltip="Size and length of the clips; the usual ones of later runs."
+                ),
                 io.Int.Input("steps", default=30, min=2, max=200, tooltip="Steps of a run. Released: 30, for 2.0 50."),
                 io.Float.Input(
                     "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="How strongly the text pulls, as later."
