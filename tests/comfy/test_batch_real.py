@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ WORKFLOW = PACK_ROOT / "workflows" / "api" / "Open-Sora 01 Text to video.json"
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc"),
     pytest.mark.skipif(comfyui_root() is None, reason="no ComfyUI"),
@@ -55,9 +55,10 @@ def test_servers_and_the_driver_are_killed(tmp_path: Path) -> None:
     assert root is not None
     servers = [ComfyServer(Path(sys.executable), root, tmp_path / f"base{i}", PACK_ROOT) for i in range(2)]
     arguments = [*job(tmp_path), "--patience", "5", "--servers", *(server.url for server in servers)]
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
         for server in servers:
-            stack.enter_context(server)
+            stack.callback(server.stop)
+        list(pool.map(lambda server: server.start(), servers))
         with driver(Path(sys.executable), arguments, tmp_path) as process:
             until(lambda: done(tmp_path) >= 8, 300)
             for pid in processes(str(servers[0].base), "main.py"):
@@ -69,6 +70,7 @@ def test_servers_and_the_driver_are_killed(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+@pytest.mark.slow  # what the ordinary tests leave out of this is in tests/unit/test_batch_ray.py
 def test_two_workers_on_ray_are_killed_and_the_driver_too(tmp_path: Path) -> None:
     python = ray_python()
     base = tmp_path / "base"
