@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..opensora_models.native.messages import tell
@@ -13,7 +14,9 @@ from ..opensora_models.native.sampling.clips import Latent, clip_size
 from ..opensora_models.native.sampling.reference_inputs import ReferenceChain
 from ..opensora_models.native.sampling.timeline_inputs import (
     MOST_SOCKETS,
+    SHOWN_KEY,
     SOCKET,
+    PlannedChain,
     numbered_pictures,
     plan_references,
 )
@@ -21,6 +24,10 @@ from ..opensora_models.sampling.fitting import FITS, Fit
 from ..opensora_models.sampling.timeline import EXAMPLE, parse_plan
 from .door import OpenSoraNode
 from .references import CATEGORY, References, references_input
+
+SHEET = "opensora_timeline"
+"""What the file of small pictures is called among those that ComfyUI clears when it starts."""
+SHEET_FIELDS = ("columns", "rows", "width", "height", "strips")
 
 
 class Timeline(OpenSoraNode):
@@ -104,4 +111,13 @@ class Timeline(OpenSoraNode):
         numbered = numbered_pictures(pictures or {}, batch)
         made = plan_references(read, numbered, vae, clip, references or ReferenceChain(), resize)
         tell(*made.notes, level=logging.INFO)
-        return io.NodeOutput(made.chain, read.prompt, read.strategy, "\n".join(made.notes), ui=made.shown)
+        return io.NodeOutput(made.chain, read.prompt, read.strategy, "\n".join(made.notes), ui=_for_page(plan, made))
+
+
+def _for_page(plan: str, made: PlannedChain) -> dict[str, list[str]]:
+    """What the page draws: the plan that ran, what became of it, and where the small pictures lie."""
+    shown = {"plan": plan, **made.shown}
+    if made.sheet is not None:
+        files = ui.ImageSaveHelper.save_images(made.sheet.picture, SHEET, io.FolderType.temp, cls=None)
+        shown["sheet"] = {**files[0], **{name: getattr(made.sheet, name) for name in SHEET_FIELDS}}
+    return {SHOWN_KEY: [json.dumps(shown)]}

@@ -6,13 +6,14 @@
  */
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { clipOf } from "./sources.js";
+import { clipOf, wiresOf } from "./sources.js";
 import { addStyle } from "./style.js";
 import { TimelineView } from "./view.js";
+import { wordsOf } from "./words.js";
 
 const NODE = "OSoraTimeline";
 const TOLD = "opensora_timeline";
-const HEIGHT = 240;
+const HEIGHT = 298;
 const LOOK_MS = 300;
 
 /**
@@ -24,6 +25,8 @@ function addView(node) {
   addStyle();
   /** @type {Ran | null} */
   let ran = null;
+  // The page makes nodes anew when it undoes or opens another tab, and keeps what they gave.
+  const lastRun = () => (ran ??= toldIn(app.nodeOutputs?.[String(node.id)]));
   const view = new TimelineView({
     read: () => String(plan.value ?? ""),
     write: (text) => {
@@ -31,7 +34,8 @@ function addView(node) {
       plan.callback?.(text);
       app.graph?.setDirtyCanvas?.(true, true);
     },
-    clip: () => clipOf(node, ran, (path) => api.apiURL(path)),
+    clip: () => clipOf(node, lastRun(), (path) => api.apiURL(path)),
+    words: wordsOf(app.extensionManager?.setting?.get("Comfy.Locale")),
   });
   const widget = node.addDOMWidget("timeline", "OSORA_TIMELINE_VIEW", view.root, {
     serialize: false,
@@ -41,12 +45,21 @@ function addView(node) {
   widget.serialize = false; // the option alone keeps it out of the prompt, but not out of saved workflows
   const stop = follow(node, view);
   chain(node, "onExecuted", (/** @type {any} */ output) => {
-    const told = output?.[TOLD]?.[0];
-    if (typeof told !== "string") return;
-    ran = JSON.parse(told);
-    view.render();
+    const told = toldIn(output);
+    if (!told) return;
+    ran = { ...told, wires: wiresOf(node) };
+    if (!view.busy) view.render(); // else the next look does
   });
   chain(node, "onRemoved", stop);
+}
+
+/**
+ * @param {any} output of the node, as the page keeps it
+ * @returns {Ran | null}
+ */
+function toldIn(output) {
+  const told = output?.[TOLD]?.[0];
+  return typeof told === "string" ? JSON.parse(told) : null;
 }
 
 /**
@@ -61,8 +74,8 @@ function follow(node, view) {
   let seen = "";
   const timer = setInterval(() => {
     if (document.hidden || !view.root.isConnected) return;
-    const { rules, latents, thumbnails } = view.host.clip();
-    const now = JSON.stringify([rules.id, latents, thumbnails]);
+    const clip = view.host.clip();
+    const now = JSON.stringify({ ...clip, rules: clip.rules.id, width: view.track.offsetWidth });
     if ((now === seen && view.host.read() === view.drawn) || view.busy) return;
     seen = now;
     view.render();

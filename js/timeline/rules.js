@@ -173,10 +173,11 @@ function outside(start, length, where) {
 }
 
 /**
- * @param {Place} place
+ * @param {Pick<Place, "strength">} place
  * @param {Rules} rules
+ * @returns {string} why a strength cannot be used, "" where it can
  */
-function uneditable(place, rules) {
+export function uneditable(place, rules) {
   if (rules.editable || !place.strength) return "";
   return (
     `${rules.title} has one time for all frames, so a frame is given as it is or made freely; the strength ` +
@@ -197,4 +198,29 @@ export function overlapping(spans) {
     for (let frame = target; frame < target + length; frame++) counts.set(frame, (counts.get(frame) ?? 0) + 1);
   }
   return [...counts].filter(([, count]) => count > 1).map(([frame]) => frame).sort((a, b) => a - b);
+}
+
+/**
+ * What later spans write over, for each span: runs of latent frames of the clip.
+ *
+ * @param {Pick<Span, "target" | "length" | "problem">[]} spans
+ * @returns {[number, number][][]} start and length of every run
+ */
+export function overwritten(spans) {
+  /** @type {Set<number>} */
+  const later = new Set();
+  /** @type {[number, number][][]} */
+  const found = spans.map(() => []);
+  for (let number = spans.length - 1; number >= 0; number--) {
+    const { target, length, problem } = spans[number];
+    if (problem) continue;
+    for (let frame = target; frame < target + length; frame++) {
+      const runs = found[number];
+      const last = runs[runs.length - 1];
+      if (!later.has(frame)) later.add(frame);
+      else if (last && last[0] + last[1] === frame) last[1] += 1;
+      else runs.push([frame, 1]);
+    }
+  }
+  return found;
 }

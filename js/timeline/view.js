@@ -7,29 +7,43 @@
  *
  * @import { Place, Plan } from "./plan.js"
  * @import { Grip, Track } from "./geometry.js"
+ * @import { Sheet } from "./pictures.js"
  * @import { Rules, Span } from "./rules.js"
+ * @import { Words } from "./words.js"
  *
  * @typedef {object} Clip what is known of the clip that is made
  * @property {Rules} rules
  * @property {number} latents
  * @property {number} rate frames per second, for the ruler
+ * @property {number} aspect width by height, 0 where nobody knows
  * @property {Record<number, number>} lengths latent frames of references that are known
  * @property {Record<number, string>} thumbnails addresses of their pictures
+ * @property {Record<number, string>} videos addresses of the video files they come from
+ * @property {Sheet | null} sheet small pictures that the last run left
+ * @property {string} ran the text that ran, "" before
+ * @property {string[]} said what was said of it
  * @property {{ target_start: number, length: number }[]} before references of the chain before, as they came
  *
  * @typedef {object} Host
  * @property {() => string} read
  * @property {(text: string) => void} write
  * @property {() => Clip} clip
+ * @property {Words} words
  */
 import { copy, duplicate, paste } from "./clipboard.js";
 import { addPrompt, addReference, changePrompt, changeReference, removeEntry } from "./edit.js";
-import { boxOf, dragged, gripAt, keyed } from "./geometry.js";
+import { button, element, keepKeys } from "./elements.js";
+import { dragged, gripAt, keyed } from "./geometry.js";
+import { Numbers } from "./numbers.js";
 import { parsePlan } from "./plan.js";
+import { PlayHead } from "./playhead.js";
 import { drawRuler } from "./ruler.js";
-import { overlapping, spanOf } from "./rules.js";
+import { spanOf, uneditable } from "./rules.js";
+import { beforeElement, elsewhereElement, hatch, put, spanElement, spansOf } from "./spans.js";
 
 export const TRACK_HEIGHT = 84;
+/** Half a strength, for the sentence on why a release knows none. */
+const SOME = 0.5;
 
 export class TimelineView {
   /** @param {Host} host */
@@ -37,7 +51,7 @@ export class TimelineView {
     this.host = host;
     this.selected = -1;
     this.segment = 0;
-    /** Whether something is held or being written, and must not be drawn anew. */
+    /** Whether something is held and must not be drawn anew. */
     this.busy = false;
     /** The text that is drawn. */
     this.drawn = "";
@@ -47,21 +61,58 @@ export class TimelineView {
     this.spans = [];
     /** @type {HTMLElement[]} */
     this.elements = [];
-    this.root = element("div", "opensora-timeline");
+    this.root = element("div", "");
+    this.root.className = "opensora-timeline";
     this.root.tabIndex = 0;
     this.root.setAttribute("role", "group");
-    this.root.setAttribute("aria-label", "Timeline");
-    this.bar = element("div", "opensora-timeline-bar");
-    this.ruler = element("div", "opensora-timeline-ruler");
-    this.track = element("div", "opensora-timeline-track");
-    this.words = element("div", "opensora-timeline-words");
-    this.sentence = element("div", "opensora-timeline-sentence");
+    this.root.setAttribute("aria-label", host.words.timeline);
+    this.ruler = element("div", "ruler");
+    this.track = element("div", "track");
+    this.sentence = element("div", "sentence");
     this.sentence.setAttribute("role", "status");
-    this.root.append(this.bar, this.ruler, this.track, this.words, this.sentence);
+    this.head = new PlayHead();
+    this.numbers = new Numbers((fields) => this.edit(fields));
+    this.choice = this.makeChoice();
+    this.prompt = this.makePrompt();
+    const below = element("div", "below");
+    below.append(this.head.stage, this.prompt);
+    this.root.append(this.makeBar(), this.ruler, this.track, below, this.sentence);
     this.root.addEventListener("keydown", (event) => this.onKey(event));
     this.root.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
     this.track.addEventListener("pointerdown", (event) => this.onPress(event));
+    this.ruler.addEventListener("pointerdown", (event) => this.seek(event));
     this.render();
+  }
+
+  makeBar() {
+    const { words } = this.host;
+    const bar = element("div", "bar");
+    bar.append(
+      this.choice,
+      button("+", words.add, () => this.add()),
+      button("−", words.remove, () => this.remove()),
+      this.numbers.root,
+    );
+    return bar;
+  }
+
+  makeChoice() {
+    const choice = /** @type {HTMLSelectElement} */ (element("select", "segment"));
+    choice.setAttribute("aria-label", this.host.words.segment);
+    choice.addEventListener("change", () => {
+      this.segment = Number(choice.value);
+      this.selected = -1;
+      this.render();
+    });
+    return choice;
+  }
+
+  makePrompt() {
+    const field = /** @type {HTMLTextAreaElement} */ (element("textarea", "prompt"));
+    field.setAttribute("aria-label", this.host.words.prompt);
+    keepKeys(field, () => this.writeWords());
+    field.addEventListener("change", () => this.writeWords());
+    return field;
   }
 
   /** @returns {Track} */
@@ -89,6 +140,7 @@ export class TimelineView {
       // The text stays as it is, and so does the last picture of it; nothing can be dragged until it is put right.
       this.plan = null;
       this.root.classList.add("broken");
+      this.numbers.show(null, this.host.clip().rules, "");
       this.say(error instanceof Error ? error.message : String(error));
       return;
     }
@@ -97,106 +149,57 @@ export class TimelineView {
 
   /** @param {Plan} plan */
   draw(plan) {
-    const [clip, size] = [this.host.clip(), this.size];
-    this.spans = plan.references
-      .map((place, entry) => ({ place, entry }))
-      .filter(({ place }) => place.segment === this.segment)
-      .map(({ place, entry }) => spanOf(place, entry, clip.lengths[place.reference], clip.latents, clip.rules));
-    this.elements = this.spans.map((span) => this.spanElement(span, clip, size));
-    this.track.replaceChildren(...clip.before.map((each) => beforeElement(each, clip.latents)), ...this.elements);
-    this.markOverlaps(clip.latents);
-    drawRuler(this.ruler, clip, size);
-    this.drawBar(plan);
+    const [clip, size, { words }] = [this.host.clip(), this.size, this.host];
+    this.spans = spansOf(plan, clip, (segment) => segment === this.segment);
+    this.elements = this.spans.map((span) => spanElement(span, clip, size));
+    hatch(this.spans, this.elements);
+    const elsewhere = spansOf(plan, clip, (segment) => segment !== this.segment).map((span) => {
+      const { segment } = plan.references[span.entry];
+      const where = segment < 0 ? words.last : `${words.segment} ${segment}`;
+      return elsewhereElement(span, segment, clip.latents, `${words.elsewhere} ${where}`);
+    });
+    const before = clip.before.map((each) => beforeElement(each, clip.latents, words.chain));
+    this.track.replaceChildren(...before, ...elsewhere, ...this.elements, this.head.line);
+    drawRuler(this.ruler, clip, size, words.ruler);
+    this.drawChoice(plan);
     this.drawWords(plan);
+    this.head.draw(clip, this.spans, words.free);
     this.select(Math.min(this.selected, this.spans.length - 1));
   }
 
-  /**
-   * @param {Span} span
-   * @param {Clip} clip
-   * @param {Track} size
-   */
-  spanElement(span, clip, size) {
-    const found = element("div", "opensora-timeline-span");
-    found.dataset.entry = String(span.entry);
-    // Not to be focused itself: it is made anew after every change, and the keys belong to the whole view.
-    found.setAttribute("role", "img");
-    if (span.problem) found.classList.add("unusable");
-    const picture = clip.thumbnails[span.reference];
-    if (picture) found.style.backgroundImage = `url("${picture}")`;
-    found.append(element("span", "opensora-timeline-number", String(span.reference)));
-    this.put(found, span, size);
-    return found;
-  }
-
-  /**
-   * @param {HTMLElement} found
-   * @param {Span} span
-   * @param {Track} size
-   */
-  put(found, span, { clip, height }) {
-    const box = boxOf(span, { clip, width: 100, height });
-    Object.assign(found.style, {
-      left: `${box.left}%`, width: `${box.width}%`, top: `${box.top}px`, height: `${box.height}px`,
-    });
-    const told = span.problem || span.notes.join(" ");
-    found.title = told;
-    found.setAttribute("aria-label", told);
-  }
-
-  /** @param {number} latents */
-  markOverlaps(latents) {
-    for (const frame of overlapping(this.spans)) {
-      const mark = element("div", "opensora-timeline-overlap");
-      Object.assign(mark.style, { left: `${(frame * 100) / latents}%`, width: `${100 / latents}%` });
-      this.track.append(mark);
-    }
-  }
-
   /** @param {Plan} plan */
-  drawBar(plan) {
+  drawChoice(plan) {
+    const { words } = this.host;
     const last = Math.max(
       0, ...plan.references.map((place) => place.segment), ...plan.prompts.map((prompt) => prompt.segment),
     );
-    const choice = /** @type {HTMLSelectElement} */ (element("select", "opensora-timeline-segment"));
-    choice.setAttribute("aria-label", "Segment");
-    for (const number of [...Array(last + 2).keys(), -1]) {
-      const option = new Option(number < 0 ? "last segment" : `segment ${number}`, String(number));
-      choice.append(option);
-    }
-    choice.value = String(this.segment);
-    choice.addEventListener("change", () => {
-      this.segment = Number(choice.value);
-      this.render();
+    const options = [...Array(Math.max(last + 1, this.segment) + 1).keys(), -1].map((number) => {
+      return new Option(number < 0 ? words.last : `${words.segment} ${number}`, String(number));
     });
-    this.bar.replaceChildren(
-      choice,
-      button("+ reference", "Add a reference (N)", () => this.add()),
-      button("−", "Remove the chosen reference (Delete)", () => this.remove()),
-    );
+    this.choice.replaceChildren(...options);
+    this.choice.value = String(this.segment);
   }
 
   /** @param {Plan} plan */
   drawWords(plan) {
-    const number = plan.prompts.findIndex((prompt) => prompt.segment === this.segment);
-    const field = /** @type {HTMLTextAreaElement} */ (element("textarea", "opensora-timeline-prompt"));
-    field.value = number < 0 ? "" : plan.prompts[number].text;
-    field.placeholder = this.segment > 0 ? "The words before go on." : "The prompt.";
-    field.disabled = this.segment < 0 || (this.segment > 0 && !plan.prompts.length);
-    field.setAttribute("aria-label", `Prompt of segment ${this.segment}`);
-    field.addEventListener("keydown", (event) => event.stopPropagation());
-    field.addEventListener("focus", () => (this.busy = true));
-    field.addEventListener("blur", () => (this.busy = false));
-    field.addEventListener("change", () => {
-      this.busy = false;
-      const text = this.host.read();
-      const words = field.value.replaceAll("|", "/");
-      if (number < 0) this.change(addPrompt(text, { segment: this.segment, text: words }));
-      else if (!words && (this.segment > 0 || plan.prompts.length === 1)) this.change(removeEntry(text, "prompts", number));
-      else this.change(changePrompt(text, number, { text: words }));
-      if (words !== field.value) this.say("'|' separates segments and was written as '/'.");
-    });
-    this.words.replaceChildren(field);
+    const { words } = this.host;
+    const found = plan.prompts.find((prompt) => prompt.segment === this.segment);
+    if (document.activeElement !== this.prompt) this.prompt.value = found ? found.text : "";
+    this.prompt.placeholder = this.segment > 0 ? words.goesOn : words.prompt;
+    this.prompt.disabled = this.segment < 0 || (this.segment > 0 && !plan.prompts.length);
+  }
+
+  writeWords() {
+    if (!this.plan) return;
+    const { prompts } = this.plan;
+    const number = prompts.findIndex((prompt) => prompt.segment === this.segment);
+    const [text, given] = [this.host.read(), this.prompt.value];
+    const words = given.replaceAll("|", "/");
+    if (words === (number < 0 ? "" : prompts[number].text)) return;
+    if (number < 0) this.change(addPrompt(text, { segment: this.segment, text: words }));
+    else if (!words && (this.segment > 0 || prompts.length === 1)) this.change(removeEntry(text, "prompts", number));
+    else this.change(changePrompt(text, number, { text: words }));
+    if (words !== given) this.say("'|' separates segments and was written as '/'.");
   }
 
   /** @param {string} sentence */
@@ -209,7 +212,42 @@ export class TimelineView {
     this.selected = number;
     this.elements.forEach((each, at) => each.classList.toggle("selected", at === number));
     const span = this.spans[number];
-    this.say(span ? span.problem || span.notes.join(" ") : "");
+    const { rules, ran, said } = this.host.clip();
+    const place = span && this.plan ? this.plan.references[span.entry] : null;
+    this.numbers.show(place, rules, uneditable({ strength: place?.strength || SOME }, rules));
+    if (span) this.say(span.problem || span.notes.join("\n"));
+    else if (ran && ran === this.drawn) this.say(said.join("\n"));
+    else this.say(this.plan?.references.length ? "" : this.host.words.start);
+  }
+
+  /** @param {Partial<Place>} fields of the chosen reference */
+  edit(fields) {
+    const span = this.spans[this.selected];
+    if (this.plan && span) this.change(changeReference(this.host.read(), span.entry, fields));
+  }
+
+  /**
+   * Moves the play head along the ruler.
+   *
+   * @param {PointerEvent} press
+   */
+  seek(press) {
+    press.stopPropagation();
+    this.root.focus({ preventScroll: true });
+    const box = this.ruler.getBoundingClientRect();
+    const clip = this.host.clip();
+    const end = new AbortController();
+    /** @param {PointerEvent} event */
+    const move = (event) => {
+      this.head.latent = Math.floor(((event.clientX - box.left) * clip.latents) / (box.width || 1));
+      this.head.draw(clip, this.spans, this.host.words.free);
+    };
+    move(press);
+    this.ruler.setPointerCapture(press.pointerId);
+    this.ruler.addEventListener("pointermove", move, { signal: end.signal });
+    for (const name of ["pointerup", "pointercancel"]) {
+      this.ruler.addEventListener(name, () => end.abort(), { signal: end.signal });
+    }
   }
 
   /** @param {PointerEvent} event */
@@ -248,7 +286,7 @@ export class TimelineView {
     found.addEventListener("pointermove", (event) => {
       const [right, down] = [(event.clientX - press.clientX) / zoom, (event.clientY - press.clientY) / zoom];
       fields = dragged(place, span, grip, right, down, size, clip.rules);
-      this.put(found, spanOf({ ...place, ...fields }, span.entry, available, size.clip, clip.rules), size);
+      put(found, spanOf({ ...place, ...fields }, span.entry, available, size.clip, clip.rules), size);
     }, { signal });
     /** @param {boolean} keep */
     const finish = (keep) => {
@@ -302,6 +340,7 @@ export class TimelineView {
     const span = this.spans[this.selected];
     if (held && key === "v") return paste((fields) => this.append(fields), this.segment);
     if (key === "n" && !held) this.add();
+    else if (key === "," || key === ".") this.step(key === "." ? 1 : -1);
     else if (key === "[" || key === "]") this.select(this.neighbour(key === "]" ? 1 : -1));
     else if (!span) return false;
     else if (held && key === "c") return copy(this.plan.references[span.entry]);
@@ -310,6 +349,12 @@ export class TimelineView {
     else if (key.startsWith("Arrow")) this.nudge(span, key, event.shiftKey);
     else return false;
     return true;
+  }
+
+  /** @param {number} frames latent frames that the play head moves */
+  step(frames) {
+    this.head.latent += frames;
+    this.head.draw(this.host.clip(), this.spans, this.host.words.free);
   }
 
   /** @param {number} step */
@@ -329,48 +374,4 @@ export class TimelineView {
     const fields = keyed(place, span, key, shift, latents, rules);
     if (Object.keys(fields).length) this.change(changeReference(this.host.read(), span.entry, fields));
   }
-}
-
-/**
- * @param {string} tag
- * @param {string} name
- * @param {string} [text]
- * @returns {HTMLElement}
- */
-export function element(tag, name, text = "") {
-  const found = document.createElement(tag);
-  found.className = name;
-  found.textContent = text;
-  return found;
-}
-
-/**
- * @param {string} text
- * @param {string} title
- * @param {() => void} press
- */
-function button(text, title, press) {
-  const found = element("button", "opensora-timeline-button", text);
-  found.title = title;
-  found.setAttribute("aria-label", title);
-  // Not "click", which comes after the page has looked for changes; a key presses without a pointer.
-  found.addEventListener("pointerup", press);
-  found.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" || event.key === " ") press();
-  });
-  return found;
-}
-
-/**
- * A reference that came with the chain: shown, not moved.
- *
- * @param {{ target_start: number, length: number }} reference
- * @param {number} latents
- */
-function beforeElement({ target_start, length }, latents) {
-  const found = element("div", "opensora-timeline-before");
-  const start = target_start < 0 ? target_start + latents : target_start;
-  Object.assign(found.style, { left: `${(start * 100) / latents}%`, width: `${(length * 100) / latents}%` });
-  found.title = "From the connected chain of references.";
-  return found;
 }

@@ -32,6 +32,19 @@ def used_sources(plan: Plan, count: int) -> list[int]:
     return sorted({group.reference for group in plan.places})
 
 
+def idle(numbers: Sequence[int]) -> list[str]:
+    """A sentence on connected pictures that a plan does not name, by their numbers in order."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    listed = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
+    subject = f"Reference {listed} is" if len(numbers) == 1 else f"References {listed} are"
+    return [f"{subject} connected and in no place of the plan."] * bool(numbers)
+
+
 def renumbered(plan: Plan, sources: Sequence[int]) -> list[Strategy]:
     """The places with references counted among ``sources``, the numbers that are really used."""
     return [replace(group, reference=sources.index(group.reference)) for group in plan.places]

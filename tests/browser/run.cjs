@@ -1,7 +1,7 @@
 // Opens ComfyUI's page in a headless browser, runs one scenario in it, and prints what happened as JSON.
 //
-// Scenario file: module.exports = async (page, tools) => value. `tools.shot(name)` saves a picture among the artefacts,
-// `tools.input` is the JSON given on standard input. The answer: {value, errors, failed, foreign}.
+// Scenario file: module.exports = async (page, tools) => value. `tools.shot(name, options)` saves a picture among the
+// artefacts, `tools.input` is the JSON given on standard input. The answer: {value, errors, failed, foreign}.
 "use strict";
 
 const fs = require("fs");
@@ -49,14 +49,15 @@ async function main() {
     await page.goto(url, { timeout: READY_MS });
     await page.waitForFunction(
       // Reading `app.graph` this early would itself be logged as an error.
-      () => Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 0,
+      () => window.app?.extensionManager && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 0,
       null, { timeout: READY_MS },
     );
     await page.waitForTimeout(2000); // the extensions' setup runs after the node types are known
     keepOurs(seen); // until here the page also opened a workflow of its own and looked for the models of that
     const tools = {
       input: JSON.parse(fs.readFileSync(0, "utf8")),
-      shot: (name) => page.screenshot({ path: path.join(artefacts, `${name}.png`), timeout: READY_MS }),
+      shot: (name, options) =>
+        page.screenshot({ path: path.join(artefacts, `${name}.png`), timeout: READY_MS, ...options }),
     };
     let value, failure;
     try {

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from opensora.training.reading import follow, read_clip
+from support.browser import SCENARIO_SECONDS
+from support.videos import frames_and_rate
+
 if TYPE_CHECKING:
     from conftest import Page
 
+NAME = "Open-Sora 13 Keyframes on a timeline"
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 TEXT = '{ "references": [\n  {"reference": 0, "length": 5},\n  {"at":-1 , "reference":1} ] }'
@@ -30,7 +35,35 @@ def test_the_timeline_is_dragged_and_its_text_keeps_its_form(each_page: Page, vu
     assert found["undone"] == TEXT
     assert len(json.loads(found["pasted"])["references"]) == 3 and found["pasted"].startswith(TEXT[:60])
     assert json.loads(found["removed"]) == json.loads(TEXT)
-    assert found["saved"] == [found["removed"], "crop"], "the view adds nothing to a saved workflow"
+    assert json.loads(found["typed"])["references"][0] == {"reference": 0, "length": 5, "strength": 0.4}
+    assert json.loads(found["words"])["prompts"] == [{"segment": 0, "text": "a calm / sea"}]
+    assert found["elsewhere"] == 2, "spans of another segment are shown"
+    assert found["saved"][1:] == ["crop"], "the view adds nothing to a saved workflow"
     assert {"plan", "clip_latent", "resize"} == set(found["queued"])
     assert found["costOfMany"] <= 3 * found["cost"] + 1, "a drag costs the same with many spans; 1 ms for the clock"
     assert found["kept"] == BROKEN and found["sentence"].startswith("The plan is not readable JSON")
+
+
+@pytest.mark.timeout(900)
+def test_the_timeline_runs_and_shows_what_became_of_it(each_page: Page, request: pytest.FixtureRequest) -> None:
+    newest = request.node.callspec.params["each_page"] == "newest page"
+    visit = each_page.browser.visit("timeline_run", name=NAME, vue=newest, seconds=2 * SCENARIO_SECONDS)
+    found = visit.value
+    assert visit.errors == visit.failed == []
+    plan, moved = json.loads(found["opened"]), json.loads(found["moved"])
+    assert moved["references"][1]["at"] == 3
+    assert moved["references"][0] == plan["references"][0] and moved["references"][2] == plan["references"][2]
+    assert found["loaded"] == found["copied"] == found["moved"], "saved, loaded and copied as it is"
+    assert json.loads(found["typed"]) == plan, "a number that is typed moves it as well"
+    assert (found["end"], found["refused"]) == ("execution_success", []), found["said"]
+    items = [item for kinds in found["outputs"].values() for kind in kinds.values() for item in kind]
+    (video,) = [item for item in items if isinstance(item, dict) and str(item.get("filename")).endswith(".mp4")]
+    frames, _ = frames_and_rate(each_page.server.base / video["type"] / video["subfolder"] / video["filename"])
+    assert frames.shape == (17, 64, 64, 3)
+    seen = read_clip(frames)
+    assert (seen.colour, seen.motion) == ("red", "right")
+    across = follow(frames).x
+    assert across[0] == pytest.approx(0.25, abs=0.06) and across[-1] == pytest.approx(0.72, abs=0.06)
+    assert found["films"] == 3 and found["caption"].startswith("4 · 13 · ")
+    assert "opensora_timeline" in found["picture"], "the play head shows what the last run was given"
+    assert "Reference 1 fills latent frame 2" in found["sentence"]

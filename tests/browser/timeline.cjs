@@ -46,6 +46,9 @@ function cost(page) {
 
 module.exports = async (page, tools) => {
   const { text, broken, many, vue } = tools.input;
+  await page.waitForFunction(() => window.app?.extensions?.some((each) => each.name === "opensora.timeline"), null, {
+    timeout: READY,
+  });
   await page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), vue);
   await page.evaluate((plan) => {
     const { app, LiteGraph } = window;
@@ -100,6 +103,20 @@ module.exports = async (page, tools) => {
   found.pasted = await read();
   await page.keyboard.press("Delete"); // what was pasted is chosen
   found.removed = await read();
+  await page.mouse.click(chosen.x, chosen.y);
+  await page.locator('.opensora-timeline-field[name="strength"]').fill("0.4");
+  await page.keyboard.press("Enter");
+  found.typed = await read();
+  await page.locator('.opensora-timeline-field[name="strength"]').fill("0");
+  await page.keyboard.press("Tab");
+  await page.locator(".opensora-timeline-prompt").fill("a calm | sea");
+  await page.locator(".opensora-timeline-ruler").click();
+  found.words = await read();
+  await page.locator(".opensora-timeline-segment").selectOption("1");
+  found.elsewhere = await page.locator(".opensora-timeline-elsewhere").count();
+  await page.locator(".opensora-timeline-segment").selectOption("0");
+  await page.locator(".opensora-timeline-prompt").fill("");
+  await page.locator(".opensora-timeline-ruler").click();
   const saved = await page.evaluate(() => window.app.graph.serialize());
   found.saved = saved.nodes.find((node) => node.type === "OSoraTimeline").widgets_values;
   const queued = await page.evaluate(() => window.app.graphToPrompt());
@@ -109,6 +126,8 @@ module.exports = async (page, tools) => {
     const node = window.app.graph.nodes.find((each) => each.type === "OSoraTimeline");
     node.widgets.find((widget) => widget.name === "plan").value = plan;
   }, value);
+  await set(text);
+  await page.waitForTimeout(600);
   found.cost = await cost(page);
   await set(many);
   await page.waitForFunction(() => document.querySelectorAll(".opensora-timeline-span").length > 100, null, { timeout: READY });

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from PIL import Image
 
 if TYPE_CHECKING:
     from support.comfyui import Executor
@@ -78,6 +80,23 @@ def test_words_alone_need_neither_vae_nor_pictures(executor: Executor) -> None:
     prompt["lines"] = node("OSoraPromptSegments", lines="a forest\n\nthe sea")
     chain, words, lines = executor.run(prompt, ("plan", 0), ("plan", 1), ("lines", 0))
     assert words == lines and chain.references == ()
+
+
+def test_the_page_is_told_what_became_of_the_plan_that_ran(executor: Executor) -> None:
+    import folder_paths
+
+    prompt = graph(**SOCKETS, **{"pictures.picture3": ["blue", 0]})
+    (report,) = executor.run(prompt, ("plan", 3))
+    assert report.splitlines()[0] == "Reference 3 is connected and in no place of the plan."
+    told = json.loads(executor.shown("plan")["opensora_timeline"][0])
+    assert told["plan"] == PLAN and told["said"] == report.splitlines()
+    assert (told["release"], told["frames"], told["latent_frames"]) == ("1.2", 34, 10)
+    assert told["lengths"] == [1, 0, 1, 1]
+    sheet = told["sheet"]
+    assert sheet["strips"] == {"0": [0, 1], "2": [1, 1], "3": [2, 1]} and sheet["type"] == "temp"
+    with Image.open(Path(folder_paths.get_temp_directory()) / sheet["subfolder"] / sheet["filename"]) as picture:
+        cells = [picture.getpixel((sheet["width"] * cell + 5, 5)) for cell in range(3)]
+    assert cells == [(255, 0, 0), (0, 0, 255), (0, 0, 255)]
 
 
 @pytest.mark.parametrize(

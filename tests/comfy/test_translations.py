@@ -120,7 +120,7 @@ def test_categories_and_settings_are_translated(language: str) -> None:
 
 def test_every_help_page_is_there_in_every_complete_language() -> None:
     wanted = {f"{node}/{language}.md" for node in PAGES for language in ("en", *COMPLETE)}
-    assert {path.relative_to(DOCS).as_posix() for path in DOCS.glob("*/*")} == wanted
+    assert {path.relative_to(DOCS).as_posix() for path in DOCS.glob("*/*.md")} == wanted
 
 
 def test_english_pages_are_copies() -> None:

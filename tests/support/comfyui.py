@@ -151,6 +151,10 @@ class Executor:
         events = (data["nodes"] for event, data in self._executor.status_messages if event == "execution_cached")
         return {node for nodes in events for node in nodes}
 
+    def shown(self, node: str) -> dict[str, Any]:
+        """What a node gave the page in the last run."""
+        return dict(self._executor.history_result["outputs"].get(node, {}))
+
     def reset(self) -> None:
         """Forget all cached outputs."""
         self._executor.reset()

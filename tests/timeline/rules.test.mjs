@@ -5,7 +5,9 @@ import { test } from "node:test";
 
 import { boxOf, dragged, gripAt, hit, keyed, marks } from "../../js/timeline/geometry.js";
 import { DEFAULTS } from "../../js/timeline/plan.js";
-import { RELEASES, UNKNOWN, latentsOf, overlapping, rulesOf, spanOf } from "../../js/timeline/rules.js";
+import { cellOf } from "../../js/timeline/pictures.js";
+import { RELEASES, UNKNOWN, latentsOf, overlapping, overwritten, rulesOf, spanOf } from "../../js/timeline/rules.js";
+import { KNOWN, wordsOf } from "../../js/timeline/words.js";
 
 const CASES = JSON.parse(readFileSync(new URL("cases.json", import.meta.url), "utf8"));
 
@@ -86,4 +88,31 @@ test("later spans lie on top, and every span has a middle to move it by", () => 
 test("marks on the ruler stay apart", () => {
   assert.deepEqual(marks({ clip: 20, width: 400, height: 0 }), [0, 5, 10, 15]);
   assert.ok(marks({ clip: 1000, width: 400, height: 0 }).length <= 10);
+});
+
+test("what later spans write over is told for each span", () => {
+  const span = (target, length, problem = "") => ({ target, length, problem });
+  assert.deepEqual(overwritten([span(0, 10), span(2, 2), span(3, 3), span(9, 4), span(0, 9, "cannot")]), [
+    [[2, 4], [9, 1]], [[3, 1]], [], [], [],
+  ]);
+  for (const { references, lengths, clip, align, overlap } of CASES.placed) {
+    const found = references.map((place, entry) => spanOf(place, entry, lengths[place.reference], clip, { ...UNKNOWN, align }));
+    const frames = overwritten(found).flat().flatMap(([start, length]) => [...Array(length).keys()].map((at) => start + at));
+    assert.deepEqual([...new Set(frames)].sort((a, b) => a - b), overlap);
+  }
+});
+
+test("a latent frame has the cell of its moment", () => {
+  assert.deepEqual([0, 2, 4, 9].map((source) => cellOf([10, 5], source, 5)), [10, 12, 14, 14]);
+  assert.deepEqual([0, 50, 99].map((source) => cellOf([0, 10], source, 100)), [0, 5, 9]);
+  assert.equal(cellOf([7, 1], 0, 1), 7);
+});
+
+test("every language says everything", () => {
+  const english = Object.keys(wordsOf("en"));
+  for (const language of KNOWN) {
+    assert.deepEqual(Object.keys(wordsOf(language)), english);
+    assert.ok(Object.values(wordsOf(language)).every((words) => words.trim()));
+  }
+  assert.equal(wordsOf("tlh"), wordsOf("en"));
 });

@@ -6,11 +6,14 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from opensora.opensora_models.releases.known import RELEASES
+from opensora.opensora_models.sampling.film import CELL_HEIGHT, MOST_CELLS, sheet_of
 from opensora.opensora_models.sampling.masks import Strategy, format_strategy, overlapping, place
 from opensora.opensora_models.sampling.timeline import FIELDS, Plan, format_plan, parse_plan
 from opensora.opensora_models.sampling.timeline_use import (
+    idle,
     renumbered,
     report,
     segments_of,
@@ -127,6 +130,31 @@ def test_only_references_that_are_used_are_asked_for() -> None:
         used_sources(plan, 7)
 
 
+def test_pictures_that_no_place_names_are_told() -> None:
+    assert idle([]) == []
+    assert idle([3]) == ["Reference 3 is connected and in no place of the plan."]
+    assert idle([1, *range(4, 200), 201]) == ["References 1, 4 to 199, 201 are connected and in no place of the plan."]
+
+
 def test_the_plan_is_what_a_chain_would_write() -> None:
     plan = parse_plan('{"references": [{"at": -1, "strength": 0.5}]}')
     assert plan.strategy == format_strategy(plan.places) == "0,0,0,-1,1,0.5"
+
+
+def test_small_pictures_lie_on_one_sheet() -> None:
+    clip = torch.stack([torch.full((90, 160, 3), value / 16) for value in range(17)])
+    gray, broken = torch.full((1, 20, 20, 1), 0.5), torch.full((1, 20, 20, 4), float("nan"))
+    sheet = sheet_of({0: clip, 2: gray, 3: broken, 4: clip[:0]}, {0: 5, 2: 1, 3: 1, 4: 1}, (180, 320), "crop")
+    assert sheet is not None and sheet.strips == {0: (0, 5), 2: (5, 1), 3: (6, 1)}
+    assert sheet.picture.shape == (1, CELL_HEIGHT, 7 * sheet.width, 3) and torch.isfinite(sheet.picture).all()
+    seen = [sheet.picture[0, 32, cell * sheet.width + 20, 0].item() for cell in range(7)]
+    assert seen == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.5, 0], abs=0.01)
+    assert sheet_of({}, {}, (64, 64), "crop") is None
+
+
+def test_a_sheet_stays_small() -> None:
+    many = {number: torch.zeros(1, 8, 8, 3) for number in range(300)}
+    sheet = sheet_of(many, dict.fromkeys(many, 1), (64, 64), "pad")
+    assert sheet is not None and len(sheet.strips) == MOST_CELLS == sheet.columns * sheet.rows
+    long = sheet_of({0: torch.zeros(400, 8, 8, 3)}, {0: 400}, (64, 64), "stretch")
+    assert long is not None and long.strips == {0: (0, MOST_CELLS)}

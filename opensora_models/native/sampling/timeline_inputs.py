@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ...sampling.film import Sheet, sheet_of
 from ...sampling.fitting import Fit
 from ...sampling.placements import AT_POSITION, longest_good
 from ...sampling.references import Reference, apply_strategy
 from ...sampling.timeline import Plan
-from ...sampling.timeline_use import UsedSpans, renumbered, report, segments_of, used_sources, used_spans
+from ...sampling.timeline_use import UsedSpans, idle, renumbered, report, segments_of, used_sources, used_spans
 from .clips import ClipSize
 from .reference_inputs import Placing, ReferenceChain, encode_pictures
 
@@ -26,11 +26,12 @@ SHOWN_KEY = "opensora_timeline"
 
 @dataclass(frozen=True)
 class PlannedChain:
-    """A chain of references, the sentences on it, and what the page is told."""
+    """A chain of references, the sentences on it, what the page is told, and small pictures for it."""
 
     chain: ReferenceChain
     notes: tuple[str, ...]
-    shown: dict[str, list[str]]
+    shown: dict[str, Any]
+    sheet: Sheet | None
 
 
 def numbered_pictures(sockets: Mapping[str, Tensor | None], batch: Tensor | None) -> dict[int, Tensor]:
@@ -63,27 +64,29 @@ def plan_references(
                 f"The plan uses reference {number}, but nothing is connected to {SOCKET}{number}; the nearest good "
                 f"value is {min(pictures, key=lambda known: abs(known - number))}."
             )
-    taken = {number: longest_good(release, pictures[number].shape[0]) for number in sources}
-    lengths = [0] * (max(sources, default=-1) + 1)
+    taken = {number: longest_good(release, batch.shape[0]) for number, batch in pictures.items()}
+    lengths = [0] * (max(taken, default=-1) + 1)
     for number, count in taken.items():
         lengths[number] = count if release is None else release.latents.lengths.counting.latents(count)
     used = used_spans(plan, lengths, clip.latent_frames, release, segments=segments_of(plan))
     encoded: list[Reference] = []
-    said: list[str] = []
+    said = idle(sorted(set(pictures) - set(sources)))
     for number in sources:
         placing = Placing(AT_POSITION, take=taken[number], fit=fit)
         references, notes = encode_pictures(vae, (pictures[number], None), clip, placing)
         encoded += references
         said += [f"Reference {number}: {note}" for note in notes]
     placed = apply_strategy(encoded, renumbered(plan, sources))
-    shown = {SHOWN_KEY: [json.dumps(_for_page(clip, used, lengths, before))]}
-    return PlannedChain(before.add(placed, said), (*said, *report(used)), shown)
+    films = {number: batch[: taken[number]] for number, batch in pictures.items()}
+    sheet = sheet_of(films, dict(enumerate(lengths)), (clip.height, clip.width), fit)
+    told = (*said, *report(used))
+    return PlannedChain(before.add(placed, said), told, _for_page(clip, used, lengths, before, told), sheet)
 
 
 def _for_page(
-    clip: ClipSize, used: Sequence[UsedSpans], lengths: Sequence[int], before: ReferenceChain
+    clip: ClipSize, used: Sequence[UsedSpans], lengths: Sequence[int], before: ReferenceChain, told: Sequence[str]
 ) -> dict[str, Any]:
-    """The clip, the spans as they are used with their sentences, and the references of the chain before."""
+    """The clip, the spans as they are used, the references of the chain before, and all sentences."""
     return {
         "release": clip.version,
         "frames": clip.frames,
@@ -91,4 +94,5 @@ def _for_page(
         "lengths": list(lengths),
         "segments": [asdict(each) for each in used],
         "before": [asdict(reference.strategy(number)) for number, reference in enumerate(before.references)],
+        "said": list(told),
     }
