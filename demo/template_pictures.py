@@ -30,12 +30,16 @@ SPECIAL: dict[str, tuple[str, tuple[int, ...]]] = {
     "10": ("first and last frame given", (0, 5)),
     "11": ("pictures spread evenly", (0, 2, 4)),
     "12": ("several references", (0, 2, 4)),
+    "13": ("dragged on a timeline", (0, 2, 5)),
     "20": ("goes on from a clip", (0, 1, 2)),
     "21": ("goes on from your file", (0, 1, 2)),
     "22": ("between two clips", (0, 1, 4, 5)),
     "23": ("a clip remade", ()),
     "24": ("your file remade", ()),
     "25": ("three segments", ()),
+    "26": ("goes on, on a timeline", (0, 1, 2)),
+    "27": ("between, on a timeline", (0, 1, 4, 5)),
+    "28": ("words on a timeline", (0,)),
     "30": ("a language model writes", ()),
     "40": ("fp8, T5 on the CPU", ()),
     "41": ("prompt kept in a file", ()),
@@ -56,6 +60,8 @@ def prompt_of(graph: dict[str, Any]) -> str:
     """The words of the node called Prompt, else of the last node that was given some."""
     nodes = sorted(graph.values(), key=lambda node: node["_meta"]["title"] == "Prompt")
     texts = [node["inputs"].get(name) for node in nodes for name in ("prompt", "text", "lines")]
+    plans = [json.loads(node["inputs"]["plan"]) for node in nodes if node["class_type"] == "OSoraTimeline"]
+    texts = ["\n".join(row["text"] for row in plan.get("prompts", ())) for plan in plans] + texts
     return " / ".join([text for text in texts if isinstance(text, str) and text][-1].split("\n"))
 
 

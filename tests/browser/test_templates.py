@@ -53,6 +53,7 @@ SHOWN: dict[str, tuple[int, tuple[Part, ...]]] = {
     "Open-Sora 10 First and last frame": clip("square", frames=34),
     "Open-Sora 11 Keyframes": clip("square", frames=51),
     "Open-Sora 12 Several references": clip("square", frames=51),
+    "Open-Sora 13 Keyframes on a timeline": SQUARE,
     "Open-Sora 20 Extend video": clip("square", frames=34),
     "Open-Sora 21 Extend video from a file": clip("square", frames=34),
     "Open-Sora 22 Connect two clips": (
@@ -62,6 +63,13 @@ SHOWN: dict[str, tuple[int, tuple[Part, ...]]] = {
     "Open-Sora 24 Edit video from a file": clip("square", "green"),
     "Open-Sora 25 Long video": (
         68, (Part(0, 16, "red", "right", "circle"), Part(34, 50, "red", "left"), Part(51, 67, "red", "up", "circle")),
+    ),
+    "Open-Sora 26 Extend video on a timeline": clip("square", frames=33),
+    "Open-Sora 27 Connect two clips on a timeline": (
+        49, (Part(0, 16, "red", "right", "circle"), Part(32, 48, "blue", "left", "square")),
+    ),
+    "Open-Sora 28 Long video on a timeline": (
+        65, (Part(0, 16, "red", "right", "square"), Part(33, 47, "red", "left"), Part(49, 64, "red", "up", "square")),
     ),
     "Open-Sora 40 Low memory": clip("square", "green", "up"),
     "Open-Sora 41 Saved prompt": clip("circle", "yellow", "left"),
