@@ -34,6 +34,7 @@ NOT_LATENTS = [
     {"samples": None},
     *({"samples": torch.zeros(shape)} for shape in ((2,), (1, 4, 0, 8))),
 ]
+GROWING = "COMFY_AUTOGROW_V3"
 NOT_WIRES = [5, 0.5, "x", [], [5], (1, 2), [[1, 2]], torch.tensor(1.0), torch.full((3,), math.nan), object()]
 HALF_CHARACTERS = ["\ud800", "|0|a|\ud800|b", "x\udcffy", "a" * 400 + "\udfff"]
 NEAREST = re.compile(r"nearest good value is (\S.*?)\.?$")
@@ -105,6 +106,13 @@ def test_linked_choices_are_held_against_the_list(node: Any, good: GoodInputs) -
 def test_what_is_no_wire_is_told_in_one_sentence(node: Any, good: GoodInputs) -> None:
     known = ("MODEL", "CLIP", "VAE", "LATENT", "CONDITIONING", "IMAGE", "SIGMAS", "OSORA_REFERENCES")
     for entry in node.define_schema().inputs:
+        if entry.get_io_type() == GROWING:
+            assert entry.template.input.get_io_type() in known
+            for value in filter(lambda each: each is not None, (*NOT_WIRES, *NOT_LATENTS)):
+                name = f"{entry.template.prefix}0"
+                said = refusal(node, {**good.for_node(node), entry.id: {name: value}})
+                assert said is not None and name in said and "connect" in said, (entry.id, value, said)
+            continue
         if entry.get_io_type() not in known:
             assert entry.get_io_type() in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"), "teach native/wires.py"
             continue
