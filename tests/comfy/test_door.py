@@ -108,7 +108,7 @@ def test_what_is_no_wire_is_told_in_one_sentence(node: Any, good: GoodInputs) ->
     for entry in node.define_schema().inputs:
         if entry.get_io_type() == GROWING:
             assert entry.template.input.get_io_type() in known
-            for value in filter(lambda each: each is not None, (*NOT_WIRES, *NOT_LATENTS)):
+            for value in (*NOT_WIRES, *NOT_LATENTS):
                 name = f"{entry.template.prefix}0"
                 said = refusal(node, {**good.for_node(node), entry.id: {name: value}})
                 assert said is not None and name in said and "connect" in said, (entry.id, value, said)
