@@ -1,7 +1,7 @@
-"""Draws the pictures of the templates for released weights: ``python template_cards.py``, after those were changed.
+"""Draws the pictures of the templates for weights people download: ``python template_cards.py``, after a change.
 
-Nobody can show here what the released weights make, so a card says what a person wants to know before the click: which
-release and job, size and length, and the files it needs. All of it is read off the workflow.
+Nobody can show here what those weights make, so a card says what a person wants to know before the click: which model
+and job, size and length, and the files it needs. All of it is read off the workflow.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 TITLE = re.compile(r"Open-Sora \d\d Released (?P<release>\d\.\d) (?P<job>.+)")
+OTHERS = {"Open-Sora 61 LTX-Video": ("LTX-Video", "image to video")}
+"""Other models behind the nodes of this pack, and what they do there."""
 SIDE, EDGE = 640, 40
 COLOURS = {"1.2": (38, 70, 83), "1.3": (42, 94, 74), "2.0": (84, 52, 96)}
+PLAIN = (66, 66, 72)
 INK, SOFT, LIGHT = (255, 255, 255), (206, 214, 220), (236, 196, 100)
 QUALITY = 90
 
@@ -32,7 +35,7 @@ def nodes_of(path: Path) -> list[dict[str, Any]]:
 def size_sentence(nodes: list[dict[str, Any]]) -> str:
     """Size and length of the clip, as its size node has them; that of the picture before it makes an image."""
     sizes = [node["widgets_values"] for node in nodes if node["type"] == "OSoraSize"]
-    ((_, resolution, ratio, length, frames),) = [values for values in sizes if values[3] != "image"]
+    ((_, resolution, ratio, length, frames, *_),) = [values for values in sizes if values[3] != "image"]
     return f"{resolution}, {ratio.split()[0]}, {f'{frames} frames' if length == 'custom' else length}"
 
 
@@ -85,21 +88,29 @@ def job_drawing(draw: ImageDraw.ImageDraw, job: str, y: int) -> None:
     film(draw, x, y)
 
 
-def card(title: str, nodes: list[dict[str, Any]]) -> Image.Image:
-    """The card of one template."""
+def heading(title: str) -> tuple[str, str, tuple[int, int, int]]:
+    """Model, job and ground of a card."""
+    if title in OTHERS:
+        return (*OTHERS[title], PLAIN)
     match = TITLE.fullmatch(title)
     if match is None:
-        raise ValueError(f"{title} is no title of a template for released weights.")
-    image = Image.new("RGB", (SIDE, SIDE), COLOURS[match["release"]])
+        raise ValueError(f"{title} is no title of a template for weights that are downloaded.")
+    return f"Open-Sora {match['release']}", match["job"], COLOURS[match["release"]]
+
+
+def card(title: str, nodes: list[dict[str, Any]]) -> Image.Image:
+    """The card of one template."""
+    model, job, ground = heading(title)
+    image = Image.new("RGB", (SIDE, SIDE), ground)
     draw = ImageDraw.Draw(image)
 
     def write(y: int, text: str, size: int, colour: tuple[int, int, int]) -> None:
         draw.text((EDGE, y), text, fill=colour, font=ImageFont.load_default(size))
 
     # The newest page puts a mark over the upper left corner.
-    write(84, f"Open-Sora {match['release']}", 64, INK)
-    write(160, match["job"], 38, LIGHT)
-    job_drawing(draw, match["job"], 268)
+    write(84, model, 64, INK)
+    write(160, job, 38, LIGHT)
+    job_drawing(draw, job, 268)
     write(330, size_sentence(nodes), 34, INK)
     write(384, "needs", 26, SOFT)
     for row, name in enumerate(files_of(nodes)):
@@ -108,5 +119,5 @@ def card(title: str, nodes: list[dict[str, Any]]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    for path in sorted(WORKFLOWS.glob("Open-Sora * Released *.json")):
+    for path in sorted(path for path in WORKFLOWS.glob("*.json") if path.stem in OTHERS or TITLE.fullmatch(path.stem)):
         card(path.stem, nodes_of(path)).save(path.with_suffix(".jpg"), quality=QUALITY)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from support import random_ltx
 from support.graphs import Prompt, complete, node, saved_latents
+from support.random_ltx import random_weights
+from support.workflows import WORKFLOWS, api_of, made_small
 
 if TYPE_CHECKING:
     from support.comfyui import Executor
@@ -20,32 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.comfy
 
-LTX = {
-    "num_attention_heads": 32, "attention_head_dim": 4, "cross_attention_dim": 128, "caption_channels": 64,
-    "num_layers": 1, "in_channels": 128,
-}  # fmt: skip
 COGVIDEOX = {"num_attention_heads": 1, "time_embed_dim": 32, "text_embed_dim": 64, "num_layers": 1}
-
-
-def random_weights(network: torch.nn.Module) -> dict[str, Tensor]:
-    """Small seeded weights, norms near one."""
-    weights = {}
-    for name, entry in network.state_dict().items():
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        value = torch.randn(entry.shape, generator=generator) / max(1, entry[0].numel() if entry.ndim else 1) ** 0.5
-        weights[name] = 1 + 0.1 * value if entry.ndim == 1 and name.endswith("weight") else value
-    return weights
-
-
-def save_ltx(folder: Path) -> None:
-    """A tiny LTX-Video."""
-    import comfy.ldm.lightricks.model
-    import comfy.ops
-
-    operations = comfy.ops.disable_weight_init
-    network = comfy.ldm.lightricks.model.LTXVModel(**LTX, dtype=torch.float32, device="cpu", operations=operations)
-    metadata = {"config": json.dumps({"transformer": LTX})}
-    save_file(random_weights(network), folder / "tiny-ltx.safetensors", metadata=metadata)
 
 
 def save_cogvideox(folder: Path) -> bool:
@@ -113,21 +89,10 @@ def test_our_nodes_feed_cogvideox(
 
 
 def test_our_nodes_feed_ltx_video(executor: Executor, tiny_models: Path) -> None:
-    # LTX-Video needs the conditioning of its own CLIP. Core's loader only takes the full T5, so a node of this test
-    # brings a tiny one.
     import nodes
 
-    save_ltx(tiny_models / "diffusion_models")
-    clip = ltx_clip(tiny_models / "text_encoders" / "random-t5.safetensors")
-
-    class TinyLTXClip:
-        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
-        RETURN_TYPES, FUNCTION, CATEGORY = ("CLIP",), "load", "test"
-
-        def load(self) -> tuple[Any]:
-            return (clip,)
-
-    nodes.NODE_CLASS_MAPPINGS["TinyLTXClip"] = TinyLTXClip
+    random_ltx.save_network(tiny_models / "diffusion_models" / "tiny-ltx.safetensors")
+    add_tiny_ltx_clip(tiny_models)
     info = {name: {"input": kind.INPUT_TYPES()} for name, kind in nodes.NODE_CLASS_MAPPINGS.items() if "OSora" in name}
     text = {
         "clip": node("TinyLTXClip"),
@@ -138,6 +103,45 @@ def test_our_nodes_feed_ltx_video(executor: Executor, tiny_models: Path) -> None
     ours = complete({name: each for name, each in prompt.items() if each["class_type"] in info}, info)
     start, made = executor.run(prompt | ours, ("start", 0), ("made", 0))
     check(made["samples"], start["samples"], 128)
+
+
+def test_the_template_of_ltx_video_runs_made_small(executor: Executor, tiny_models: Path) -> None:
+    """Everything but the text encoder is as shipped; the video keeps the given picture and goes on."""
+    (template,) = WORKFLOWS.glob("*LTX-Video.json")
+    prompt = made_small(api_of(template))
+    add_tiny_ltx_clip(tiny_models)
+    by_kind = {each["class_type"]: key for key, each in prompt.items()}
+    (tiny_models / "checkpoints").mkdir(exist_ok=True)
+    random_ltx.save_checkpoint(
+        tiny_models / "checkpoints" / prompt[by_kind["CheckpointLoaderSimple"]]["inputs"]["ckpt_name"]
+    )
+    prompt[by_kind["CLIPLoader"]] = node("TinyLTXClip")
+    picture = prompt[by_kind["LoadImage"]]
+    picture |= node("EmptyImage", width=96, height=64, batch_size=1, color=0x3060C0)
+    asked = [
+        (by_kind[kind], slot) for kind, slot in (("VAEDecode", 0), ("SamplerCustom", 0), ("OSoraPlaceReferences", 0))
+    ]
+    frames, made, given = executor.run(prompt, *asked)
+    assert frames.shape == (17, 64, 64, 3) and bool(frames.isfinite().all()) and float(frames.std()) > 0
+    torch.testing.assert_close(made["samples"][:, :, :1], given["samples"][:, :, :1], atol=1e-3, rtol=1e-3)
+    assert float(made["samples"][:, :, 1:].std()) > 1e-3
+    assert given["noise_mask"].unique().tolist() == [0, 1]
+
+
+def add_tiny_ltx_clip(tiny_models: Path) -> None:
+    """A node TinyLTXClip. LTX-Video needs the conditioning of its own CLIP, whose loader only takes the full T5."""
+    import nodes
+
+    clip = ltx_clip(tiny_models / "text_encoders" / "random-t5.safetensors")
+
+    class TinyLTXClip:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+        RETURN_TYPES, FUNCTION, CATEGORY = ("CLIP",), "load", "test"
+
+        def load(self) -> tuple[Any]:
+            return (clip,)
+
+    nodes.NODE_CLASS_MAPPINGS["TinyLTXClip"] = TinyLTXClip
 
 
 def ltx_clip(path: Path) -> Any:

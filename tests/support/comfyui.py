@@ -18,7 +18,7 @@ from typing import Any
 from support.pack import PACK_ROOT, load_pack
 
 DEFAULT_TREE = PACK_ROOT / ".comfyui" / "0.30.0"
-MODEL_FOLDERS = ("diffusion_models", "vae", "text_encoders")
+MODEL_FOLDERS = ("diffusion_models", "vae", "text_encoders", "checkpoints")
 COLLECTOR = "OSoraTestCollector"
 
 
