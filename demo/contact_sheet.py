@@ -1,20 +1,25 @@
 """Draws videos as one picture, a row each: ``python contact_sheet.py SHEET.png VIDEO …``.
 
-Run by the Python that ComfyUI runs in, which has PyAV and Pillow; ``dev.py`` itself needs neither.
+With a ``--title`` for each, columns of videos stand side by side: the first video below the first title, the next below
+the second, and so on. Run by the Python that ComfyUI runs in, which has PyAV and Pillow; ``dev.py`` itself needs
+neither.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import av
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 COLUMNS = 9
+COLUMNS_SIDE_BY_SIDE = 6
 HEIGHT = 128  # pixels of a row
 GAP = 2
+BETWEEN = 24  # pixels between columns of videos
+TITLE = 20  # pixels of a title's letters
 
 
 def frames_of(path: Path, count: int) -> list[Image.Image]:
@@ -43,8 +48,34 @@ def contact_sheet(videos: Sequence[Path], columns: int = COLUMNS, height: int = 
     return sheet
 
 
+def side_by_side(videos: Sequence[Path], titles: Sequence[str], height: int = HEIGHT) -> Image.Image:
+    """A column of videos below each title."""
+    columns = [
+        contact_sheet(videos[number :: len(titles)], COLUMNS_SIDE_BY_SIDE, height) for number in range(len(titles))
+    ]
+    top = TITLE * 3 // 2
+    wide = sum(column.width for column in columns) + BETWEEN * (len(columns) - 1)
+    sheet = Image.new("RGB", (wide, top + max(column.height for column in columns)), "white")
+    left = 0
+    for title, column in zip(titles, columns, strict=True):
+        ImageDraw.Draw(sheet).text((left + GAP, GAP), title, "black", ImageFont.load_default(TITLE))
+        sheet.paste(column, (left, top))
+        left += column.width + BETWEEN
+    return sheet
+
+
+def main() -> None:
+    """Command line of this file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sheet", type=Path)
+    parser.add_argument("videos", type=Path, nargs="+")
+    parser.add_argument("--title", action="append", dest="titles", help="one for each column of videos")
+    options = parser.parse_args()
+    partial = options.sheet.with_name("part-" + options.sheet.name)
+    made = side_by_side(options.videos, options.titles) if options.titles else contact_sheet(options.videos)
+    made.save(partial)
+    partial.replace(options.sheet)
+
+
 if __name__ == "__main__":
-    target, *files = (Path(argument) for argument in sys.argv[1:])
-    partial = target.with_name("part-" + target.name)
-    contact_sheet(files).save(partial)
-    partial.replace(target)
+    main()

@@ -51,6 +51,13 @@ SPECIAL: dict[str, tuple[str, tuple[int, ...]]] = {
     "52": ("taught: red circle", ()),
     "53": ("window by window", ()),
     "54": ("a LoRA file", ()),
+    "70": ("text to video, 2.0", ()),
+    "71": ("first frame given, 2.0", (0,)),
+    "72": ("first and last frame, 2.0", (0, 5)),
+    "73": ("goes on from 33 frames", (0, 1, 2, 3)),
+    "74": ("leads up to 33 frames", (2, 3, 4, 5)),
+    "75": ("three segments, 2.0", ()),
+    "76": ("picture first, 2.0", (0,)),
 }
 LIKE = {"Open-Sora 30 Prompt refinement": "Open-Sora 01 Text to video"}
 """Templates that need a file of the person, and another that gives the same video for the same words."""

@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", parents=[common], help="make two videos with the tiny demo models")
-    demo.add_argument("--prompt", metavar="TEXT", help="what the first video shall show")
+    demo = commands.add_parser("demo", parents=[common], help="make four videos with the tiny models of 1.3 and 2.0")
+    demo.add_argument("--prompt", metavar="TEXT", help="what the videos made from words shall show")
     demo.set_defaults(command=_demo)
 
     test = commands.add_parser("test", parents=[common], help="lint, types and all tests")

@@ -1,4 +1,4 @@
-"""``dev.py demo``: the tiny models, a headless ComfyUI, two workflows through the API, videos and a picture of them."""
+"""``dev.py demo``: the tiny models, a headless ComfyUI, workflows of two releases queued, videos and a picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from .runtime import Runtime
 from .server import ComfyServer
 
 WORKFLOWS = REPOSITORY / "workflows" / "api"
-SHOWN = ("Open-Sora 01 Text to video", "Open-Sora 02 Image to video")
+SHOWN = {
+    "Open-Sora 1.3": ("Open-Sora 01 Text to video", "Open-Sora 02 Image to video"),
+    "Open-Sora 2.0": ("Open-Sora 70 Text to video in 2.0", "Open-Sora 71 Image to video in 2.0"),
+}
+"""Workflows by the title above their videos; the first of each takes the person's words."""
 SHEET_SCRIPT = REPOSITORY / "demo" / "contact_sheet.py"
 SHEET = "opensora-demo.png"
 VIDEO_ENDINGS = (".mp4", ".webm", ".mkv")
@@ -58,18 +62,19 @@ def with_prompt(workflow: Prompt, text: str) -> Prompt:
 
 
 def run_demo(runtime: Runtime, text: str | None) -> None:
-    """Text to video, then image to video; say where the videos and the picture of both are."""
-    prompts = {name: _workflow(name) for name in SHOWN}
+    """Text to video, then image to video, each release beside the other; say where the videos and their picture are."""
+    prompts = {name: _workflow(name) for job in zip(*SHOWN.values(), strict=True) for name in job}
     if text is not None:
-        prompts[SHOWN[0]] = with_prompt(prompts[SHOWN[0]], text)
+        prompts |= {first: with_prompt(prompts[first], text) for first, *_ in SHOWN.values()}
     server = make_server(runtime)
     say(f"Starting ComfyUI {runtime.version}")
     with server:
         say(f"ComfyUI is ready after {server.seconds_to_ready:.1f} s")
         videos = [video for name, prompt in prompts.items() for video in _videos(server, name, prompt)]
     sheet = BASE / "output" / SHEET
+    titles = [f"--title={title}" for title in SHOWN]
     done = subprocess.run(
-        [str(runtime.python), str(SHEET_SCRIPT), str(sheet), *map(str, videos)], capture_output=True, text=True
+        [str(runtime.python), str(SHEET_SCRIPT), str(sheet), *titles, *map(str, videos)], capture_output=True, text=True
     )
     if done.returncode != 0:
         raise Problem(f"The videos are made, but {SHEET_SCRIPT.name} failed:\n{done.stderr[-3000:]}")

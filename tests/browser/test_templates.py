@@ -81,6 +81,19 @@ SHOWN: dict[str, tuple[int, tuple[Part, ...]]] = {
     "Open-Sora 52 LoRA": clip("square", "blue"),
     "Open-Sora 53 Context windows": clip("circle", "green", frames=34),
     "Open-Sora 54 LoRA from a file": clip("square", "blue"),
+    "Open-Sora 70 Text to video in 2.0": CIRCLE,
+    "Open-Sora 71 Image to video in 2.0": (17, (*SQUARE[1], Part(0, 0, "red", shape="square"))),
+    "Open-Sora 72 First and last frame in 2.0": (
+        17, (*SQUARE[1], Part(0, 0, "red", shape="square"), Part(16, 16, "red", shape="square")),
+    ),
+    "Open-Sora 73 Extend forwards in 2.0": (
+        49, (Part(0, 32, "red", "bounce"), Part(33, 48, "red"), Part(0, 48, "red", "bounce")),
+    ),
+    "Open-Sora 74 Extend backwards in 2.0": (49, (Part(0, 15, "red", "bounce"), Part(16, 48, "red", "bounce"))),
+    "Open-Sora 75 Long video in 2.0": (
+        49, (Part(0, 16, "red", "right"), Part(17, 32, "red", "left"), Part(33, 48, "red", "up")),
+    ),
+    "Open-Sora 76 Text to image to video in 2.0": CIRCLE,
 }  # fmt: skip
 """Frames of every video a template leaves, all 64x64, and what its prompts promise."""
 

@@ -340,8 +340,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 AROUND = {
     "EmptyHunyuanLatentVideo", "EmptyImage", "EmptyLatentImage", "EmptyLTXVLatentVideo", "EmptySD3LatentImage",
     "ImageScale", "LatentCut", "LoadImage", "LoadLatent", "LoadVideo", "ManualSigmas", "PreviewAny", "PreviewImage",
-    "PrimitiveInt",
-    "PrimitiveString", "PrimitiveStringMultiline", "SaveLatent", "SaveVideo",
+    "PrimitiveInt", "PrimitiveString", "PrimitiveStringMultiline", "SaveLatent", "SaveVideo",
 }  # fmt: skip
 # Words that name a feature without its node, and where it is proved: a feature above, or a file.
 WORDS = {
