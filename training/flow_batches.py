@@ -114,6 +114,7 @@ class BatchConfig:
     even_rivals: bool = False  # whether the latter also come with themselves in even steps of time as a rival
     # Of the rows that are told given frames, those whose words name another colour and shape: the frames are right.
     misnamed_share: float = 0.0
+    named_rivals: bool = False  # whether these rows come with themselves in the shape that their words name as a rival
 
 
 @dataclass(frozen=True)
@@ -211,22 +212,34 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         rivals=rivals,
     )
     if given and config.misnamed_share:
-        batch = replace(batch, captions=_misnamed(rng, batch, scenes, config.misnamed_share, release))
+        captions, shapes = _misnamed(rng, batch, scenes, config.misnamed_share, release)
+        batch = replace(batch, captions=captions)
+        if config.named_rivals:
+            named = [replace(scene, shape=shape) for scene, shape in zip(scenes, shapes, strict=True)]
+            other = bank.code.clips(named, bucket.frames, bucket.height, bucket.width)
+            other[:, :, list(given)] = latents[:, :, list(given)]  # which the network is told
+            others = [other[:, None, None]] if rivals is None else [rivals, other[:, None, None]]
+            batch = replace(batch, rivals=torch.cat(others, dim=1))
     return batch.in_twos() if decided else batch
 
 
-def _misnamed(rng: np.random.Generator, batch: Batch, scenes: list[Scene], share: float, release: Release) -> list[str]:
-    """The captions, ``share`` of those whose frames are told with another colour and shape, never held-out ones."""
-    found = []
+def _misnamed(
+    rng: np.random.Generator, batch: Batch, scenes: list[Scene], share: float, release: Release
+) -> tuple[list[str], list[str]]:
+    """The captions, ``share`` of those whose frames are told with another colour and shape, never held-out ones, and
+    the shapes they name."""
+    found, shapes = [], []
     for scene, words, told in zip(scenes, batch.captions, batch.given_kept.tolist(), strict=True):
         if told and rng.random() < share:
             while True:
                 colour, shape, motion = draw_words(rng, (scene.motion,))
                 if colour != scene.colour and shape != scene.shape:
                     break
-            words = _words(replace(scene, colour=colour, shape=shape, motion=motion), rng, release)
+            scene = replace(scene, colour=colour, shape=shape, motion=motion)
+            words = _words(scene, rng, release)
         found.append(words)
-    return found
+        shapes.append(scene.shape)
+    return found, shapes
 
 
 def _words(scene: Scene, rng: np.random.Generator, release: Release) -> str:

@@ -26,7 +26,7 @@ def metadata(name: str) -> dict[str, str]:
         return dict(file.metadata())
 
 
-LATER = (("misnamed_share", 0.0), ("muon", 0.0))
+LATER = (("misnamed_share", 0.0), ("named_rivals", False), ("muon", 0.0))
 """Settings that came after files were made, with the values that change nothing."""
 
 

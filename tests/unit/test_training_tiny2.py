@@ -242,6 +242,29 @@ def test_words_that_contradict_given_frames_are_trained_where_those_are_told(ban
     assert kinds == {True, False}
 
 
+def test_what_wrong_words_name_is_a_rival_that_agrees_where_frames_are_told(bank: ClipBank) -> None:
+    config = replace(small_flow().phases[1].batches, given_share=1.0, given_dropout=0.5, misnamed_share=0.5)
+    kinds = set()
+    for step in range(30):
+        plain, named = (
+            flow_batches.batch_of(each, bank, 1, step) for each in (config, replace(config, named_rivals=True))
+        )
+        if not named.given:
+            continue
+        assert plain.captions == named.captions and plain.rivals is not None and named.rivals is not None
+        assert torch.equal(named.rivals[:, :1], plain.rivals)
+        assert named.rivals.shape == (len(named.latents), 2, 1, *named.latents.shape[1:])
+        told = list(named.given)
+        right = flow_batches.batch_of(replace(config, misnamed_share=0.0), bank, 1, step).captions
+        for row, (rival, own) in enumerate(zip(named.rivals[:, 1, 0], named.latents, strict=True)):
+            assert torch.equal(rival[:, told], own[:, told])
+            wrong = named.captions[row] != right[row]
+            free = [frame for frame in range(own.shape[1]) if frame not in told]
+            assert torch.equal(rival, own) or (wrong and not torch.allclose(rival[:, free], own[:, free]))
+            kinds.add((wrong, torch.equal(rival, own)))
+    assert {(True, False), (False, True)} <= kinds
+
+
 def test_the_network_learns(tmp_path: Path) -> None:
     config = small_flow()
     phase = replace(config.phases[0], steps=60, batches=replace(config.phases[0].batches, buckets=BUCKETS[:1]))
