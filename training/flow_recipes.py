@@ -178,9 +178,16 @@ TINY_20 = FlowConfig(
             ),
             rate_share=0.4,
         ),
+        _settled(
+            3000,
+            _told_20(
+                buckets=causal_buckets(pictures=0.05, long=(0.06, 0.04)), given_share=0.85, misnamed_share=0.85,
+                named_rivals=True,
+            ),
+        ),
     ),
 )  # fmt: skip
-"""Phases as 1.3's, without the one in which that trains its text encoder again, and one more."""
+"""Phases as 1.3's, without the one in which that trains its text encoder again, and two more."""
 
 RECIPES: dict[str, FlowConfig] = {
     "2.0": TINY_20,
