@@ -212,15 +212,24 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         rivals=rivals,
     )
     if given and config.misnamed_share:
-        captions, shapes = _misnamed(rng, batch, scenes, config.misnamed_share, release)
-        batch = replace(batch, captions=captions)
-        if config.named_rivals:
-            named = [replace(scene, shape=shape) for scene, shape in zip(scenes, shapes, strict=True)]
-            other = bank.code.clips(named, bucket.frames, bucket.height, bucket.width)
-            other[:, :, list(given)] = latents[:, :, list(given)]  # which the network is told
-            others = [other[:, None, None]] if rivals is None else [rivals, other[:, None, None]]
-            batch = replace(batch, rivals=torch.cat(others, dim=1))
+        batch = _with_wrong_words(rng, batch, bank, scenes, config)
     return batch.in_twos() if decided else batch
+
+
+def _with_wrong_words(
+    rng: np.random.Generator, batch: Batch, bank: ClipBank, scenes: list[Scene], config: BatchConfig
+) -> Batch:
+    """Some rows named as ``misnamed_share`` says, and what that names as a rival of theirs if there are to be any."""
+    captions, shapes = _misnamed(rng, batch, scenes, config.misnamed_share, bank.code.release)
+    batch = replace(batch, captions=captions)
+    if not config.named_rivals:
+        return batch
+    named = [replace(scene, shape=shape) for scene, shape in zip(scenes, shapes, strict=True)]
+    other = bank.code.clips(named, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
+    told = list(batch.given)
+    other[:, :, told] = batch.latents[:, :, told]
+    others = [other[:, None, None]] if batch.rivals is None else [batch.rivals, other[:, None, None]]
+    return replace(batch, rivals=torch.cat(others, dim=1))
 
 
 def _misnamed(
