@@ -15,6 +15,18 @@ async function open(page, name) {
   }, name);
 }
 
+// The little map at the lower right, which covers what lies below it; in graph units, null where it is closed.
+function minimap(page) {
+  return page.evaluate(() => {
+    const map = document.querySelector('[data-testid="minimap-container"]');
+    if (!map) return null;
+    const { canvas } = window.app, { scale, offset } = canvas.ds;
+    const corner = canvas.canvas.getBoundingClientRect(), box = map.getBoundingClientRect();
+    const [x, y] = [(box.x - corner.x) / scale - offset[0], (box.y - corner.y) / scale - offset[1]];
+    return [x, y, box.width / scale, box.height / scale].map(Math.round);
+  });
+}
+
 // In graph units, titles included.
 function rectangles(page) {
   return page.evaluate(() => {
@@ -80,12 +92,17 @@ function show(page, { outputs, texts }) {
 
 module.exports = async (page, tools) => {
   const { names, nodes2, results, label } = tools.input;
-  await page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), nodes2);
+  await page.evaluate(async (on) => {
+    const { setting } = window.app.extensionManager;
+    await setting.set("Comfy.VueNodes.Enabled", on);
+    await setting.set("Comfy.RightSidePanel.IsOpen", false); // as on a first visit
+  }, nodes2);
   const found = {};
   for (const name of names) {
     await open(page, name);
     const entry = (found[name] = { before: await settled(page) });
     entry.zoom = await page.evaluate(() => window.app.canvas.ds.scale);
+    entry.minimap = await minimap(page);
     if (results[name] !== null) {
       entry.results = results[name] ?? (await run(page));
       if (results[name]) await show(page, results[name]);

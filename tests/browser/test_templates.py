@@ -161,6 +161,8 @@ def test_templates_open_readable_and_nothing_overlaps(
         seen = visit.value
     assert {name: entry["zoom"] for name, entry in seen.items() if entry["zoom"] < SMALLEST_ZOOM} == {}
     assert {name: found for name, entry in seen.items() if (found := overlaps(entry))} == {}
+    assert all(entry["minimap"] for entry in seen.values()), "the page opens with it"
+    assert {name: found for name, entry in seen.items() if (found := under_the_minimap(entry))} == {}
 
 
 @pytest.fixture
@@ -176,7 +178,19 @@ def overlaps(entry: dict[str, Any]) -> list[str]:
     found = []
     for when in ("before", "after"):
         boxes = entry.get(when, {}).items()
-        for (one, (x, y, wide, high)), (other, (u, v, broad, tall)) in itertools.combinations(boxes, 2):
-            if x < u + broad and u < x + wide and y < v + tall and v < y + high:
+        for (one, box), (other, another) in itertools.combinations(boxes, 2):
+            if meet(box, another):
                 found.append(f"{when}: {one} and {other}")
     return found
+
+
+def under_the_minimap(entry: dict[str, Any]) -> list[str]:
+    """Nodes that show a result of the run, a video above all, which the page's minimap covers as a template opens."""
+    shown = entry.get("results", {}).get("outputs", {})
+    return [node for node, box in entry.get("after", {}).items() if node in shown and meet(box, entry["minimap"])]
+
+
+def meet(one: list[int], other: list[int]) -> bool:
+    """Whether two rectangles (left, top, width, height) have something in common."""
+    (x, y, wide, high), (u, v, broad, tall) = one, other
+    return x < u + broad and u < x + wide and y < v + tall and v < y + high
