@@ -103,7 +103,10 @@ module.exports = async (page, tools) => {
   found.pasted = await read();
   await page.keyboard.press("Delete"); // what was pasted is chosen
   found.removed = await read();
-  await page.mouse.click(chosen.x, chosen.y);
+  await page.waitForTimeout(500);
+  const still = await center(page, 0);
+  await page.mouse.click(still.x, still.y);
+  await page.locator(".opensora-timeline-span.selected").waitFor({ timeout: READY });
   await page.locator('.opensora-timeline-field[name="strength"]').fill("0.4");
   await page.keyboard.press("Enter");
   found.typed = await read();
