@@ -73,7 +73,7 @@ function toldIn(output) {
 function follow(node, view) {
   let seen = "";
   const timer = setInterval(() => {
-    if (document.hidden || !view.root.isConnected) return;
+    if (document.hidden || !(view.root.isConnected || takePlace(node, view.root))) return;
     const clip = view.host.clip();
     const now = JSON.stringify({ ...clip, rules: clip.rules.id, width: view.track.offsetWidth });
     if ((now === seen && view.host.read() === view.drawn) || view.busy) return;
@@ -81,6 +81,20 @@ function follow(node, view) {
     view.render();
   }, LOOK_MS);
   return () => clearInterval(timer);
+}
+
+/**
+ * The newest page makes a node anew when it undoes and goes on showing the widget's element of the old one.
+ *
+ * @param {any} node
+ * @param {HTMLElement} root its own
+ * @returns {boolean} whether that is shown now
+ */
+function takePlace(node, root) {
+  if (!node.graph || node.graph !== app.canvas?.graph) return false;
+  const old = document.querySelector(`[data-node-id="${node.id}"] .opensora-timeline`);
+  old?.replaceWith(root);
+  return Boolean(old);
 }
 
 /**
