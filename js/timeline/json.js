@@ -95,7 +95,7 @@ class Reader {
     if (sign === "[") return this.array(depth);
     const start = this.at;
     const wrong = this.take(NO_NUMBER);
-    if (wrong) throw new PlanError(`The plan holds ${wrong}, which is no number; the nearest good value is 0.`);
+    if (wrong) throw new PlanError(`The plan holds ${wrong}, which is no number; write one.`);
     const found = this.take(STRING) ?? this.take(WORD) ?? this.take(NUMBER);
     if (found === null) this.fail();
     return { kind: "scalar", value: JSON.parse(found), start, end: this.at };

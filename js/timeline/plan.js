@@ -206,10 +206,11 @@ function readPlace(where, row) {
  * @param {string} where
  * @param {keyof Place} name
  * @param {any} value
+ * @param {number} [low] the least that is allowed
  * @returns {number}
  */
-function checkNumber(where, name, value) {
-  const [low, high] = LIMITS[name];
+function checkNumber(where, name, value, low = LIMITS[name][0]) {
+  const high = LIMITS[name][1];
   const whole = name !== "strength";
   const must = `${where} is ${shown(value)}, but must be ${whole ? "a whole number" : "a number"} between ${low} and ${high}`;
   if (typeof value !== "number") throw new PlanError(`${must}.`);
@@ -234,12 +235,7 @@ function readPrompt(where, row) {
   if (text.includes("|")) {
     throw new PlanError(`${where}.text contains '|', which separates segments; write the prompt without it.`);
   }
-  const segment = checkNumber(`${where}.segment`, "segment", "segment" in row ? row.segment : 0);
-  if (segment < 0) {
-    throw new PlanError(
-      `${where}.segment is ${segment}, but words hold from a segment on; the nearest good value is 0.`,
-    );
-  }
+  const segment = checkNumber(`${where}.segment`, "segment", "segment" in row ? row.segment : 0, 0);
   return { segment, text };
 }
 

@@ -146,7 +146,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> Any:
-    raise _Unreadable(f"The plan holds {word}, which is no number; the nearest good value is 0.")
+    raise _Unreadable(f"The plan holds {word}, which is no number; write one.")
 
 
 def _objects(name: str, rows: Any) -> Iterator[dict[str, Any]]:
@@ -176,8 +176,10 @@ def _place(where: str, row: Mapping[str, Any]) -> Strategy:
     return Strategy(**values)
 
 
-def _number(where: str, name: str, value: Any) -> Any:
-    _, low, high = FIELDS[name]
+def _number(where: str, name: str, value: Any, low: float | None = None) -> Any:
+    """``value`` within the limits of its field, or from ``low`` on."""
+    _, least, high = FIELDS[name]
+    low = least if low is None else low
     whole = name != "strength"
     kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -199,11 +201,7 @@ def _prompt(where: str, row: Mapping[str, Any]) -> PromptPart:
         raise ValueError(f"{where}.text is {_shown(text)}, but must be text in quotation marks.")
     if "|" in text:
         raise ValueError(f"{where}.text contains '|', which separates segments; write the prompt without it.")
-    segment = _number(f"{where}.segment", "segment", row.get("segment", 0))
-    if segment < 0:
-        raise ValueError(
-            f"{where}.segment is {segment}, but words hold from a segment on; the nearest good value is 0."
-        )
+    segment = _number(f"{where}.segment", "segment", row.get("segment", 0), low=0)
     return PromptPart(segment, text)
 
 

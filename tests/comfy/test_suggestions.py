@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,12 +27,14 @@ from opensora.nodes import NODES  # noqa: E402 (needs ComfyUI in the process)
 from opensora.opensora_models.caching import guidance_rows, tables  # noqa: E402
 from opensora.opensora_models.checkpoint import settings  # noqa: E402
 from opensora.opensora_models.mmdit import tokens  # noqa: E402
+from opensora.opensora_models.native.sampling import timeline_inputs  # noqa: E402
+from opensora.opensora_models.native.sampling.clips import ClipSize  # noqa: E402
 from opensora.opensora_models.native.sampling.reference_inputs import ReferenceChain  # noqa: E402
 from opensora.opensora_models.releases import groups as frames  # noqa: E402
 from opensora.opensora_models.releases import known as releases  # noqa: E402
 from opensora.opensora_models.releases import printed_sizes as sizes  # noqa: E402
 from opensora.opensora_models.releases import sizes as release_sizes  # noqa: E402
-from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments  # noqa: E402
+from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments, timeline  # noqa: E402
 from opensora.opensora_models.storage import output_names  # noqa: E402
 from opensora.opensora_models.text import suffixes, wording  # noqa: E402
 from opensora.opensora_models.vae import file_settings, guards, statistics, tiled, tiled_files  # noqa: E402
@@ -359,7 +362,42 @@ def test_step_tables_and_what_guidance_reuse_means() -> None:
         assert follows(lambda after: guidance_rows.GuidanceReuse(2, after), share, float)
 
 
+def test_numbers_of_a_timelines_plan() -> None:
+    for field in timeline.FIELDS:
+        row = '{"references": [{"%s": %s}]}'
+        followed = [
+            follows(lambda value: timeline.parse_plan(row % (field, value)), each, str)  # noqa: B023
+            for each in ("-1", "-7", "0.5", "1.5", "1e9", "-1e9")
+        ]
+        assert sum(followed) > 3, field
+    first, later = '{"text": "a", "segment": %s}', '{"text": "a"}, {"text": "b", "segment": %s}'
+    for value, words in (("-1", first), ("-7", first), ("0.5", first), ("1.5", later), ("1e9", later)):
+        prompts = '{"prompts": [' + words + "]}"
+        assert follows(lambda each: timeline.parse_plan(prompts % each), value, str)  # noqa: B023
+
+
+def test_pictures_of_a_timelines_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EncodingBegins(Exception):
+        pass
+
+    def encode(*told: Any) -> None:
+        raise EncodingBegins
+
+    monkeypatch.setattr(timeline_inputs, "encode_pictures", encode)
+    clip = ClipSize(releases.RELEASES["1.3"], 64, 64, 17, 5)
+    pictures = {number: torch.zeros(1, 64, 64, 3) for number in (1, 4)}
+
+    def refuse(number: int) -> None:
+        plan = timeline.parse_plan(f"0,{number}")
+        with contextlib.suppress(EncodingBegins):
+            timeline_inputs.plan_references(plan, pictures, None, clip, ReferenceChain(), "crop")
+
+    assert all(follows(refuse, number) for number in (0, 2, 3, 5, 900))
+
+
 SWEPT = {
+    "opensora_models/sampling/timeline.py": timeline,
+    "opensora_models/native/sampling/timeline_inputs.py": timeline_inputs,
     "opensora_models/caching/tables.py": tables,
     "opensora_models/caching/guidance_rows.py": guidance_rows,
     "opensora_models/vae/tiled.py": tiled,

@@ -87,15 +87,15 @@ WRONG: dict[str, str | None] = {
     '{"references": [{"strength": -0.5}]}': "references[0].strength is -0.5, but must be a number between 0 and 1; the "
     "nearest good value is 0.",
     '{"references": [{"at": 1, "at": 2}]}': 'The plan says "at" twice in one object; keep one of them.',
-    '{"references": [{"strength": NaN}]}': "The plan holds NaN, which is no number; the nearest good value is 0.",
+    '{"references": [{"strength": NaN}]}': "The plan holds NaN, which is no number; write one.",
     '{"prompts": [{"segment": 0, "text": 5}]}': "prompts[0].text is 5, but must be text in quotation marks.",
     '{"prompts": [{"segment": 1, "text": "a"}]}': "prompts has no text for segment 0, but the first segment needs "
     "words of its own.",
     '{"prompts": [{"text": "a"}, {"text": "b"}]}': "prompts has two texts for segment 0; keep one of them.",
     '{"prompts": [{"text": "a|b"}]}': "prompts[0].text contains '|', which separates segments; write the prompt "
     "without it.",
-    '{"prompts": [{"segment": -1, "text": "a"}]}': "prompts[0].segment is -1, but words hold from a segment on; the "
-    "nearest good value is 0.",
+    '{"prompts": [{"segment": -1, "text": "a"}]}': "prompts[0].segment is -1, but must be a whole number between "
+    "0 and 999; the nearest good value is 0.",
     "0;0,0,0,0,0": "The length of group 1 of the mask strategy is 0, but must be a whole number between 1 and 10000; "
     "the nearest good value is 1.",
     '{"references": [': None,
