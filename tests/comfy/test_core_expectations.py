@@ -72,7 +72,8 @@ def test_the_network_says_how_many_channels_it_takes(model: Any, version: str) -
 
 
 def model_nodes(executor: Executor) -> dict[str, Any]:
-    """Core's nodes that turn a MODEL into a MODEL and need nothing else, and their inputs."""
+    """Core's nodes that turn a MODEL into a MODEL and need nothing else, no LoRA file that fits either, and their
+    inputs."""
     import nodes
 
     executor.validate({"1": {"class_type": "EasyCache", "inputs": {}}})  # has the extra files read
@@ -82,7 +83,7 @@ def model_nodes(executor: Executor) -> dict[str, Any]:
             continue
         required = kind.INPUT_TYPES().get("required", {})
         values = inputs_of(kind) | {key: "MODEL" for key, spec in required.items() if spec[0] == "MODEL"}
-        if "MODEL" in values.values() and None not in values.values():
+        if "MODEL" in values.values() and None not in values.values() and "lora_name" not in values:
             found[name] = values
     return found
 
