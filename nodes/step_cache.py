@@ -100,7 +100,7 @@ class StepCache(OpenSoraNode):
     def validate_inputs(cls, table: str | None = None, steps: str | None = None) -> bool | str:
         """Says more than ComfyUI's own check; what comes by wire is judged when the node runs."""
         if table == FROM_TEXT and steps is not None:
-            read_table(steps)
+            _check_steps(steps)
         elif table not in (None, *_no_files()):
             STEP_TABLES.path(table)
         return True
@@ -121,3 +121,12 @@ class StepCache(OpenSoraNode):
         levels = None if full_schedule is None else tuple(full_schedule.tolist())
         run = CachedRun(chosen, GuidanceReuse(guidance_every, guidance_after), levels)
         return io.NodeOutput(with_step_cache(model, run))
+
+
+def _check_steps(steps: str) -> None:
+    """Refuse a wrong table by a sentence that names its input: the table's is looked at as well."""
+    try:
+        read_table(steps)
+    except ValueError as error:
+        sentence = str(error)
+        raise ValueError(f"The input steps is no table: {sentence[0].lower()}{sentence[1:]}") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..messages.quoting import LONGEST_FILE_NAME, quoted
-from ..storage.writing import write_new
+from ..storage.writing import text_writer, write_new
 from .tables import StepTable, table_from
 
 ENDING = ".steptable.json"
@@ -63,7 +63,7 @@ def save_new_tables(choose: Callable[[], Name], tables: CalibratedTables) -> Nam
         },
         indent=1,
     )
-    return write_new(choose, lambda path: path.write_text(text, encoding="utf-8"))
+    return write_new(choose, text_writer(text))
 
 
 def load_tables(path: Path) -> CalibratedTables:

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from .writing import write_whole
+from .writing import text_writer, write_whole
 
 MOST_BYTES = 100_000
 MOST_KEPT = 200
@@ -33,7 +33,7 @@ def keep_speed(file: Path, name: str, rate: float) -> None:
         return
     kept = {other: speed for other, speed in known.items() if other != name} | {name: rate}
     text = json.dumps(dict(list(kept.items())[-MOST_KEPT:]), indent=1)
-    write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(file, text_writer(text))
 
 
 def _is_speed(rate: object) -> bool:

@@ -49,6 +49,11 @@ def write_whole(target: Path, write: Write[T], kept: str = "") -> T:
             return result
 
 
+def text_writer(text: str) -> Write[int]:
+    """What :func:`write_whole` and :func:`write_new` call to write ``text``."""
+    return lambda path: path.write_text(text, encoding="utf-8")
+
+
 def write_new(choose: Callable[[], Name], write: Write[object], kept: str = "") -> Name:
     """Write a file under a name that no file has; gives the name.
 

@@ -29,9 +29,18 @@ def nodes(bare_server: BareServer) -> Any:
     return comfy_lint.schema.normalize(bare_server.object_info())
 
 
+def is_part_of_an_input(found: Any, workflow: dict[str, Any], nodes: Any) -> bool:
+    """Whether an "unknown" input is one of those that an input grows, which the linter does not know of."""
+    name, dot, _ = found.field.partition(".")
+    return (
+        bool(dot) and found.severity == "warning" and name in nodes.nodes[workflow[found.node_id]["class_type"]].inputs
+    )
+
+
 @pytest.mark.parametrize(
     "path", [path for path in api_workflows() if path.stem not in NEED_FILES], ids=lambda p: p.stem
 )
 def test_a_bare_install_has_all_that_a_graph_names(path: Path, nodes: Any) -> None:
-    found = comfy_lint.lint_workflow(read(path), nodes)
+    workflow = read(path)
+    found = [one for one in comfy_lint.lint_workflow(workflow, nodes) if not is_part_of_an_input(one, workflow, nodes)]
     assert [f"{one.severity} {one.node_id} {one.field}: {one.message}" for one in found] == []

@@ -323,6 +323,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "SelfAttentionGuidance", "TomePatchModel",
     ),
     "comfy/test_lora.py": ("TrainLoraNode",),
+    "browser/test_templates.py": ("LoraLoaderModelOnly",),
+    "comfy/test_other_models.py": ("SamplerCustom",),
     "comfy/test_model_interop.py": ("ModelSave", "TorchCompileModel"),
     "comfy/test_model_loading.py": ("UNETLoader", "CheckpointLoaderSimple"),
     "comfy/test_vae_nodes.py": (
@@ -338,9 +340,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # Nodes that bring pictures, numbers and words in and out, or belong to other models.
 AROUND = {
-    "EmptyHunyuanLatentVideo", "EmptyImage", "EmptyLatentImage", "EmptyLTXVLatentVideo", "EmptySD3LatentImage",
-    "ImageScale", "LatentCut", "LoadImage", "LoadLatent", "LoadVideo", "ManualSigmas", "PreviewAny", "PreviewImage",
-    "PrimitiveInt", "PrimitiveString", "PrimitiveStringMultiline", "SaveLatent", "SaveVideo",
+    "EmptyHunyuanLatentVideo", "EmptyImage", "EmptyLTXVLatentVideo", "EmptyLatentImage", "EmptySD3LatentImage",
+    "ImageBatch", "ImageScale", "LatentCut", "LoadImage", "LoadLatent", "LoadVideo", "ManualSigmas", "PreviewAny",
+    "PreviewImage", "PrimitiveInt", "PrimitiveString", "PrimitiveStringMultiline", "SaveLatent", "SaveVideo",
 }  # fmt: skip
 # Words that name a feature without its node, and where it is proved: a feature above, or a file.
 WORDS = {

@@ -114,6 +114,8 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("OSoraSize", {"version": "9.9", "length": "custom", "custom_frames": 60}, "version"),
     ("OSoraEmptyLatent", {"frames": 50}, "frames"),
     ("OSoraEmptyLatent", {"version": "1.3"}, "frames"),
+    ("OSoraStepCache", {"table": "from steps", "steps": "1012"}, "steps"),
+    ("OSoraTimeline", {"plan": "{"}, "plan"),
     ("OSoraPromptBuilder", {"aesthetic": "god"}, "aesthetic"),
     *((name, {"filename_prefix": "../x"}, "filename_prefix") for name in ("OSoraDecode", "OSoraSaveConditioning")),
 ]  # fmt: skip

@@ -34,16 +34,28 @@ VAE = {
 }  # fmt: skip
 DECODE = {"samples": ["encoded", 0], "vae": ["vae", 0], "tile_size": "auto", "num_frames": 0}
 
+ENCODED = {
+    "encoder": node("OSoraTextEncoderLoader", text_encoder_name="random-t5.safetensors", precision="default",
+                    device="default"),
+    "text": node("OSoraTextEncode", clip=["encoder", 0], prompt="a cat", negative_prompt="a dog", clean=True),
+}  # fmt: skip
+
 # For each node with a prefix: what stands before it, its other inputs, the ending of its file.
 SAVING: dict[str, tuple[Prompt, dict[str, Any], str]] = {
     "OSoraSaveConditioning": (
-        {
-            "encoder": node("OSoraTextEncoderLoader", text_encoder_name="random-t5.safetensors", precision="default",
-                            device="default"),
-            "text": node("OSoraTextEncode", clip=["encoder", 0], prompt="a cat", negative_prompt="a dog", clean=True),
-        },
+        ENCODED,
         {"positive": ["text", 0], "negative": ["text", 1], "note": ""},
         ".conditioning.safetensors",
+    ),
+    "OSoraCalibrateStepCache": (
+        ENCODED | {
+            "model": node("OSoraModelLoader", model_name="random-v1.2.safetensors", weight_dtype="default",
+                          rounding="accurate", window=0, spatial_rotary="automatic"),
+            "empty": node("OSoraEmptyLatent", version="1.2", height=64, width=64, frames=1, batch_size=1),
+        },
+        {"model": ["model", 0], "positive": ["text", 0], "negative": ["text", 1], "latent": ["empty", 0], "steps": 2,
+         "cfg": 1.0, "seed": 0},
+        ".steptable.json",
     ),
     "OSoraDecode": (VAE, DECODE | {"save_latent": True}, ".latent"),
     "OSoraDecodeToVideo": (VAE, DECODE | {"frame_rate": 12.0, "format": "mp4 (h264)", "quality": 30}, ".mp4"),

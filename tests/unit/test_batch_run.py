@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +210,16 @@ def test_a_server_that_comes_back_goes_on(tmp_path: Path) -> None:
         assert states(tmp_path) == {"done": 10}
 
 
+# A shell's background job ignores Ctrl-C, and so would every program it starts.
+LISTENING = None if os.name == "nt" else partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+
+
 def drive(arguments: list[str], *servers: FakeComfyUI) -> subprocess.Popen[str]:
-    """The driver as a process of its own."""
+    """The driver as a process of its own, which Ctrl-C reaches even where the tests run in the background."""
     command = [sys.executable, str(REPOSITORY / "batch.py"), *arguments, "--json", "--servers"]
-    return subprocess.Popen([*command, *(s.url for s in servers)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, *(s.url for s in servers)], stdout=subprocess.PIPE, text=True, preexec_fn=LISTENING
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="has no kill -9")
