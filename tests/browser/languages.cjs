@@ -10,7 +10,7 @@ async function open(page, language) {
     () => Object.keys(window.LiteGraph?.registered_node_types ?? {}).some((name) => name.startsWith("OSora")),
     null, { timeout: READY_MS },
   );
-  await page.waitForTimeout(2000); // the page still opens the workflow of its last visit
+  await page.waitForTimeout(2000);
 }
 
 const place = (page) => page.evaluate(() => {
@@ -38,6 +38,17 @@ const select = (page, id) => page.evaluate((which) => {
   canvas.selectItems([graph.getNodeById(which)]);
 }, id);
 
+// The page still opens the workflow of its last visit, on a busy machine late: then ours is gone, and put down again.
+async function placeForGood(page) {
+  const info = page.getByTestId("info-button");
+  for (let tries = 1; ; tries++) {
+    const nodes = await place(page);
+    await select(page, nodes[0].id);
+    const stays = await info.waitFor({ timeout: 10000 }).then(() => true, () => false);
+    if (stays || tries === 6) return nodes;
+  }
+}
+
 // Help is looked at as a person does: the panel stays open, one node after the other is selected.
 async function readHelp(page, nodes, headings) {
   await select(page, nodes[0].id);
@@ -53,7 +64,7 @@ module.exports = async (page, tools) => {
   try {
     for (const [language, headings] of Object.entries(tools.input.headings)) {
       await open(page, language);
-      seen[language] = await place(page);
+      seen[language] = await placeForGood(page);
       await readHelp(page, seen[language], headings);
       await tools.shot(`language-${language}`);
     }

@@ -152,7 +152,7 @@ def test_errors_of_a_row_do_not_stop_the_others(tmp_path: Path, channel: bool, m
 def test_a_worker_that_fails_three_rows_in_a_row_is_set_aside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with FakeComfyUI(fails=lambda prompt: "broken card") as sick, FakeComfyUI(seconds=0.05) as well:
+    with FakeComfyUI(fails=lambda prompt: "broken card") as sick, FakeComfyUI(seconds=0.25) as well:
         assert run(files_of(tmp_path, seeds(12)), sick, well) == 0
         assert len(sick.begun) == board.STRIKES and made_seeds(well) == list(range(12))
         assert f"worker {sick.url} is set aside" in capsys.readouterr().out
