@@ -1,0 +1,45 @@
+"""A connection to Ray, as *Open-Sora Parallel* and ``batch.py`` make it; each says in its way what failed.
+
+Nothing but Python's own library: ``devtools/batch/ray_engine.py``, which may import nothing else, loads this file by
+its path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+from typing import Any
+
+LOCAL = "local"
+"""The address of a Ray that is started here for this process alone."""
+INSTALL = "-m pip install 'ray>=2.40'"
+"""Behind the name of a Python."""
+
+
+def module_for(address: str) -> Any:
+    """Ray's module, told beforehand how to behave for the cluster at ``address``. Raises ImportError where none is."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    if address == LOCAL:
+        _stay_on_this_machine()
+    return importlib.import_module("ray")
+
+
+def connect_to(ray: Any, address: str, **more: Any) -> None:
+    """Connect to a Ray of our own on the loopback, or to the cluster at ``address``. Raises one of Ray's many kinds."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", **more}
+    if address == LOCAL:
+        quiet["include_dashboard"] = False
+    ray.init(address=address, **quiet)
+
+
+def _stay_on_this_machine() -> None:
+    """A Ray of our own listens to the loopback alone, and only to those who know its token. Before Ray is imported.
+
+    Left to itself Ray on Linux gives its node the machine's address and opens its ports to everybody; with the first
+    variable it does as on other systems, where it stays on the loopback.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token":
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this process; none is written to a file

@@ -1,0 +1,108 @@
+"""Workers that an actor of Ray starts: the same calls and sentences, by a Ray of this machine where it is installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from opensora.devtools.batch import ray_engine
+from opensora.opensora_models.parallel import on_ray, ray_connection
+from opensora.opensora_models.parallel.on_ray import RayProcess, connected, free_gpus, own_address
+from opensora.opensora_models.parallel.ranks import LOOPBACK
+from opensora.opensora_models.parallel.workers import Workers, WorkersFailed
+from support.parallel_cases import stdit3_inputs
+from support.parallel_worker import CASE, TinyTask, program
+from support.processes import gone
+
+SETTINGS = {"strength": 1.0}
+
+
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    with pytest.raises(ValueError, match=r"^The input address is 'head:1', which needs Ray: .*pip install 'ray>=2.40'"):
+        connected("head:1")
+
+
+def test_batch_connects_to_ray_by_the_same_file_and_needs_nothing_else() -> None:
+    """Whose door must open before there is an environment."""
+    assert Path(ray_engine.CONNECTION.__file__) == Path(ray_connection.__file__) and ray_engine.LOCAL == on_ray.LOCAL
+    tree = ast.parse(Path(ray_connection.__file__).read_text(encoding="utf-8"))
+    names = {
+        (node.module or "." if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    assert names <= set(sys.stdlib_module_names)
+    for other in (on_ray, ray_engine):
+        text = Path(str(other.__file__)).read_text(encoding="utf-8")
+        assert not re.search(r"RAY_AUTH|RAY_USAGE|ray\.init\(|import_module\(.ray.\)|ray>=", text), other.__name__
+
+
+@pytest.mark.parametrize("address", ["local", "head:6379"])
+def test_a_ray_of_our_own_stays_on_the_loopback(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    asked: list[dict[str, Any]] = []
+    pretended = SimpleNamespace(init=lambda **given: asked.append(given), is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", pretended)
+    assert ray_engine.connect(address) is connected(address) is pretended
+    own = address == "local"
+    assert [("include_dashboard" in each, each["address"]) for each in asked] == [(own, address)] * 2
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and ("RAY_AUTH_TOKEN" in os.environ) == own
+    assert os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == ("0" if own else None)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    if importlib.util.find_spec("ray") is None:  # not imported yet: its token comes first
+        pytest.skip("Ray is not installed: pip install -r requirements-dev.txt")
+    before = dict(os.environ)
+    module = connected(on_ray.LOCAL)
+    yield module
+    module.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_another_cluster_is_refused_while_one_is_there(ray: Any) -> None:
+    with pytest.raises(ValueError, match="^The input address is 'head:1', but this ComfyUI is connected") as refused:
+        connected("head:1")
+    assert (
+        connected(str(refused.value).rpartition(" ")[2].rstrip(".")) is connected("auto") is connected("local") is ray
+    )
+
+
+def test_calls_are_those_of_one_process_and_an_actor_that_ends_is_replaced(ray: Any) -> None:
+    assert free_gpus(ray) == torch.cuda.device_count() and own_address(ray, on_ray.LOCAL) == LOOPBACK
+    workers = Workers(lambda rank: RayProcess(ray, program(rank), {}, 0, LOOPBACK), 1, host="localhost")
+    task, inputs = TinyTask(SETTINGS), stdit3_inputs(CASE)
+    alone = task.compute(None, inputs)
+
+    def together(**fault: Any) -> torch.Tensor:
+        workers.prepare(SETTINGS, "1.0")
+        with workers.call({**inputs, **fault}, task.fingerprint) as crew:
+            return task.compute(crew, {**inputs, **fault})
+
+    assert torch.equal(together(), alone)
+    (first,) = workers.pids
+    began = time.monotonic()
+    with pytest.raises(WorkersFailed, match="^Worker 1 (was ended by signal 9|failed)"):
+        together(fault="kill", who=1)
+    assert time.monotonic() - began < 30 and gone([first])
+    assert torch.equal(together(), alone)
+    pids = workers.pids
+    workers.close()
+    assert os.getpid() not in pids != [first] and gone(pids)
