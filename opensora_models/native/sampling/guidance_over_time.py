@@ -1,0 +1,164 @@
+"""Guidance that changes over the steps of a run: the scales a sampler has, times a curve, whatever guider it uses.
+
+A wrapper on the MODEL around the guider's prediction, where core's own CFG Override acts. The scales stand in the
+guider (``cfg`` of core's, two of its Dual CFG Guider, the settings of ours) or in the patch of Open-Sora Guidance; each
+is another number while one prediction is made, and its own again afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...caching.tables import falls
+from ...releases.guidance import Guidance
+from ...sampling.factor_curve import FLAT, FactorCurve, course_of
+from ...sampling.guidance import NO_GUIDANCE, lowered, step_of
+from ..messages import tell
+from .guiders import ROWS, OpenSoraGuider, PatchedRows, has_given
+
+KEY = "opensora_guidance_over_time"
+TEXT_SCALES, IMAGE_SCALES = ("cfg", "cfg1"), ("cfg2",)
+"""Attributes of core's guiders: CFG Guider and those made of it; the two scales of Dual CFG Guider."""
+
+
+@dataclass(frozen=True)
+class GuidanceOverTime:
+    """Curves of factors over the steps of a run; ``schedule`` where the sampler gets only a part of it."""
+
+    text: FactorCurve = FLAT
+    image: FactorCurve = FLAT
+    schedule: tuple[float, ...] | None = None
+
+    def __call__(
+        self, executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """ComfyUI's wrapper around ``CFGGuider.predict_noise``; ``timestep`` is the noise level ``[B]``."""
+        levels = self.schedule or tuple(model_options.get("transformer_options", {}).get("sample_sigmas", ()))
+        if not _counts(levels):
+            return executor(x, timestep, model_options, *args, **kwargs)
+        step, steps = step_of(float(timestep.flatten()[0]), levels), len(levels) - 1
+        text, image = (curve.over(steps)[step] for curve in (self.text, self.image))
+        with _scaled(executor.class_obj, text, image):
+            return executor(x, timestep, _scaled_rows(model_options, image), *args, **kwargs)
+
+    def announced(
+        self, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """ComfyUI's wrapper around ``Sampler.sample``: says which way the scales of this run go."""
+        levels = self.schedule or tuple(sigmas.tolist())
+        if _counts(levels):
+            tell(*self._sentences(guider, extra_args["model_options"], len(levels) - 1), level=logging.INFO)
+        else:
+            tell("The noise levels of this run do not fall from step to step, so guidance stays as it is.")
+        return executor(guider, sigmas, extra_args, *args, **kwargs)
+
+    def _sentences(self, guider: Any, options: dict[str, Any], steps: int) -> Iterator[str]:
+        for what, curve, scales in (
+            ("text", self.text, text_scales(guider)),
+            ("image", self.image, image_scales(guider, options)),
+        ):
+            if curve.flat:
+                continue
+            if not scales:
+                yield f"This run has no {what} guidance of its own, so the curve of it is not used."
+            for scale in scales:
+                yield sentence_on(what, scale, curve, steps)
+
+
+def with_guidance_over_time(model: ModelPatcher, over: GuidanceOverTime) -> ModelPatcher:
+    """A copy of ``model`` whose runs change their guidance; ``model`` itself where the curves are flat."""
+    if over.text.flat and over.image.flat:
+        return model
+    patched = model.clone()
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, over)
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, over.announced)
+    return patched
+
+
+def sentence_on(what: str, scale: float, curve: FactorCurve, steps: int) -> str:
+    """What becomes of a scale in a run of so many steps."""
+    name = f"{what.capitalize()} guidance {scale:g}"
+    if scale <= NO_GUIDANCE:
+        return f"{name} is no more than none (1), so its curve has nothing to take away."
+    wanted = [scale * factor for factor in curve.over(steps)]
+    made = [lowered(scale, factor) for factor in curve.over(steps)]
+    held = sum(value < NO_GUIDANCE for value in wanted)
+    rest = f"; in {held} of {steps} steps it would be below 1 and is 1, no guidance" if held else ""
+    if made[0] == scale and made[-1] < scale and made == sorted(made, reverse=True):
+        return f"{name} falls to {made[-1]:g} over the run{rest}."
+    return f"{name} {course_of(made)} over the run{rest}."
+
+
+def text_scales(guider: Any) -> list[float]:
+    """How strongly the text pulls, by the guider of a run; empty for a guider that does not say."""
+    if isinstance(guider, OpenSoraGuider):
+        return [guider.guidance.text_scale]
+    return _numbers(guider, TEXT_SCALES[1:]) or _numbers(guider, TEXT_SCALES[:1])
+
+
+def image_scales(guider: Any, options: dict[str, Any]) -> list[float]:
+    """How strongly given frames pull, where the guider or the MODEL's patch has a scale of its own for them."""
+    if isinstance(guider, OpenSoraGuider):
+        return _scale_of(guider.guidance) if guider.has_given else []
+    patch = options.get(ROWS)
+    if isinstance(patch, PatchedRows) and has_given(getattr(guider, "conds", {}).get("positive")):
+        return _scale_of(patch.guidance)
+    return _numbers(guider, IMAGE_SCALES)
+
+
+def _scale_of(guidance: Guidance) -> list[float]:
+    return [] if guidance.image_scale is None else [guidance.image_scale]
+
+
+def _numbers(guider: Any, names: Sequence[str]) -> list[float]:
+    values = [getattr(guider, name, None) for name in names]
+    return [float(value) for value in values if isinstance(value, (int, float))]
+
+
+def _counts(levels: Sequence[float]) -> bool:
+    """Whether steps can be counted by their noise levels."""
+    return len(levels) > 1 and falls(levels)
+
+
+@contextmanager
+def _scaled(guider: Any, text: float, image: float) -> Iterator[None]:
+    """The scales of a guider times their factors, for one prediction."""
+    if isinstance(guider, OpenSoraGuider):
+        others: dict[str, Any] = {"guidance": _lowered(guider.guidance, text, image)}
+    else:
+        factors = {**dict.fromkeys(TEXT_SCALES, text), **dict.fromkeys(IMAGE_SCALES, image)}
+        others = {name: lowered(scale, factors[name]) for name in factors for scale in _numbers(guider, (name,))}
+    own = {name: getattr(guider, name) for name in others}
+    try:
+        for name, value in others.items():
+            setattr(guider, name, value)
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(guider, name, value)
+
+
+def _scaled_rows(options: dict[str, Any], factor: float) -> dict[str, Any]:
+    """Options of one prediction, with the image scale of Open-Sora Guidance on the MODEL times its factor."""
+    patch = options.get(ROWS)
+    if not isinstance(patch, PatchedRows):
+        return options
+    return {**options, ROWS: patch.guiding(_lowered(patch.guidance, 1.0, factor))}
+
+
+def _lowered(guidance: Guidance, text: float, image: float) -> Guidance:
+    """An image scale that is the text's goes with the text."""
+    scale = guidance.image_scale
+    return replace(
+        guidance,
+        text_scale=lowered(guidance.text_scale, text),
+        image_scale=None if scale is None else lowered(scale, image),
+    )
