@@ -17,5 +17,20 @@ app.registerExtension({
       defaultValue: 0,
       attrs: { min: 0, max: 100000, step: 1 },
     },
+    {
+      id: "OpenSora.Preview.Mode",
+      name: "Show clips while they are sampled",
+      tooltip:
+        "Where ComfyUI's own setting for live previews is on: all latent frames as a loop, some of them side by side, or " +
+        "the first one. Off computes nothing; ComfyUI's own picture stays.",
+      type: "combo",
+      options: [
+        { text: "Loop", value: "loop" },
+        { text: "Contact sheet", value: "sheet" },
+        { text: "First frame", value: "first" },
+        { text: "Off", value: "off" },
+      ],
+      defaultValue: "loop",
+    },
   ],
 });

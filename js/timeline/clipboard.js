@@ -2,6 +2,7 @@
  * Copy and paste of a reference: kept for the page's life, so that it needs no permission and reaches other timelines.
  *
  * @import { Place } from "./plan.js"
+ * @import { Span } from "./rules.js"
  */
 
 /** @type {Place | null} */
@@ -29,8 +30,11 @@ export function paste(add, segment) {
 
 /**
  * @param {Place} place
- * @returns {Place} the same right behind it
+ * @param {Span} span as it is used
+ * @param {number} clip latent frames of the clip
+ * @returns {Place} the same right behind it, or at the clip's end where nothing is left behind it
  */
-export function duplicate(place) {
-  return { ...place, at: place.at + place.length };
+export function duplicate(place, span, clip) {
+  const target = Math.min(span.target + span.length, clip - 1);
+  return { ...place, at: place.at < 0 ? target - clip : target };
 }

@@ -4,7 +4,7 @@
  * @import { ArrayNode, Member, ObjectNode } from "./json.js"
  * @import { Place, Plan, Prompt } from "./plan.js"
  */
-import { parseJson } from "./json.js";
+import { bare, parseJson } from "./json.js";
 import { DEFAULTS, STRATEGY_ORDER, formatPlan, parsePlan, strategyField, writtenPlace, writtenPrompt } from "./plan.js";
 
 /**
@@ -166,7 +166,7 @@ function lineBefore(text, at) {
  * @param {Plan} plan
  */
 function addEntry(text, list, entry, plan) {
-  if (!text.trim()) return `{\n  "${list}": [\n    ${entry}\n  ]\n}`;
+  if (!bare(text)) return `{\n  "${list}": [\n    ${entry}\n  ]\n}`;
   if (plan[list].length) {
     const { items } = listOf(text, list);
     const last = items[items.length - 1];

@@ -22,10 +22,16 @@ export function button(text, title, press) {
   const found = element("button", "button", text);
   found.title = title;
   found.setAttribute("aria-label", title);
+  let held = false;
+  found.addEventListener("pointerdown", (event) => (held = event.button === 0));
   // Not "click", which comes after the page has looked for changes; a key presses without a pointer.
-  found.addEventListener("pointerup", press);
+  found.addEventListener("pointerup", () => {
+    if (held) press();
+    held = false;
+  });
+  found.addEventListener("pointerleave", () => (held = false));
   found.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" || event.key === " ") press();
+    if ((event.key === "Enter" || event.key === " ") && !event.repeat) press();
   });
   return found;
 }

@@ -3,10 +3,14 @@
  * view adds nothing to saved workflows and nothing to what is queued.
  *
  * @import { Ran } from "./sources.js"
+ * @import { Host } from "./view.js"
  */
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { clipOf, wiresOf } from "./sources.js";
+import { locatorOf } from "./graph.js";
+import { Moved } from "./moved.js";
+import { showInPanel } from "./panel.js";
+import { clipOf, picturesAt, wiresOf } from "./sources.js";
 import { addStyle } from "./style.js";
 import { TimelineView } from "./view.js";
 import { wordsOf } from "./words.js";
@@ -26,31 +30,54 @@ function addView(node) {
   /** @type {Ran | null} */
   let ran = null;
   // The page makes nodes anew when it undoes or opens another tab, and keeps what they gave.
-  const lastRun = () => (ran ??= toldIn(app.nodeOutputs?.[String(node.id)]));
-  const view = new TimelineView({
+  const lastRun = () => (ran ??= toldIn(keptOf(node)));
+  const moved = new Moved();
+  /** @type {Host} */
+  const host = {
     read: () => String(plan.value ?? ""),
-    write: (text) => {
+    write: (/** @type {string} */ text) => {
       plan.value = text;
       plan.callback?.(text);
       app.graph?.setDirtyCanvas?.(true, true);
     },
-    clip: () => clipOf(node, lastRun(), (path) => api.apiURL(path)),
+    clip: () => ({
+      ...clipOf(node, lastRun(), (path) => api.apiURL(path), keptOf),
+      moved: moved.look(picturesAt(node), host.read()),
+    }),
     words: wordsOf(app.extensionManager?.setting?.get("Comfy.Locale")),
-  });
+  };
+  const make = () => new TimelineView(host);
+  const view = make();
   const widget = node.addDOMWidget("timeline", "OSORA_TIMELINE_VIEW", view.root, {
     serialize: false,
     getMinHeight: () => HEIGHT,
     hideOnZoom: false,
   });
   widget.serialize = false; // the option alone keeps it out of the prompt, but not out of saved workflows
-  const stop = follow(node, view);
+  let stop = () => {};
+  // Not for nodes that never come into a graph: the page makes one for every copy.
+  chain(node, "onAdded", () => {
+    stop();
+    stop = follow(view, () => takePlace(node, view.root));
+  });
+  showInPanel(widget, make, (other) => {
+    const end = follow(other, () => end()); // what the panel has thrown away does not come back
+  });
   chain(node, "onExecuted", (/** @type {any} */ output) => {
     const told = toldIn(output);
     if (!told) return;
     ran = { ...told, wires: wiresOf(node) };
     if (!view.busy) view.render(); // else the next look does
   });
-  chain(node, "onRemoved", stop);
+  chain(node, "onRemoved", () => stop());
+}
+
+/**
+ * @param {any} node
+ * @returns {any} what the page keeps of its last run
+ */
+function keptOf(node) {
+  return app.nodeOutputs?.[locatorOf(node)];
 }
 
 /**
@@ -66,14 +93,14 @@ function toldIn(output) {
  * Looks whether the text, the wires or the clip are others than before: the page has no event for all the ways in which
  * they change (typing, undo, a loaded workflow, a widget of another node).
  *
- * @param {any} node
  * @param {TimelineView} view
+ * @param {() => unknown} lost tries to bring it back where the page does not show it, and says whether it could
  * @returns {() => void} ends it
  */
-function follow(node, view) {
+function follow(view, lost) {
   let seen = "";
   const timer = setInterval(() => {
-    if (document.hidden || !(view.root.isConnected || takePlace(node, view.root))) return;
+    if (document.hidden || !(view.root.isConnected || lost())) return;
     const clip = view.host.clip();
     const now = JSON.stringify({ ...clip, rules: clip.rules.id, width: view.track.offsetWidth });
     if ((now === seen && view.host.read() === view.drawn) || view.busy) return;

@@ -29,6 +29,21 @@ export function boxOf(span, track) {
 }
 
 /**
+ * The outline of a reference whose frames have strengths of their own, as a clip path: each frame as high as a span of
+ * its strength.
+ *
+ * @param {number[]} strengths
+ * @param {number} height pixels of the track
+ * @returns {string}
+ */
+export function outlineOf(strengths, height) {
+  const tops = strengths.map((strength) => Math.round(strength * (height - LOWEST)));
+  const points = tops.flatMap((top, frame) => [frame, frame + 1].map((edge) => [edge, top]));
+  const corners = [[0, height], ...points, [strengths.length, height]];
+  return `polygon(${corners.map(([edge, top]) => `${(edge * 100) / strengths.length}% ${top}px`).join(", ")})`;
+}
+
+/**
  * Which part of a span a point takes hold of; narrow spans can always be moved by their middle third.
  *
  * @param {Box} box
@@ -79,20 +94,22 @@ export function dragged(place, span, grip, right, down, track, rules) {
     return strength === place.strength ? {} : { strength };
   }
   if (!frames) return {};
+  // What counted from the end goes on doing so.
+  const atOf = (/** @type {number} */ target) => (place.at < 0 ? target - track.clip : target);
   if (grip === "end") {
-    const length = clamp(span.length + frames, 1, track.clip - span.target);
+    const length = clamp(span.length + frames, 1, Math.min(track.clip - span.target, span.room));
     return length === place.length ? {} : { length };
   }
   if (grip === "start") {
     const end = span.target + span.length;
     const target = snap(clamp(span.target + frames, Math.max(0, span.target - span.source), end - 1), track.clip, rules.align);
     if (target === span.target || target >= end) return {};
-    const from = span.source + target - span.target;
-    return { at: target, length: end - target, ...(from === place.from ? {} : { from }) };
+    const start = place.from >= 0 ? span.source : span.room < Infinity ? -span.room : place.from;
+    const from = start + target - span.target;
+    return { at: atOf(target), length: end - target, ...(from === place.from ? {} : { from }) };
   }
   const target = snap(clamp(span.target + frames, 0, track.clip - 1), track.clip, rules.align);
-  // What counted from the end goes on doing so.
-  const at = place.at < 0 ? target - track.clip : target;
+  const at = atOf(target);
   return at === place.at ? {} : { at };
 }
 

@@ -17,6 +17,16 @@ const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
 const WORD = /true|false|null/y;
 const NO_NUMBER = /NaN|-?Infinity/y;
+/** What stands around a text and says nothing, as Python counts it; files of some editors begin with U+FEFF. */
+const AROUND = /[\s\x1c-\x1f\x85]*/y;
+
+/**
+ * @param {string} text
+ * @returns {string} without what stands around it
+ */
+export function bare(text) {
+  return text.replace(/^[\s\x1c-\x1f\x85]+|[\s\x1c-\x1f\x85]+$/g, "");
+}
 
 /**
  * @param {string} text
@@ -24,8 +34,9 @@ const NO_NUMBER = /NaN|-?Infinity/y;
  */
 export function parseJson(text) {
   const reader = new Reader(text);
+  reader.take(AROUND);
   const found = reader.value(0);
-  reader.space();
+  reader.take(AROUND);
   if (reader.at < text.length) reader.fail();
   return found;
 }
@@ -130,8 +141,8 @@ class Reader {
       while (this.skip(","));
       if (!this.skip("}")) this.fail();
     }
-    const names = members.map((member) => member.name);
-    const twice = names.find((name, place) => names.indexOf(name) < place);
+    const seen = new Set();
+    const twice = members.map(({ name }) => name).find((name) => seen.size === seen.add(name).size);
     if (twice !== undefined) {
       throw new PlanError(`The plan says ${JSON.stringify(twice)} twice in one object; keep one of them.`);
     }

@@ -6,7 +6,7 @@
  * @typedef {{ segment: number, text: string }} Prompt
  * @typedef {{ references: Place[], prompts: Prompt[], notation: "json" | "strategy" }} Plan
  */
-import { PlanError, parseJson, valueOf } from "./json.js";
+import { PlanError, bare, parseJson, valueOf } from "./json.js";
 
 export { PlanError };
 
@@ -26,6 +26,11 @@ export const STRATEGY_ORDER = ["segment", "reference", "from", "at", "length", "
 const FIELDS = /** @type {(keyof Place)[]} */ (Object.keys(DEFAULTS));
 const MOST_ENTRIES = 1000;
 const SHOWN = 40;
+const LONGEST_SENTENCE = 240;
+const HALF_CHARACTER = /[\ud800-\udfff]/u;
+const ASCII = /^[\x00-\x7f]*$/;
+const STRATEGY_START = /^[-+.,;\d]/;
+const STRATEGY_EXAMPLE = "0,0,0,0;0,1,0,-1";
 const EXAMPLE = '{"references": [{"reference": 0, "at": 0}]}';
 const WHOLE = /^\s*[+-]?\d+(?:_\d+)*\s*$/;
 const DECIMAL = /^\s*[+-]?(?:\d+(?:_\d+)*\.?(?:\d+(?:_\d+)*)?|\.\d+(?:_\d+)*)(?:[eE][+-]?\d+(?:_\d+)*)?\s*$/;
@@ -37,9 +42,16 @@ const DECIMAL = /^\s*[+-]?(?:\d+(?:_\d+)*\.?(?:\d+(?:_\d+)*)?|\.\d+(?:_\d+)*)(?:
  * @returns {Plan}
  */
 export function parsePlan(text) {
-  const written = text.trim();
+  const written = bare(text);
   if (!written) return { references: [], prompts: [], notation: "json" };
-  return /^[{[]/.test(written) ? fromJson(written) : fromStrategy(written);
+  if (/^[{[]/.test(written)) return fromJson(written);
+  if (!ASCII.test(written) || !STRATEGY_START.test(written)) {
+    throw new PlanError(
+      `The plan is neither JSON, for example ${EXAMPLE}, nor a mask strategy, for example ${STRATEGY_EXAMPLE}; it ` +
+        `begins with ${shown(written)}.`,
+    );
+  }
+  return fromStrategy(written);
 }
 
 /**
@@ -110,7 +122,7 @@ function fromStrategy(text) {
 function group(text) {
   const fields = text.split(",");
   if (fields.length > STRATEGY_ORDER.length) {
-    throw new PlanError(
+    throw shortened(
       `The mask strategy group '${text}' has ${fields.length} fields, at most ${STRATEGY_ORDER.length} are allowed.`,
     );
   }
@@ -119,11 +131,21 @@ function group(text) {
     const name = STRATEGY_ORDER[number];
     if (!(name === "strength" ? DECIMAL : WHOLE).test(field)) {
       const wanted = name === "strength" ? "a number" : "a whole number";
-      throw new PlanError(`The ${name} in the mask strategy group '${text}' is '${field}'; it must be ${wanted}.`);
+      throw shortened(`The ${name} in the mask strategy group '${text}' is '${field}'; it must be ${wanted}.`);
     }
     place[name] = Number(field.replaceAll("_", "")) + 0; // -0 is 0
   });
   return place;
+}
+
+/**
+ * @param {string} sentence that quotes a whole group, however long it is
+ * @returns {PlanError} with the middle left out where it is too long
+ */
+function shortened(sentence) {
+  const half = (LONGEST_SENTENCE - 3) / 2;
+  if (sentence.length <= LONGEST_SENTENCE) return new PlanError(sentence);
+  return new PlanError(`${sentence.slice(0, half)} … ${sentence.slice(-half)}`);
 }
 
 /**
@@ -235,6 +257,9 @@ function readPrompt(where, row) {
   if (text.includes("|")) {
     throw new PlanError(`${where}.text contains '|', which separates segments; write the prompt without it.`);
   }
+  if (HALF_CHARACTER.test(text)) {
+    throw new PlanError(`${where}.text holds half a character (${shown(text)}), which no encoder can read; delete it.`);
+  }
   const segment = checkNumber(`${where}.segment`, "segment", "segment" in row ? row.segment : 0, 0);
   return { segment, text };
 }
@@ -254,6 +279,7 @@ function checkPrompts(prompts) {
  * @returns {string} the value as JSON, shortened
  */
 function shown(value) {
-  const signs = Array.from(JSON.stringify(value));
+  // A number too large for JavaScript; JSON.stringify would call it null.
+  const signs = Array.from(Math.abs(value) === Infinity ? String(value) : JSON.stringify(value));
   return signs.length <= SHOWN ? signs.join("") : `${signs.slice(0, SHOWN).join("")}…`;
 }

@@ -10,6 +10,8 @@
  * @property {number | null} align latent frames that places are snapped to
  * @property {boolean} editable whether a frame may be given with a strength
  * @property {boolean} anywhere whether it was trained with frames at other places than the ends
+ * @property {number[]} takes frames it was trained to continue a clip from
+ * @property {number} first frames of its shortest clip
  * @property {(latent: number) => number} frameOf the first frame a latent frame holds
  * @property {(latents: number) => number} frames frames of a clip of so many latent frames
  *
@@ -19,6 +21,7 @@
  * @property {number} source latent frame in the reference
  * @property {number} target latent frame in the clip
  * @property {number} length
+ * @property {number} room latent frames of the reference from `source` on, Infinity where nobody knows
  * @property {number} strength
  * @property {string[]} notes sentences on it
  * @property {string} problem one sentence on why it cannot be used, or ""
@@ -53,17 +56,18 @@ const causal = {
 /** @type {Pick<Rules, "frameOf" | "frames">} */
 const strided = { frameOf: (latent) => latent * 4, frames: (latents) => (latents === 1 ? 1 : latents * 4) };
 
+const anything = { editable: true, anywhere: true, takes: [17], first: 17 };
 const given = { align: null, editable: false, anywhere: false };
 /** @type {Rules[]} */
 export const RELEASES = [
-  { id: "1.2", title: "Open-Sora 1.2", align: GROUP, editable: true, anywhere: true, ...grouped(17) },
-  { id: "1.3", title: "Open-Sora 1.3", align: null, editable: true, anywhere: true, ...grouped(16) },
-  { id: "2.0", title: "Open-Sora 2.0", ...given, ...causal },
-  { id: "2.0 high compression", title: "Open-Sora 2.0 high compression", ...given, ...strided },
+  { id: "1.2", title: "Open-Sora 1.2", align: GROUP, ...anything, ...grouped(17) },
+  { id: "1.3", title: "Open-Sora 1.3", align: null, ...anything, ...grouped(16) },
+  { id: "2.0", title: "Open-Sora 2.0", ...given, takes: [33, 65], first: 5, ...causal },
+  { id: "2.0 high compression", title: "Open-Sora 2.0 high compression", ...given, takes: [32, 64], first: 8, ...strided },
 ];
 /** @type {Rules} Where the release is not known yet nothing is snapped, and frames are latent frames. */
 export const UNKNOWN = {
-  id: "", title: "", align: null, editable: true, anywhere: true, frameOf: (latent) => latent, frames: (n) => n,
+  id: "", title: "", align: null, ...anything, frameOf: (latent) => latent, frames: (n) => n,
 };
 
 /**
@@ -118,7 +122,8 @@ export function spanOf(place, entry, available, clip, rules) {
   const at = modulo(problem ? Math.min(Math.max(place.at, -clip), clip - 1) : place.at, clip);
   const [source, target] = [snap(from, whole, rules.align), snap(at, clip, rules.align)];
   const length = Math.max(1, Math.min(place.length, clip - target, whole - source));
-  const span = { entry, reference: place.reference, source, target, length, strength: place.strength, problem };
+  const room = available === undefined ? Infinity : whole - source;
+  const span = { entry, reference: place.reference, source, target, length, room, strength: place.strength, problem };
   return { ...span, notes: problem ? [] : notesOn(span, place, at, from, rules) };
 }
 
@@ -183,21 +188,6 @@ export function uneditable(place, rules) {
     `${rules.title} has one time for all frames, so a frame is given as it is or made freely; the strength ` +
     `${place.strength} was asked for, the nearest good value is 0.`
   );
-}
-
-/**
- * Latent frames that more than one span writes; the later one wins there.
- *
- * @param {Pick<Span, "target" | "length">[]} spans
- * @returns {number[]}
- */
-export function overlapping(spans) {
-  /** @type {Map<number, number>} */
-  const counts = new Map();
-  for (const { target, length } of spans) {
-    for (let frame = target; frame < target + length; frame++) counts.set(frame, (counts.get(frame) ?? 0) + 1);
-  }
-  return [...counts].filter(([, count]) => count > 1).map(([frame]) => frame).sort((a, b) => a - b);
 }
 
 /**

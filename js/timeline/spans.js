@@ -4,10 +4,10 @@
  * @import { Plan } from "./plan.js"
  * @import { Track } from "./geometry.js"
  * @import { Span } from "./rules.js"
- * @import { Clip } from "./view.js"
+ * @import { Before, Clip } from "./view.js"
  */
 import { across, element } from "./elements.js";
-import { boxOf } from "./geometry.js";
+import { boxOf, outlineOf } from "./geometry.js";
 import { filmOf } from "./pictures.js";
 import { overwritten, spanOf } from "./rules.js";
 
@@ -24,7 +24,25 @@ export function spansOf(plan, clip, wanted) {
   return plan.references
     .map((place, entry) => ({ place, entry }))
     .filter(({ place }) => wanted(place.segment))
-    .map(({ place, entry }) => spanOf(place, entry, clip.lengths[place.reference], clip.latents, clip.rules));
+    .map(({ place, entry }) => {
+      const span = spanOf(place, entry, clip.lengths[place.reference], clip.latents, clip.rules);
+      const lacking = unconnected(place.reference, clip.connected);
+      return lacking ? { ...span, problem: lacking, notes: [] } : span;
+    });
+}
+
+/**
+ * @param {number} number of a reference
+ * @param {number[] | null} connected sockets with a wire, in order; null where nobody knows
+ * @returns {string} why it cannot be used, "" where it can
+ */
+export function unconnected(number, connected) {
+  if (!connected || connected.includes(number)) return "";
+  const asked = `The plan asks for reference ${number}, but`;
+  if (!connected.length) return `${asked} no picture is connected; connect at least 1.`;
+  const distance = (/** @type {number} */ known) => Math.abs(known - number);
+  const nearest = connected.reduce((best, known) => (distance(known) < distance(best) ? known : best));
+  return `${asked} nothing is connected to picture${number}; the nearest good value is ${nearest}.`;
 }
 
 /**
@@ -96,15 +114,29 @@ export function elsewhereElement(span, segment, latents, words) {
 }
 
 /**
- * A reference that came with the chain: shown, not moved.
+ * A reference that came with the chain: shown with the strengths of its frames, not moved.
  *
- * @param {{ target_start: number, length: number }} reference
- * @param {number} latents
+ * @param {Before} reference
+ * @param {Track} size
  * @param {string} words
  */
-export function beforeElement({ target_start, length }, latents, words) {
+export function beforeElement({ target_start, length, strengths }, { clip, height }, words) {
   const found = element("div", "before");
-  across(found, target_start < 0 ? target_start + latents : target_start, length, latents);
+  across(found, target_start < 0 ? target_start + clip : target_start, length, clip);
   found.title = words;
+  const course = strengths?.some(Boolean) ? courseOf(strengths) : "";
+  if (!strengths || !course) return found;
+  found.style.clipPath = outlineOf(strengths, height);
+  found.append(element("span", "strength", course));
+  found.title = `${words} ${course}`;
   return found;
+}
+
+/**
+ * @param {number[]} strengths
+ * @returns {string} the first and the last one, or the only one
+ */
+function courseOf(strengths) {
+  const said = [strengths[0], strengths[strengths.length - 1]].map((each) => String(Number(each.toFixed(2))));
+  return strengths.every((each) => each === strengths[0]) ? said[0] : said.join(" → ");
 }

@@ -5,6 +5,7 @@ const RULES = `
   --faint: color-mix(in srgb, var(--ink) 60%, transparent); --accent: var(--p-primary-color, #4aa3ff);
   display: flex; flex-direction: column; gap: 5px; height: 100%; min-height: 0; box-sizing: border-box; padding: 2px;
   font: 12px/1.4 Inter, sans-serif; color: var(--ink); outline: none; user-select: none; border-radius: 6px; }
+.opensora-timeline.in-panel { position: absolute; inset: 0 12px auto; height: 100%; overflow: auto; }
 [data-node-id] .opensora-timeline { --ground: var(--component-node-widget-background, var(--comfy-input-bg, #222));
   --ink: var(--component-node-foreground, var(--input-text, #ddd)); }
 .opensora-timeline:focus-visible { box-shadow: 0 0 0 1px var(--accent); }

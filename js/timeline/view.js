@@ -14,6 +14,9 @@
  * @typedef {object} Clip what is known of the clip that is made
  * @property {Rules} rules
  * @property {number} latents
+ * @property {boolean} guessed whether nobody knows yet how many they are
+ * @property {string | null} fixed the text where it comes by wire and cannot be changed here
+ * @property {number[] | null} connected sockets with a wire; null where nobody knows how many pictures there are
  * @property {number} rate frames per second, for the ruler
  * @property {number} aspect width by height, 0 where nobody knows
  * @property {Record<number, number>} lengths latent frames of references that are known
@@ -22,7 +25,14 @@
  * @property {Sheet | null} sheet small pictures that the last run left
  * @property {string} ran the text that ran, "" before
  * @property {string[]} said what was said of it
- * @property {{ target_start: number, length: number }[]} before references of the chain before, as they came
+ * @property {Before[]} before references of the chain before, as they came
+ * @property {string} moved which pictures have got other sockets since the plan was written, "" where none has
+ *
+ * @typedef {object} Before
+ * @property {number} loop segment
+ * @property {number} target_start
+ * @property {number} length
+ * @property {number[]} [strengths] of every frame; runs of older versions have none
  *
  * @typedef {object} Host
  * @property {() => string} read
@@ -40,6 +50,7 @@ import { PlayHead } from "./playhead.js";
 import { drawRuler } from "./ruler.js";
 import { spanOf, uneditable } from "./rules.js";
 import { beforeElement, elsewhereElement, hatch, put, spanElement, spansOf } from "./spans.js";
+import { together } from "./together.js";
 
 export const TRACK_HEIGHT = 84;
 /** Half a strength, for the sentence on why a release knows none. */
@@ -57,8 +68,12 @@ export class TimelineView {
     this.drawn = "";
     /** @type {Plan | null} */
     this.plan = null;
+    /** Whether the text comes by wire, so that nothing here can change it. */
+    this.locked = false;
     /** @type {Span[]} */
     this.spans = [];
+    /** @type {ReturnType<typeof together>} */
+    this.together = { problem: "", notes: [] };
     /** @type {HTMLElement[]} */
     this.elements = [];
     this.root = element("div", "");
@@ -89,8 +104,8 @@ export class TimelineView {
     const bar = element("div", "bar");
     bar.append(
       this.choice,
-      button("+", words.add, () => this.add()),
-      button("−", words.remove, () => this.remove()),
+      button("+", words.add, () => this.press(() => this.add())),
+      button("−", words.remove, () => this.press(() => this.remove())),
       this.numbers.root,
     );
     return bar;
@@ -99,6 +114,9 @@ export class TimelineView {
   makeChoice() {
     const choice = /** @type {HTMLSelectElement} */ (element("select", "segment"));
     choice.setAttribute("aria-label", this.host.words.segment);
+    choice.addEventListener("keydown", (event) => {
+      if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); // Delete would reach the page, which has a node chosen
+    });
     choice.addEventListener("change", () => {
       this.segment = Number(choice.value);
       this.selected = -1;
@@ -120,27 +138,41 @@ export class TimelineView {
     return { clip: this.host.clip().latents, width: this.track.offsetWidth || 400, height: TRACK_HEIGHT };
   }
 
+  /** @param {() => void} act of a button; the keys go on belonging to the timeline */
+  press(act) {
+    act();
+    this.root.focus({ preventScroll: true });
+  }
+
   /**
-   * One step that the page can undo: it looks for changes after every key and whenever a mouse button is let go.
+   * One step that the page can undo: it looks for changes after every key and whenever a mouse button is let go. Where
+   * somebody else has changed the text meanwhile, that is drawn instead: places of entries are those of the drawn text.
    *
-   * @param {string} text
+   * @param {(text: string) => string} edit
    */
-  change(text) {
-    this.host.write(text);
+  change(edit) {
+    const text = this.host.read();
+    if (this.editable && text === this.drawn) this.host.write(edit(text));
     this.render();
+  }
+
+  get editable() {
+    return this.plan !== null && !this.locked;
   }
 
   /** Draws the text as it is now. */
   render() {
     this.drawn = this.host.read();
+    const { fixed, rules } = this.host.clip();
+    this.locked = fixed !== null;
     try {
-      this.plan = parsePlan(this.drawn);
+      this.plan = parsePlan(fixed ?? this.drawn);
       this.root.classList.remove("broken");
     } catch (error) {
       // The text stays as it is, and so does the last picture of it; nothing can be dragged until it is put right.
       this.plan = null;
       this.root.classList.add("broken");
-      this.numbers.show(null, this.host.clip().rules, "");
+      this.numbers.show(null, rules, "");
       this.say(error instanceof Error ? error.message : String(error));
       return;
     }
@@ -151,14 +183,16 @@ export class TimelineView {
   draw(plan) {
     const [clip, size, { words }] = [this.host.clip(), this.size, this.host];
     this.spans = spansOf(plan, clip, (segment) => segment === this.segment);
+    this.together = together(this.spans, clip.latents, clip.rules);
     this.elements = this.spans.map((span) => spanElement(span, clip, size));
+    if (this.together.problem) this.elements.forEach((each) => each.classList.add("unusable"));
     hatch(this.spans, this.elements);
     const elsewhere = spansOf(plan, clip, (segment) => segment !== this.segment).map((span) => {
       const { segment } = plan.references[span.entry];
       const where = segment < 0 ? words.last : `${words.segment} ${segment}`;
       return elsewhereElement(span, segment, clip.latents, `${words.elsewhere} ${where}`);
     });
-    const before = clip.before.map((each) => beforeElement(each, clip.latents, words.chain));
+    const before = clip.before.filter(({ loop }) => loop === this.segment).map((each) => beforeElement(each, size, words.chain));
     this.track.replaceChildren(...before, ...elsewhere, ...this.elements, this.head.line);
     drawRuler(this.ruler, clip, size, words.ruler);
     this.drawChoice(plan);
@@ -176,7 +210,8 @@ export class TimelineView {
     const options = [...Array(Math.max(last + 1, this.segment) + 1).keys(), -1].map((number) => {
       return new Option(number < 0 ? words.last : `${words.segment} ${number}`, String(number));
     });
-    this.choice.replaceChildren(...options);
+    const known = [...this.choice.options].map((option) => option.value).join();
+    if (known !== options.map((option) => option.value).join()) this.choice.replaceChildren(...options); // it may be open
     this.choice.value = String(this.segment);
   }
 
@@ -186,19 +221,22 @@ export class TimelineView {
     const found = plan.prompts.find((prompt) => prompt.segment === this.segment);
     if (document.activeElement !== this.prompt) this.prompt.value = found ? found.text : "";
     this.prompt.placeholder = this.segment > 0 ? words.goesOn : words.prompt;
-    this.prompt.disabled = this.segment < 0 || (this.segment > 0 && !plan.prompts.length);
+    this.prompt.disabled = this.locked || this.segment < 0 || (this.segment > 0 && !plan.prompts.length);
   }
 
   writeWords() {
-    if (!this.plan) return;
-    const { prompts } = this.plan;
+    const given = this.prompt.value;
+    if (this.host.read() !== this.drawn) this.render();
+    if (!this.editable) return;
+    const { prompts } = /** @type {Plan} */ (this.plan);
     const number = prompts.findIndex((prompt) => prompt.segment === this.segment);
-    const [text, given] = [this.host.read(), this.prompt.value];
     const words = given.replaceAll("|", "/");
     if (words === (number < 0 ? "" : prompts[number].text)) return;
-    if (number < 0) this.change(addPrompt(text, { segment: this.segment, text: words }));
-    else if (!words && (this.segment > 0 || prompts.length === 1)) this.change(removeEntry(text, "prompts", number));
-    else this.change(changePrompt(text, number, { text: words }));
+    this.change((text) => {
+      if (number < 0) return addPrompt(text, { segment: this.segment, text: words });
+      const last = !words && (this.segment > 0 || prompts.length === 1);
+      return last ? removeEntry(text, "prompts", number) : changePrompt(text, number, { text: words });
+    });
     if (words !== given) this.say("'|' separates segments and was written as '/'.");
   }
 
@@ -212,18 +250,24 @@ export class TimelineView {
     this.selected = number;
     this.elements.forEach((each, at) => each.classList.toggle("selected", at === number));
     const span = this.spans[number];
-    const { rules, ran, said } = this.host.clip();
+    const { rules, ran, said, fixed, guessed, latents, moved } = this.host.clip();
     const place = span && this.plan ? this.plan.references[span.entry] : null;
-    this.numbers.show(place, rules, uneditable({ strength: place?.strength || SOME }, rules));
-    if (span) this.say(span.problem || span.notes.join("\n"));
-    else if (ran && ran === this.drawn) this.say(said.join("\n"));
-    else this.say(this.plan?.references.length ? "" : this.host.words.start);
+    this.numbers.show(place, rules, uneditable({ strength: place?.strength || SOME }, rules), this.locked);
+    const { problem, notes } = this.together;
+    const { words } = this.host;
+    const others = moved ? words.moved.replace("{moved}", moved) : [];
+    const wrong = [others, this.spans.find((each) => each.problem)?.problem ?? []].flat();
+    const known = [problem || notes, this.locked ? words.wired : [], guessed ? words.guessed.replace("{n}", `${latents}`) : []];
+    if (span) this.say([others, span.problem || span.notes, span.problem ? [] : known].flat(2).join("\n"));
+    else if (wrong.length) this.say(wrong.join("\n"));
+    else if (ran && ran === (fixed ?? this.drawn)) this.say(said.join("\n"));
+    else this.say([known, this.plan?.references.length ? [] : words.start].flat(2).join("\n"));
   }
 
   /** @param {Partial<Place>} fields of the chosen reference */
   edit(fields) {
     const span = this.spans[this.selected];
-    if (this.plan && span) this.change(changeReference(this.host.read(), span.entry, fields));
+    if (span) this.change((text) => changeReference(text, span.entry, fields));
   }
 
   /**
@@ -254,10 +298,12 @@ export class TimelineView {
   onPress(event) {
     const found = event.target instanceof Element ? event.target.closest(".opensora-timeline-span") : null;
     event.stopPropagation();
-    this.root.focus({ preventScroll: true });
-    const number = found instanceof HTMLElement ? this.elements.indexOf(found) : -1;
+    if (this.busy) return; // a second finger
+    this.root.focus({ preventScroll: true }); // which takes over what was being typed, and draws the spans anew
+    const entry = found instanceof HTMLElement ? found.dataset.entry : undefined;
+    const number = this.spans.findIndex((span) => String(span.entry) === entry);
     this.select(number);
-    if (!this.plan || number < 0 || event.button !== 0) return;
+    if (!this.editable || number < 0 || event.button !== 0) return;
     const rules = this.host.clip().rules;
     // The page zooms its nodes: what the screen shows and what the track measures differ by that factor.
     const zoom = this.track.getBoundingClientRect().width / this.size.width || 1;
@@ -292,16 +338,21 @@ export class TimelineView {
     const finish = (keep) => {
       end.abort();
       this.busy = false;
-      if (keep && Object.keys(fields).length) this.change(changeReference(this.host.read(), span.entry, fields));
+      if (keep && Object.keys(fields).length) this.change((text) => changeReference(text, span.entry, fields));
       else this.render();
     };
+    this.root.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") finish(false);
+      event.stopPropagation();
+    }, { signal, capture: true });
     found.addEventListener("pointerup", () => finish(true), { signal });
     found.addEventListener("pointercancel", () => finish(false), { signal });
   }
 
   add() {
     if (!this.plan) return;
-    const known = Object.keys(this.host.clip().thumbnails).map(Number);
+    const { thumbnails, connected } = this.host.clip();
+    const known = connected ?? Object.keys(thumbnails).map(Number);
     const used = new Set(this.plan.references.map((place) => place.reference));
     const reference = known.find((number) => !used.has(number)) ?? known[0] ?? 0;
     this.append({ reference, segment: this.segment });
@@ -313,18 +364,20 @@ export class TimelineView {
    * @param {Partial<Place>} fields
    */
   append(fields) {
+    if (!this.editable) return;
     this.selected = this.spans.length;
-    this.change(addReference(this.host.read(), fields));
+    this.change((text) => addReference(text, fields));
   }
 
   remove() {
     const span = this.spans[this.selected];
-    if (this.plan && span) this.change(removeEntry(this.host.read(), "references", span.entry));
+    if (span) this.change((text) => removeEntry(text, "references", span.entry));
   }
 
   /** @param {KeyboardEvent} event */
   onKey(event) {
-    if (event.target !== this.root || !this.handle(event)) return;
+    const field = event.target instanceof HTMLInputElement || event.target instanceof HTMLTextAreaElement;
+    if (field || !this.handle(event)) return;
     event.preventDefault();
     event.stopPropagation();
   }
@@ -334,19 +387,21 @@ export class TimelineView {
    * @returns {boolean} whether the key was meant for the timeline
    */
   handle(event) {
-    const held = event.ctrlKey || event.metaKey;
+    const held = (event.ctrlKey || event.metaKey) && !event.altKey; // both are AltGr, with which brackets are written
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (!this.plan) return false;
     const span = this.spans[this.selected];
-    if (held && key === "v") return paste((fields) => this.append(fields), this.segment);
-    if (key === "n" && !held) this.add();
+    const place = span && this.plan ? this.plan.references[span.entry] : null;
+    // Never the page's, which would remove the node.
+    if (key === "Delete" || key === "Backspace") this.remove();
+    else if (!this.plan) return false;
+    else if (held && key === "v") return paste((fields) => this.append(fields), this.segment);
+    else if (held && place && key === "c") return copy(place);
+    else if (held && place && key === "d") this.append(duplicate(place, span, this.host.clip().latents));
+    else if (held) return false;
+    else if (key === "n") this.add();
     else if (key === "," || key === ".") this.step(key === "." ? 1 : -1);
     else if (key === "[" || key === "]") this.select(this.neighbour(key === "]" ? 1 : -1));
-    else if (!span) return false;
-    else if (held && key === "c") return copy(this.plan.references[span.entry]);
-    else if (held && key === "d") this.append(duplicate(this.plan.references[span.entry]));
-    else if (key === "Delete" || key === "Backspace") this.remove();
-    else if (key.startsWith("Arrow")) this.nudge(span, key, event.shiftKey);
+    else if (span && key.startsWith("Arrow")) this.nudge(span, key, event.shiftKey);
     else return false;
     return true;
   }
@@ -372,6 +427,6 @@ export class TimelineView {
     const { rules, latents } = this.host.clip();
     const place = /** @type {Plan} */ (this.plan).references[span.entry];
     const fields = keyed(place, span, key, shift, latents, rules);
-    if (Object.keys(fields).length) this.change(changeReference(this.host.read(), span.entry, fields));
+    if (Object.keys(fields).length) this.change((text) => changeReference(text, span.entry, fields));
   }
 }

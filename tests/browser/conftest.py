@@ -18,6 +18,7 @@ class Page:
 
     browser: Browser
     server: LoggedServer
+    is_newest: bool
 
 
 @pytest.fixture(params=["page of 0.30", "newest page"])
@@ -28,6 +29,7 @@ def each_page(request: pytest.FixtureRequest) -> Page:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    server = request.getfixturevalue("bare_server" if request.param == "newest page" else "server")
+    is_newest = request.param == "newest page"
+    server = request.getfixturevalue("bare_server" if is_newest else "server")
     server.forgive_log()
-    return Page(Browser(server.url), server)
+    return Page(Browser(server.url), server, is_newest)

@@ -1,4 +1,5 @@
 // A graph of an older pack: the page says that nodes are missing, offers ours in their place, and a click replaces them.
+// Saved and opened again it is the same graph.
 "use strict";
 
 const ANSWER_MS = 30000;
@@ -18,16 +19,30 @@ module.exports = async (page, tools) => {
   );
   await page.waitForTimeout(500);
   await tools.shot("old-packs-replaced");
-  return page.evaluate(() => {
-    const { graph } = window.app;
-    const from = (slot) => {
-      const link = slot.link == null ? null : graph.links.get?.(slot.link) ?? graph.links[slot.link];
-      return link ? [Number(link.origin_id), link.origin_slot] : null;
-    };
-    return Object.fromEntries(graph._nodes.map((node) => [node.id, {
-      type: node.type,
-      inputs: Object.fromEntries((node.inputs ?? []).map((slot) => [slot.name, from(slot)]).filter(([, link]) => link)),
-      values: Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.value])),
-    }]));
+  const replaced = await page.evaluate(described);
+  const wrong = [];
+  page.on("console", (message) => message.type() === "error" && wrong.push(message.text()));
+  page.on("pageerror", (error) => wrong.push(error.message));
+  await page.evaluate(async () => {
+    const saved = JSON.parse(JSON.stringify(window.app.graph.serialize()));
+    await window.app.loadGraphData(saved);
+    window.app.canvas.setDirty(true, true);
   });
+  await page.waitForTimeout(1500); // some frames are drawn
+  await tools.shot("old-packs-opened-again");
+  return { replaced, again: await page.evaluate(described), wrong };
 };
+
+// Every node of the graph: its type, where its inputs come from, what its widgets hold. Runs in the page.
+function described() {
+  const { graph } = window.app;
+  const from = (slot) => {
+    const link = slot.link == null ? null : graph.links.get?.(slot.link) ?? graph.links[slot.link];
+    return link ? [Number(link.origin_id), link.origin_slot] : null;
+  };
+  return Object.fromEntries(graph._nodes.map((node) => [node.id, {
+    type: node.type,
+    inputs: Object.fromEntries((node.inputs ?? []).map((slot) => [slot.name, from(slot)]).filter(([, link]) => link)),
+    values: Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.value])),
+  }]));
+}

@@ -8,8 +8,8 @@ module.exports = async (page, tools) => {
     const node = LiteGraph.createNode("OSoraStored");
     app.graph.add(node);
     node.pos = [500, 300];
-    return app.queuePrompt(0);
   });
+  await page.evaluate(() => window.app.queuePrompt(0));
   await page.waitForFunction(
     () => window.app.graph.nodes[0].widgets.some((widget) => /\d+ kept, /.test(String(widget.value))),
     null, { timeout: 60000 },

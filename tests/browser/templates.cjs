@@ -2,7 +2,7 @@
 //
 // Given: `names`, `nodes2` (the renderer), `label` of the pictures, and `results` by name: null to open only, those of
 // an earlier run to show them, none to press Run. Gives by name the opening zoom, the nodes' rectangles before and
-// after, and the results.
+// after, what lies between their texts and pictures, and the results.
 "use strict";
 
 const RUN_MS = 240000;
@@ -46,6 +46,21 @@ function rectangles(page) {
         found[node.id] = [...node.boundingRect];
       }
       found[node.id] = found[node.id].map(Math.round);
+    }
+    return found;
+  });
+}
+
+// How far below its text a node of the second renderer shows its picture, in graph units, by node.
+function gaps(page) {
+  return page.evaluate(() => {
+    const { scale } = window.app.canvas.ds, found = {};
+    for (const node of document.querySelectorAll("[data-node-id]")) {
+      const text = [...node.querySelectorAll(".comfy-markdown-content > *")].pop();
+      const picture = node.querySelector(".image-preview");
+      if (!text || !picture) continue;
+      const [above, below] = [text, picture].map((part) => part.getBoundingClientRect());
+      found[node.dataset.nodeId] = Math.round((below.top - above.bottom) / scale);
     }
     return found;
   });
@@ -107,6 +122,7 @@ module.exports = async (page, tools) => {
       entry.results = results[name] ?? (await run(page));
       if (results[name]) await show(page, results[name]);
       entry.after = await settled(page);
+      entry.gaps = await gaps(page);
     }
     await tools.shot(`${name} - ${label}`);
   }

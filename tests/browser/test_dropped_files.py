@@ -13,7 +13,7 @@ from opensora.opensora_models.vae.latent_file import save_latent
 from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, exact_rate
 
 if TYPE_CHECKING:
-    from support.browser import Browser
+    from browser.conftest import Page
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
@@ -21,7 +21,7 @@ WORDS = 'a lamp } that { {blinks} \\ "twice" \N{SNOWMAN}'
 KINDS = {".mp4": "video/mp4", ".webm": "video/webm", ".latent": ""}
 
 
-def test_videos_and_latents_open_the_graph_that_made_them(browser: Browser, tmp_path: Path) -> None:
+def test_videos_and_latents_open_the_graph_that_made_them(each_page: Page, tmp_path: Path) -> None:
     node = {
         "id": 1, "type": "PrimitiveStringMultiline", "pos": [40, 60], "size": [400, 200], "flags": {}, "order": 0,
         "mode": 0, "inputs": [], "outputs": [{"name": "STRING", "type": "STRING", "links": None}],
@@ -42,6 +42,6 @@ def test_videos_and_latents_open_the_graph_that_made_them(browser: Browser, tmp_
         {"name": path.name, "type": KINDS[path.suffix], "content": base64.b64encode(path.read_bytes()).decode()}
         for path in paths
     ]
-    visit = browser.visit("drop", files=files)
+    visit = each_page.browser.visit("drop", files=files)
     assert visit.value == {path.name: [["PrimitiveStringMultiline", [WORDS]]] for path in paths}
     assert visit.errors == []

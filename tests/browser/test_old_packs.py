@@ -62,7 +62,7 @@ def links_out_of(node: int, slot: int) -> list[int]:
 
 def test_the_page_replaces_what_is_one_node_here(each_page: Page) -> None:
     visit = each_page.browser.visit("old_packs", graph=old_graph(), old=["OpenSoraTextEncoder", "OpenSoraDecoder"])
-    by_type = {node["type"]: (int(key), node) for key, node in visit.value.items()}
+    by_type = {node["type"]: (int(key), node) for key, node in visit.value["replaced"].items()}
     assert set(by_type) == {"OpenSoraLoader", "OpenSoraSampler", "OSoraTextEncode", "OSoraDecode", "PreviewImage"}
     (text, encoder), (decode, decoder) = by_type["OSoraTextEncode"], by_type["OSoraDecode"]
     assert encoder["inputs"] == {"clip": [LOADER, 3]}
@@ -73,6 +73,8 @@ def test_the_page_replaces_what_is_one_node_here(each_page: Page) -> None:
         "pipe": [LOADER, 0], "positive": [text, 0], "negative": [text, 1]
     }  # fmt: skip
     assert by_type["PreviewImage"][1]["inputs"] == {"images": [decode, 0]}
+    assert visit.value["again"] == visit.value["replaced"], "saved and opened again it is the same graph"
+    assert [line for line in visit.value["wrong"] if "api.comfy.org" not in line] == [], "and is drawn"
     # Without the net the page cannot look missing packs up. The newest stops drawing its classic canvas where a node is
     # gone: a fault of its own, docs/old_packs.md says so.
     assert [line for line in visit.errors if "api.comfy.org" not in line and "LGraph reference" not in line] == []

@@ -38,9 +38,14 @@ def test_the_page_makes_of_every_workflow_what_the_tests_validate(each_page: Pag
 
 
 def bare(node: dict[str, Any]) -> dict[str, Any]:
-    """A node of the page's prompt without titles and previews."""
-    inputs = {name: value for name, value in node["inputs"].items() if name not in PREVIEWS}
+    """A node of the page's prompt without titles, previews, and the types that newer pages write around values."""
+    inputs = {name: untyped(value) for name, value in node["inputs"].items() if name not in PREVIEWS}
     return {"class_type": node["class_type"], "inputs": inputs}
+
+
+def untyped(value: Any) -> Any:
+    """As ComfyUI 0.30 gives it to the node."""
+    return value["__value__"] if isinstance(value, dict) and "__type__" in value else value
 
 
 def test_a_template_is_found_runs_and_shows_its_video(each_page: Page) -> None:

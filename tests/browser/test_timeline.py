@@ -44,6 +44,36 @@ def test_the_timeline_is_dragged_and_its_text_keeps_its_form(each_page: Page, vu
     assert found["kept"] == BROKEN and found["sentence"].startswith("The plan is not readable JSON")
 
 
+def test_the_timeline_bears_rough_hands(each_page: Page, request: pytest.FixtureRequest) -> None:
+    newest = request.node.callspec.params["each_page"] == "newest page"
+    visit = each_page.browser.visit("timeline_stranger", vue=newest, seconds=2 * SCENARIO_SECONDS)
+    found = visit.value
+    assert visit.errors == []
+    assert found["films"] == 2 and "data:image/png" in found["drawing"], (
+        "what core's nodes will draw shows before a run"
+    )
+    place = {"reference": 0, "length": 3}
+    assert (found["right"], found["left"]) == ({**place, "at": 15}, {**place, "at": 0}), "over the edges"
+    assert found["narrow"] == found["escaped"] == {"reference": 0, "at": 0, "length": 1}
+    assert (found["added"], found["deleted"]) == (3, 2), "a key after a button is the timeline's, not the page's"
+    assert found["emptied"] == [{"references": []}, 2], "Delete never removes the node"
+    assert found["broken"] == ["{broken", 2]
+    first, second = found["pasted"]
+    assert first == {"references": [{"reference": 1, "at": 10, "strength": 0.5}]}
+    defaults = {"length": 1, "from": 0, "segment": 0}
+    assert second == {"references": [{**first["references"][0], **defaults}]}
+    moved = {"reference": 0, "at": 10, "length": 5}
+    assert found["panel"] == found["zoomed"] == moved
+    width, beside, top, still = found["beside"]
+    assert (width, top) == (beside, still), "the panel leaves the node's own view where it is"
+    assert found["panelClosed"] == [2, 0]
+    text, left, sentence = found["locked"]
+    assert found["wired"] and text["references"] == [moved], "the widget keeps its text while another comes by wire"
+    assert left == "50%" and sentence.endswith("The plan comes by wire; change it where it is written.")
+    assert "picture1 → picture0" in found["closed"], "the page closes a gap, and the numbers mean other pictures"
+    assert found["inside"] == [moved, {**moved, "at": 5}] and found["insideFilms"] == 1, "in a subgraph as outside"
+
+
 @pytest.mark.timeout(900)
 def test_the_timeline_runs_and_shows_what_became_of_it(each_page: Page, request: pytest.FixtureRequest) -> None:
     newest = request.node.callspec.params["each_page"] == "newest page"

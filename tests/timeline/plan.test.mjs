@@ -58,6 +58,13 @@ test("an edit changes its own entry and not a sign of the rest", () => {
   }
 });
 
+test("a large object is read in no time", () => {
+  const many = JSON.stringify(Object.fromEntries(Array.from({ length: 50000 }, (_, number) => [`name${number}`, number])));
+  const start = performance.now();
+  assert.throws(() => parsePlan(many), PlanError);
+  assert.ok(performance.now() - start < 5000);
+});
+
 test("entries are added and removed", () => {
   for (const found of CASES.good) {
     const added = addReference(found.text, { reference: 3, at: 9 });
