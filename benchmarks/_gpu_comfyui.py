@@ -34,7 +34,7 @@ def comfyui_jobs(root: Path, dry: bool) -> Iterator[Job]:
 
 
 def sampled(clip: Clip, place: Place) -> Result:
-    """Seconds a step and the most memory, weights included, of a run of a few steps with guidance."""
+    """Seconds of a step and the most memory, weights included, of a run of a few steps with guidance."""
     import comfy.model_management
     import comfy.sample
 
@@ -62,7 +62,8 @@ def sampled(clip: Clip, place: Place) -> Result:
     step = (moments[-1] - moments[0]) / (len(moments) - 1)
     peak = torch.cuda.max_memory_allocated(place.device) if cuda else None
     comfy.model_management.unload_all_models()
-    return {"step": step, "peak_bytes_with_weights": peak, "weights_bytes": weights, **figures(clip, step / 2)}
+    found = {"seconds": step, "peak_bytes": peak, "peak_is": "with weights", **figures(clip, step / 2)}
+    return {"weights_bytes": weights, "target_run": clip.target, "2 row(s)": found}
 
 
 def write_network(clip: Clip, place: Place, path: Path) -> int:

@@ -2,32 +2,41 @@
 
     python benchmarks/caches.py                             a first look: 8 prompts of one clip, 1.2 and 1.3
     python benchmarks/caches.py --prompts 64 --clips 4      the proof (hours on a CPU)
-    python benchmarks/caches.py --prompts 64 --clips 1 --minutes 10     as many prompts as ten minutes a release allow
+    python benchmarks/caches.py --prompts 64 --minutes 10       as many prompts as ten minutes a release allow
+    python benchmarks/caches.py --report --write            what is measured so far, put into README.md
 
-What was measured is written after every prompt (``--out``), and with ``--tables FOLDER`` the step tables as well.
+What was measured is written after every prompt (``--out``); the same command again goes on behind the last whole
+prompt. With ``--tables FOLDER`` step tables that lie there are used, and new ones are put there.
 
-Compared are the Step Cache with tables calibrated on other prompts, core's EasyCache and LazyCache over their
-thresholds, and simply fewer steps; all with the same noise. PSNR and SSIM are of decoded frames against the full run;
-colour, shape and motion are read off the frames. Curves are interpolated at the rows that the Step Cache computed.
-Needs ComfyUI (``COMFYUI_PATH`` or the tree that ``dev.py`` made).
+Compared are the Step Cache with tables calibrated on other prompts with other noise, core's EasyCache and LazyCache
+over their thresholds, and simply fewer steps; all with the same noise. PSNR and SSIM are of decoded frames against the
+full run; colour, shape and motion are read off the frames. Curves are interpolated at the rows that the Step Cache
+computed; a curve that ends above them counts with its end, which has more rows. Needs ComfyUI (``COMFYUI_PATH`` or the
+tree that ``dev.py`` made).
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import math
+import os
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from _curves import Way, gains, mean_with_interval, verdicts
+from _readme import keep as keep_result
+from _readme import kept
 from torch import Tensor
 
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
@@ -36,36 +45,24 @@ from support.pack import PACK_ROOT, load_pack  # noqa: E402
 
 use_comfyui()
 load_pack()
-from opensora.opensora_models.caching.table_file import ENDING, save_new_tables  # noqa: E402
+from opensora.opensora_models.caching.table_file import (  # noqa: E402
+    ENDING,
+    CalibratedTables,
+    load_tables,
+    save_new_tables,
+)
 
 SHARES = (70, 60, 50, 40)
-EASY = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
-LAZY = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
-CFG, SEED, CALIBRATION_SEED = 5.0, 1, 1000
+EASY = (0.02, 0.05, 0.1, 0.15, 0.2)
+LAZY = (0.02, 0.05, 0.1, 0.2)
+"""Thresholds; EasyCache computes no fewer rows above the last one."""
+CFG, SEED, CALIBRATION_SEED = 5.0, 7, 1000
+"""Prompt n is judged with seed ``SEED + 100 n``, which none of the calibration's, 1000 to 1003, is."""
+OTHERS = ("easy", "lazy", "fewer", "guidance")
+"""Kinds of ways beside the full run and the Step Cache; ``guidance`` is the cache of unguided rows alone."""
 STEPS = {"1.2": 30, "1.3": 30, "2.0": 50}
 SIZE = (17, 64, 64)
 """Frames, height and width the tiny models were trained at."""
-MARGIN = 4.0
-"""dB above the best of the others that are asked for."""
-
-
-@dataclass
-class Way:
-    """One way of computing less, and what came of it: a number a prompt, the mean of its clips."""
-
-    name: str
-    kind: str
-    psnr: list[float] = field(default_factory=list)
-    ssim: list[float] = field(default_factory=list)
-    rows: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    right: dict[str, int] = field(default_factory=lambda: {"colour": 0, "shape": 0, "motion": 0})
-    clips: int = 0
-
-    @property
-    def mean_rows(self) -> float:
-        """Rows a clip, which adaptive caches have a mean of."""
-        return statistics.fmean(self.rows)
 
 
 class Studio:
@@ -75,16 +72,21 @@ class Studio:
         from opensora.opensora_models.native.model.loading import load_model
         from opensora.opensora_models.native.text.clip import load_text_encoder
         from opensora.opensora_models.native.vae.vae import load_vae
+        from opensora.opensora_models.releases.known import RELEASES
         from opensora.training.evaluate import as_trained, prompts_for
         from opensora.training.scenes import combinations, held_out
 
         models = PACK_ROOT / "demo" / "models"
         self.version, self.options, self.steps = version, options, STEPS[version]
-        self.model = load_model(models / "diffusion_models" / f"opensora-tiny-v{version}.safetensors")
+        weights = models / "diffusion_models" / f"opensora-tiny-v{version}.safetensors"
+        self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+        self.model = load_model(weights)
         self.vae = load_vae(models / "vae" / f"opensora-tiny-vae-v{version}.safetensors")
-        self.clip = load_text_encoder(models / "text_encoders" / "opensora-tiny-t5.safetensors")
-        # In one random order, so that the first few are of all colours and shapes.
-        self.asked = random.Random(SEED).sample(held_out(), options.prompts)
+        texts = models / "text_encoders"
+        clip_l = texts / "opensora-tiny-clip-l.safetensors" if RELEASES[version].text.pooled else None
+        self.clip = load_text_encoder(texts / "opensora-tiny-t5.safetensors", clip_l=clip_l)
+        # In one random order, so that the first few are of all colours and shapes, however many are asked for.
+        self.asked = random.Random(SEED).sample(held_out(), len(held_out()))[: options.prompts]
         self.captions = as_trained(prompts_for(self.asked), version)
         known = [row for row in combinations() if row not in held_out()]
         self.for_calibration = as_trained(prompts_for(known[:: max(1, len(known) // 4)][:4]), version)
@@ -124,8 +126,17 @@ class Studio:
         frames = self.vae.decode(done["samples"])
         return frames.reshape(clips, -1, *frames.shape[-3:]).clamp(0, 1), rows, seconds
 
-    def tables(self) -> Any:
-        """Calibrated on prompts that are not judged."""
+    def tables(self) -> CalibratedTables:
+        """Calibrated on prompts that are not judged; those of ``--tables`` where they are there."""
+        folder, name = self.options.tables, f"opensora-tiny-v{self.version}{ENDING}"
+        if folder is None:
+            return self._calibrated()
+        if not (folder / name).is_file():
+            save_new_tables(lambda: folder / name, self._calibrated())
+        sys.stdout.write(f"Step tables: {folder / name}\n")
+        return load_tables(folder / name)
+
+    def _calibrated(self) -> CalibratedTables:
         from opensora.opensora_models.native.sampling.cached_steps import CalibrationRun, calibrate
 
         texts = [self.encoded(caption) for caption in self.for_calibration]
@@ -187,44 +198,6 @@ def judge(studio: Studio, compared: list[tuple[Way, Make]], number: int) -> None
         way.clips += len(frames)
 
 
-def at_rows(curve: Sequence[Way], rows: float) -> list[float] | None:
-    """PSNR a prompt of a family of ways, between its two nearest in rows; None where it has none so few or so many."""
-    ordered = sorted(curve, key=lambda way: way.mean_rows)
-    for low, high in zip(ordered, ordered[1:], strict=False):
-        if low.mean_rows <= rows <= high.mean_rows:
-            span = high.mean_rows - low.mean_rows
-            share = 0.0 if span == 0 else (rows - low.mean_rows) / span
-            return [(1 - share) * a + share * b for a, b in zip(low.psnr, high.psnr, strict=True)]
-    return None
-
-
-def mean_with_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval over prompts."""
-    if len(values) < 2:
-        return values[0], math.nan
-    return statistics.fmean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def verdicts(found: Sequence[Way]) -> list[str]:
-    """A line for every share: the distance to the best of the others at equal rows."""
-    lines = []
-    for way in (each for each in found if each.kind == "step"):
-        families = {kind: [each for each in found if each.kind == kind] for kind in ("easy", "lazy", "fewer")}
-        others = {kind: at_rows(family, way.mean_rows) for kind, family in families.items()}
-        known = {kind: values for kind, values in others.items() if values is not None}
-        if not known:
-            lines.append(f"{way.name}: no other way computes {way.mean_rows:.1f} rows")
-            continue
-        best = max(known, key=lambda kind: statistics.fmean(known[kind]))
-        gain, half = mean_with_interval([a - b for a, b in zip(way.psnr, known[best], strict=True)])
-        bar = "above" if gain >= MARGIN else "below"
-        lines.append(
-            f"{way.name}, {way.mean_rows:.1f} rows: {gain:+.1f} ± {half:.1f} dB against {best} "
-            f"({statistics.fmean(known[best]):.1f}), {bar} the bar of {MARGIN:g} dB"
-        )
-    return lines
-
-
 def rights(found: Sequence[Way]) -> str:
     """Which shares of the Step Cache lie below those of the full run by more than their 95 % interval."""
     from opensora.training.evaluate import interval
@@ -254,20 +227,65 @@ def table(found: Sequence[Way]) -> list[str]:
     return lines
 
 
-def compare(studio: Studio, options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> list[Way]:
-    """All prompts, or as many as the minutes allow; ``keep`` gets what is known after each."""
-    start, tables = time.perf_counter(), studio.tables()
-    if options.tables is not None:
-        path = options.tables / f"opensora-tiny-v{studio.version}{ENDING}"
-        save_new_tables(lambda: path, tables)
+def settings_of(studio: Studio) -> dict[str, Any]:
+    """What results must share to be continued."""
+    return {
+        "weights": studio.digest,
+        "steps": studio.steps,
+        "clips": studio.options.clips,
+        "cfg": CFG,
+        "seed": SEED,
+        "size": list(SIZE),
+    }
+
+
+def compare(studio: Studio, earlier: Mapping[str, Any] | None, keep: Callable[[dict[str, Any]], None]) -> None:
+    """All prompts, or as many as the minutes allow, behind those of ``earlier``; ``keep`` gets what is known after
+    each. Raises ValueError where earlier results are of other weights or settings."""
+    start = time.perf_counter()
+    tables = studio.tables() if earlier is None else tables_from(earlier["tables"])
     compared = ways(studio, tables)
+    compared = [(way, make) for way, make in compared if way.kind in ("full", "step", *studio.options.others)]
+    settings = settings_of(studio)
+    if earlier is not None:
+        known = {each["name"]: each for each in earlier["ways"]}
+        if earlier["settings"] != settings or any(way.name not in known for way, _ in compared):
+            raise ValueError("The results there are of other weights, settings or ways; choose another --out.")
+        compared = [(Way(**known[way.name]), make) for way, make in compared]
     found = [way for way, _ in compared]
-    for number in range(len(studio.captions)):
-        if number and time.perf_counter() - start > 60 * options.minutes:
+    begun = len(found[0].psnr)
+    for number in range(begun, len(studio.captions)):
+        if number > begun and time.perf_counter() - start > 60 * studio.options.minutes:
             break
         judge(studio, compared, number)
-        keep({"tables": dict(tables.tables), "ways": [asdict(way) for way in found]})
-    return found
+        keep({"settings": settings, "tables": asdict(tables), "ways": [asdict(way) for way in found]})
+
+
+def tables_from(found: Mapping[str, Any]) -> CalibratedTables:
+    """The tables that results were made with."""
+    numbered = {name: {int(count): value for count, value in found[name].items()} for name in ("tables", "errors")}
+    return CalibratedTables(found["release"], tuple(found["levels"]), **numbered, made=found["made"])
+
+
+def summary(found: Sequence[Way], clips: int) -> dict[str, Any]:
+    """What the page shows of a release."""
+    date = datetime.now(timezone.utc).date().isoformat()
+    seconds = {way.name: way.seconds for way in found}
+    speed = {f"{share}": seconds["full"] / seconds[f"Step Cache {share} %"] for share in SHARES}
+    return {
+        "date": date,
+        "prompts": len(found[0].rows),
+        "clips": clips,
+        "shares": {share: {**gain, "speed": speed[share]} for share, gain in gains(found).items()},
+        "rights": rights(found),
+    }
+
+
+def write(path: Path, results: Mapping[str, Any]) -> None:
+    """All or nothing: whatever ends the run leaves the last whole prompt."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results), encoding="utf-8")
+    os.replace(part, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -278,26 +296,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=1, help="of each prompt, from different noise")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no prompt begins later, for each release")
     parser.add_argument("--out", type=Path, default=Path("caches.json"))
-    parser.add_argument("--tables", type=Path, help="folder for the step tables that are compared")
+    parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS), help="what is compared")
+    parser.add_argument("--write", action="store_true", help="keep the result in results/ and in README.md")
+    parser.add_argument("--tables", type=Path, help="folder of the step tables that are compared")
+    parser.add_argument("--report", action="store_true", help="only say what --out holds; nothing is measured")
     options = parser.parse_args(arguments)
+    results: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+
+    def keep(version: str, measured: dict[str, Any]) -> None:
+        results[version] = measured
+        write(options.out, results)
+
+    if not options.report:
+        measure(options, results, keep)
+    for version in (each for each in options.version if each in results):
+        report(version, results[version], options.write)
+
+
+def measure(
+    options: argparse.Namespace, results: Mapping[str, Any], keep: Callable[[str, dict[str, Any]], None]
+) -> None:
+    """Judges prompts of every release asked for."""
     import comfy.utils
 
     comfy.utils.set_progress_bar_enabled(False)
     torch.set_num_threads(1)
-    results: dict[str, Any] = {}
-
-    def keep(version: str, measured: dict[str, Any]) -> None:
-        results[version] = measured
-        options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
-
     with torch.inference_mode():
         for version in options.version:
-            start = time.perf_counter()
-            found = compare(Studio(version, options), options, functools.partial(keep, version))
-            made = f"{len(found[0].rows)} prompts of {options.clips} clips, {time.perf_counter() - start:.0f} s in all"
-            lines = [f"\nOpen-Sora {version}, {made}", *table(found), "", *verdicts(found), rights(found)]
-            sys.stdout.write("\n".join(lines) + "\n")
-            sys.stdout.flush()
+            compare(Studio(version, options), results.get(version), functools.partial(keep, version))
+
+
+def report(version: str, measured: Mapping[str, Any], keeps: bool) -> None:
+    """Prints the table and the verdicts of a release, and keeps them for the page."""
+    found, clips = [Way(**each) for each in measured["ways"]], measured["settings"]["clips"]
+    if keeps:
+        keep_result("caches", {**kept("caches"), version: summary(found, clips)})
+    heading = f"\nOpen-Sora {version}, {len(found[0].rows)} prompts of {clips} clips"
+    sys.stdout.write("\n".join([heading, *table(found), "", *verdicts(found), rights(found)]) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

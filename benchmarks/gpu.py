@@ -144,12 +144,14 @@ def table(record: Record) -> Iterator[str]:
 
 
 def _rows(clip: str, job: Record) -> Iterator[str]:
-    result, kernels = job["result"], "fused" if "fused" in job["name"] else "PyTorch"
+    result = job["result"]
+    kernels = next((word for word in ("fused", "ComfyUI") if word in job["name"]), "PyTorch")
     target = "-" if result["target_run"] is None else f"{result['target_run']:g} s"
     for name, found in result.items():
         if isinstance(found, dict) and "row" in found:
             share = "-" if found["share_of_limit"] is None else f"{found['share_of_limit']:.1%}"
             peak = "-" if found["peak_bytes"] is None else f"{found['peak_bytes'] / GIB:.2f} GiB"
+            peak = " ".join(filter(None, [peak, found.get("peak_is")]))
             yield (
                 f"| {clip} | {name.split()[0]} | {kernels} | {found['row']:.3f} | {found['run']:.1f} | {target} "
                 f"| {share} | {result['weights_bytes'] / GIB:.2f} GiB | {peak} |"

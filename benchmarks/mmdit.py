@@ -130,21 +130,28 @@ class Bench:
         shape = (rows, self.config.channels, *self.latents)
         return torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(self.device, self.dtype)
 
-    @torch.inference_mode()
-    def forward(self, rows: int) -> str:
-        """One call of ``rows`` rows."""
+    def forward_ways(self, rows: int) -> dict[str, Callable[[], torch.Tensor]]:
+        """The rewrite and ours in one call of ``rows`` rows."""
         order = [row % 3 for row in range(rows)]
         x, inputs = self.noise(rows), {key: value[order] for key, value in self.inputs().items()}
         time = torch.full((rows,), 0.6, device=self.device)
-        ways: dict[str, Callable[[], torch.Tensor]] = {"ours": lambda: self.network(x, time, **inputs)}
-        if not self.options.alone:
-            ways = {"rewrite": lambda: self.rewrite(x, time, **inputs), **ways}
+        return {
+            "rewrite": lambda: self.rewrite(x, time, **inputs),
+            "ours": lambda: self.network(x, time, **inputs),
+        }
+
+    @torch.inference_mode()
+    def forward(self, rows: int) -> str:
+        """One call of ``rows`` rows."""
+        ways = self._chosen(self.forward_ways(rows))
         measured = measure(ways, self.device, self.options.repeats)
         return f"{self.name} {rows} row(s):{times(measured)}{difference(ways)}{self._limit(rows, measured['ours'])}"
 
-    @torch.inference_mode()
-    def sampling(self, steps: int, use: Any) -> str:
-        """A whole run from words alone or from a picture."""
+    def _chosen(self, ways: dict[str, Callable[[], torch.Tensor]]) -> dict[str, Callable[[], torch.Tensor]]:
+        return {"ours": ways["ours"]} if self.options.alone else ways
+
+    def sampling_ways(self, steps: int, use: Any) -> tuple[dict[str, Callable[[], torch.Tensor]], int]:
+        """The rewrite and ours in a whole run from words alone or from a picture, and the rows that ours computes."""
         has_given = use != "text"
         rows, noise = self.inputs(has_given), self.noise()
         shift = flow_shift(self.latents[1] * self.latents[2] / self.config.patch_size**2, self.latents[0])
@@ -164,12 +171,17 @@ class Bench:
                 last = step.after
             return last
 
-        ways: dict[str, Callable[[], torch.Tensor]] = {"ours": ours}
-        if not self.options.alone:
-            plain = [(each.text, each.image) for each in scales]
-            ways = {"rewrite": lambda: sample(self.rewrite, noise, levels.tolist(), rows, plain), **ways}
+        plain = [(each.text, each.image) for each in scales]
+        ways = {"rewrite": lambda: sample(self.rewrite, noise, levels.tolist(), rows, plain), "ours": ours}
+        return ways, rows_of(scales, has_given)
+
+    @torch.inference_mode()
+    def sampling(self, steps: int, use: Any) -> str:
+        """A whole run from words alone or from a picture."""
+        ways, computed = self.sampling_ways(steps, use)
+        ways = self._chosen(ways)
         measured = measure(ways, self.device, max(1, self.options.repeats // 2))  # many calls each
-        count = f"{rows_of(scales, has_given)} of {3 * steps} rows"
+        count = f"{computed} of {3 * steps} rows"
         return f"{self.name} {steps} steps, {use}: {count}{times(measured)}{difference(ways)}"
 
     def _limit(self, rows: int, ours: Measured) -> str:

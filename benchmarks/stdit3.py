@@ -119,17 +119,21 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
                 yield Job(name, chosen, latents, options.rows, tokens, getattr(torch, dtype), options.mask)
 
 
+def ways_of(job: Job, device: torch.device, compiled: bool = False) -> dict[str, Callable[[], torch.Tensor]]:
+    """The rewrite and ours, on the same weights and inputs."""
+    network, arguments = filled(job, device), inputs(job, device)
+    run = torch.compile(network) if compiled else network
+    weights = {to_checkpoint_key(key): value for key, value in network.state_dict().items()}
+    return {"rewrite": lambda: Baseline(job.config, weights)(**arguments), "ours": lambda: run(**arguments)}
+
+
 def report(job: Job, device: torch.device, options: argparse.Namespace) -> str:
     """Run one job and put its result into a line."""
-    network = filled(job, device)
-    arguments = inputs(job, device)
-    run = torch.compile(network) if options.compile else network
-    weights = {to_checkpoint_key(key): value for key, value in network.state_dict().items()}
-    ways: dict[str, Callable[[], torch.Tensor]] = {"ours": lambda: run(**arguments)}
+    ways, line = ways_of(job, device, options.compile), ""
     with torch.inference_mode():
-        line = ""
-        if not options.alone:
-            ways = {"rewrite": lambda: Baseline(job.config, weights)(**arguments), **ways}
+        if options.alone:
+            del ways["rewrite"]
+        else:
             ours, plain = ways["ours"]().float(), ways["rewrite"]()
             line = f"  difference {float((ours - plain).norm() / plain.norm()):.1e}"
         measured = measure(ways, device, options.repeats)
