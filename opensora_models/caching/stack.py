@@ -101,8 +101,11 @@ class StackCache:
     def summary(self) -> str:
         """One sentence for the person who waits: what was left out, and what it took."""
         asked = self.computed_rows + self.reused_rows
-        if not self.most_rows:
-            return f"Step cache: all {asked} rows were computed; nothing was reused."
+        if not self.reused_rows:
+            return (
+                f"Step cache: all {asked} rows were computed; nothing was reused. A table leaves steps out where the "
+                "run has about as many steps as the table, or more."
+            )
         return (
             f"Step cache: {self.computed_rows} of {asked} rows were computed; kept were {self.most_rows} rows, "
             f"{self.most_bytes / 2**20:.1f} MiB."

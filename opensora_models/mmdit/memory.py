@@ -15,7 +15,8 @@ FLOAT_SIZE = 4
 ATTENTION_TENSORS = 5.2
 # While queries and keys are normalised and rotated there are the tokens, the modulated tokens, both of them and, of a
 # portion, float32 copies.
-ROTATED_TENSORS = 4
+# A layer that makes queries, keys and values at once holds all three meanwhile.
+ROTATED_TENSORS, ROTATED_FUSED = 4, 7
 ROTATED_COPIES = 6.5
 
 
@@ -29,7 +30,11 @@ def activation_bytes(
     """
     batch, _, *cells = latent_shape
     tokens = batch * (prod(cells) // config.patch_size**2 + text_tokens)
-    values = tokens * config.hidden_size
+    return bytes_of_values(config, tokens * config.hidden_size, dtype_size, device_type)
+
+
+def bytes_of_values(config: MMDiTConfig, values: float, dtype_size: int, device_type: str = "cuda") -> float:
+    """The same for so many numbers in all tokens, those of the text among them."""
     rotated = min(values, MOST_ELEMENTS.get(device_type, MOST_ELEMENTS_ELSEWHERE)) * FLOAT_SIZE * ROTATED_COPIES
     whole = values * dtype_size * (ATTENTION_TENSORS + config.mlp_ratio)
-    return max(whole, values * dtype_size * ROTATED_TENSORS + rotated)
+    return max(whole, values * dtype_size * (ROTATED_FUSED if config.fused_qkv else ROTATED_TENSORS) + rotated)

@@ -21,7 +21,9 @@ ComfyUI's Flux:
   text first; ``options`` are the ``transformer_options`` with ``img_slice``.
 * ``opensora_stack_hook``: a function ``(x, modulation, run)`` around all blocks; ``run(x)`` computes them. x are the
   image tokens [B, n, C] after embedding, ``modulation`` [B, 2, C] that of the last layer; the answer is what the last
-  layer reads of the image tokens, shaped like x.
+  layer reads of the image tokens, shaped like x. ``run(x, enter)`` takes a share of the image tokens, of some rows;
+  ``enter(text, modulations, context)`` gives what belongs to it in place of the text tokens [B, l, C], the
+  :class:`~.modulation.Modulations` and the :class:`~.blocks.BlockContext` of the whole call.
 * ``opensora_before_block``: a function called with every block just before it runs.
 * ``opensora_arithmetic``: an :class:`~..transformer.arithmetic.Arithmetic` for this call alone.
 """
@@ -47,6 +49,9 @@ from .positions import rotary
 from .tokens import image_ids, pack, text_ids, token_grid, unpack
 
 BEFORE_BLOCK = "opensora_before_block"
+
+Enter = Callable[[Tensor, Modulations, BlockContext], tuple[Tensor, Modulations, BlockContext]]
+"""What a stack hook may hand to ``run``: see the module's text."""
 
 
 class MMDiT(nn.Module):
@@ -150,7 +155,12 @@ class MMDiT(nn.Module):
             out = self._run_blocks(states, modulations, context)
         else:
             img, txt = states
-            out = hook(img, modulations.final.clone(), lambda x: self._run_blocks([x, txt], modulations, context))
+
+            def run(x: Tensor, enter: Enter | None = None) -> Tensor:
+                told = (txt, modulations, context) if enter is None else enter(txt, modulations, context)
+                return self._run_blocks([x, told[0]], *told[1:])
+
+            out = hook(img, modulations.final.clone(), run)
         return self.final_layer(out, modulations.final, arithmetic)
 
     def _run_blocks(self, states: list[Tensor], modulations: Modulations, context: BlockContext) -> Tensor:

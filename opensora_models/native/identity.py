@@ -24,9 +24,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ..parallel.workers import Workers
 from ..storage.identity import PLAIN_TENSORS, Identity, Unknown, identity, tensor_digest
-
-logger = logging.getLogger("opensora")
+from .messages import tell
 
 PATCHER_NOTES = frozenset({
     *("model", "size", "parent", "pinned", "patches_uuid", "clone_base_uuid", "cached_patcher_init"),
@@ -54,7 +54,7 @@ RUNNING = {
 """Attributes of core's objects that a run changes and the next run starts over with."""
 
 VAE_NOTES = frozenset({
-    *("size", "first_stage_model", "device", "output_device", "disable_offload", "memory_used_encode"),
+    *("size", "first_stage_model", "workers", "device", "output_device", "disable_offload", "memory_used_encode"),
     *("memory_used_decode", "downscale_ratio", "upscale_ratio", "downscale_index_formula", "upscale_index_formula"),
 })  # fmt: skip
 """Attributes of a VAE that tell where it is kept, or are functions of its network, which the patcher holds as well."""
@@ -99,6 +99,8 @@ class _Describer:
             return self._patcher(value)
         if isinstance(value, nn.Module):
             return self._module(value, {}, {})
+        if isinstance(value, Workers):
+            return value.count  # who computes, and whether they are there yet, changes no more than rounding
         for kind, names in RUNNING.items():
             if isinstance(value, kind):
                 return [type(value), {name: item for name, item in vars(value).items() if name not in names}]
@@ -160,7 +162,10 @@ class _Describer:
         digest = hashlib.sha256()
         names, size = sorted(tensors), sum(tensor.nbytes for tensor in tensors.values())
         if size > LARGE_BYTES:
-            logger.info("Reading %.1f GB of weights once, to tell runs with them from others.", size / 1e9)
+            # Said on the node as well, which stands still meanwhile.
+            tell(
+                f"Reading {size / 1e9:.1f} GB of weights once, to tell runs with them from others.", level=logging.INFO
+            )
         with ThreadPoolExecutor(WORKERS) as pool:
             try:
                 for name, part in zip(names, pool.map(_tensor, (tensors[name] for name in names)), strict=True):

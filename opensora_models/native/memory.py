@@ -23,7 +23,11 @@ ATTENTION_TENSORS = 10
 QKV_TENSORS = 3  # what the size of a portion is measured in
 
 SAMPLER_TENSORS = 5
-"""Float32 tensors of a latent's size that a sampler holds: the latent, noise, x, the prediction and the one before."""
+"""Float32 tensors of a latent's size that a run keeps in main memory where it is computed on a card: the latent and its
+copies, the noise and the result."""
+SAMPLER_TENSORS_HERE = 18
+"""... and where it is computed there too, before and after a row: what the sampler holds, and what ComfyUI sums up of
+two rows that it computes one after the other. Counted, see tests/comfy/test_memory.py."""
 
 SHARED_WITH_SYSTEM = ("cpu", "mps")
 """Devices whose memory is the system's: there the operating system kills the program where a card would say no."""
@@ -39,6 +43,11 @@ def activation_bytes(
     """
     batch, _, frames, height, width = latent_shape
     values = batch * frames * math.ceil(height / 2) * math.ceil(width / 2) * config.hidden_size
+    return bytes_of_values(values, dtype_size, device_type)
+
+
+def bytes_of_values(values: float, dtype_size: int, device_type: str = "cuda") -> float:
+    """The same for so many numbers in all tokens."""
     most = MOST_ELEMENTS.get(device_type, MOST_ELEMENTS_ELSEWHERE)
     portions = max(1, math.ceil(values * QKV_TENSORS / most))
     return values * dtype_size * max(JOINED_TENSORS, RESIDENT_TENSORS + ATTENTION_TENSORS / portions)
@@ -53,7 +62,7 @@ def check_room(needed: float, work: str, instead: str) -> None:
     Raises:
         ValueError: with both sizes in GB.
     """
-    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    free = max(0.0, comfy.model_management.get_free_memory(torch.device("cpu")))
     if needed > free:
         raise ValueError(
             f"{work} needs about {needed / 2**30:,.1f} GB of memory, and this machine has {free / 2**30:,.1f} GB free; "
@@ -64,7 +73,8 @@ def check_room(needed: float, work: str, instead: str) -> None:
 def check_latents_fit(shape: Sequence[int], clips: int = 1) -> None:
     """Refuse a latent [B, C, T, h, w] that cannot be sampled and kept ``clips`` times over; see :func:`check_room`."""
     size = "×".join(str(side) for side in shape)
-    needed = 4.0 * math.prod(shape) * (SAMPLER_TENSORS + clips - 1)
+    here = comfy.model_management.get_torch_device().type in SHARED_WITH_SYSTEM
+    needed = 4.0 * math.prod(shape) * ((SAMPLER_TENSORS_HERE if here else SAMPLER_TENSORS) + clips - 1)
     check_room(needed, f"Sampling latents of {size}", "a smaller size, fewer frames or a smaller batch")
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-from comfy.cli_args import args
 
 from ..messages.quoting import LONGEST_PATH, one_line, shortened, shown
 from ..storage.housekeeping import Stored, cleared, file_of, stores
 from ..vae.latent_file import kept_latents
 from .graph_words import words_of
 from .messages import tell
+from .page_settings import page_setting
 from .sampling.long_video import STORE_FOLDER
 from .vae.plans import UNFINISHED
 
@@ -34,7 +34,6 @@ LIST, CLEAR = "only list", "clear"
 
 SETTING = "OpenSora.Stored.KeepDays"
 """Days after which what is kept goes when ComfyUI starts; 0 or nothing: never."""
-SETTINGS_FILE, SETTINGS_BYTES = "comfy.settings.json", 16 * 2**20
 DAY = 24 * 3600.0
 MOST_LINES, MOST_SAID = 500, 12
 
@@ -99,14 +98,8 @@ def remove_expired() -> None:
 
 def days_to_keep() -> float:
     """The setting; 0 where there is none, or several people have settings of their own."""
-    folder = folder_paths.get_public_user_directory("default")
-    if folder is None or args.multi_user:
-        return 0.0
-    try:
-        with (Path(folder) / SETTINGS_FILE).open("rb") as file:
-            settings = json.loads(file.read(SETTINGS_BYTES))
-        days = settings.get(SETTING, 0) if isinstance(settings, dict) else 0
-    except (OSError, ValueError, RecursionError):
+    days = page_setting(SETTING)
+    if days is None:
         return 0.0
     if isinstance(days, bool) or not isinstance(days, (int, float)) or not 0 <= days < math.inf:
         logger.warning("The setting %s is %s, but must be a number of days from 0; nothing is removed.", SETTING,
@@ -145,7 +138,7 @@ def _log(done: list[Stored]) -> None:
         if each.size or not each.held:
             logger.info("Removed '%s' (%s), %s.", _name(each), each.kind, _size(each.size))
         if each.held:
-            logger.warning("'%s' (%s) %s.", _name(each), each.kind, _held(each))
+            logger.info("'%s' (%s) %s.", _name(each), each.kind, _held(each))
 
 
 def _size(count: int) -> str:

@@ -46,6 +46,9 @@ class Needs:
 
     weights: Mapping[str, float]
     row: float
+    counted: str = "one row of the network"
+    devices: int = 1
+    """Each of which needs it, where a step is shared."""
 
 
 def released_needs(release: Release, frames: int, height: int, width: int) -> Needs | None:
@@ -65,7 +68,8 @@ def memory_sentence(needs: Needs, card: float | None) -> str:
     row = needs.row / GIGA
     needed = {name: weights / GIGA + row for name, weights in needs.weights.items()}
     listed = " or ".join(f"{total:.1f} GB with {name} weights" for name, total in needed.items())
-    sentence = f"Sampling needs {listed}, {row:.1f} GB of it for one row of the network."
+    each = f" on each of {needs.devices} devices" if needs.devices > 1 else ""
+    sentence = f"Sampling needs {listed}{each}, {row:.1f} GB of it for {needs.counted}."
     if card is None:
         return f"{sentence} ComfyUI uses no graphics card here."
     fits = [_fits(name, total - card / GIGA, card / GIGA - row) for name, total in needed.items()]

@@ -181,6 +181,14 @@ def with_interval(guidance: Guidance, sigma_start: float, sigma_end: float) -> G
     return replace(guidance, sigma_start=sigma_start, sigma_end=sigma_end)
 
 
+def lowered(scale: float, factor: float) -> float:
+    """``scale`` times a factor between 0 and 1, which takes guidance away and never turns it round.
+
+    Below 1 the negative prompt would lead; so a scale above 1 ends at 1, and one that is not above 1 stays.
+    """
+    return max(min(scale, NO_GUIDANCE), scale * factor)
+
+
 def row_count(guidance: Guidance, schedule: Sequence[float], frames: int, *, has_given: bool) -> int:
     """Rows the network computes in a whole run over ``schedule`` (N + 1 noise levels), per sample."""
     steps = len(schedule) - 1

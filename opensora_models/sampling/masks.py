@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .factor_curve import FactorCurve, together
 from .schedule import TRAIN_TIMESTEPS
 
 FREE = 1.0
@@ -108,13 +109,39 @@ def snap_to_group(start: int, length: int, align: int | None) -> int:
 
 @dataclass(frozen=True)
 class Span:
-    """Frames copied from a reference into the clip: ``length`` frames from ``source`` to ``target``."""
+    """Frames copied from a reference into the clip: ``length`` frames from ``source`` to ``target``.
+
+    ``curves`` are factors on ``edit_ratio`` along these frames: 0 is the first of them and 1 the last one, also where
+    another span is written over some of them.
+    """
 
     reference: int
     source: int
     target: int
     length: int
     edit_ratio: float
+    curves: tuple[FactorCurve, ...] = ()
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The edit ratio of every frame, in order."""
+        return strengths(self.edit_ratio, self.curves, self.length)
+
+
+def strengths(edit_ratio: float, curves: Sequence[FactorCurve], length: int) -> tuple[float, ...]:
+    """The edit ratios of ``length`` frames: one number times the curves, rounding included within the limits."""
+    return tuple(min(max(edit_ratio * factor, KEPT), FREE) for factor in together(curves, length))
+
+
+def even_groups(span: Span, loop: int) -> list[Strategy]:
+    """The span of one segment as groups of a mask strategy, in order: each has one edit ratio."""
+    groups: list[Strategy] = []
+    for frame, ratio in enumerate(span.ratios):
+        if groups and groups[-1].edit_ratio == ratio:
+            groups[-1] = replace(groups[-1], length=groups[-1].length + 1)
+        else:
+            groups.append(Strategy(loop, span.reference, span.source + frame, span.target + frame, 1, ratio))
+    return groups
 
 
 def place(
@@ -181,6 +208,17 @@ def overlapping(spans: Sequence[Span]) -> list[int]:
     return sorted(twice)
 
 
+def listed(numbers: Sequence[int]) -> str:
+    """Growing numbers for a sentence: ``1, 4 to 199, 201``, however many they are."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
+
+
 def write_spans(latent: Tensor, mask: Tensor, references: Sequence[Tensor], spans: Sequence[Span]) -> None:
     """Copy the spans into one clip, later ones over earlier ones.
 
@@ -191,7 +229,7 @@ def write_spans(latent: Tensor, mask: Tensor, references: Sequence[Tensor], span
     for span in spans:
         source = references[span.reference][:, span.source : span.source + span.length]
         latent[:, span.target : span.target + span.length] = source
-        mask[span.target : span.target + span.length] = span.edit_ratio
+        mask[span.target : span.target + span.length] = mask.new_tensor(span.ratios)
 
 
 def active_frames(mask: Tensor, sigma: float | Tensor) -> Tensor:

@@ -75,17 +75,18 @@ def plan(
             f"and sample that latent with denoise below 1, or give its frames with '{FORWARDS}' or '{AT_POSITION}'."
         )
     if placement in (AT_POSITION, EDIT):
-        count = _checked(release, take or first, first, "reference")
+        count = _checked(release, take or first, first, "reference", _room(release, clip_length))
         return [Piece(0, 0, count, at if placement == AT_POSITION else 0)]
     if placement == CONNECT and not second:
         raise ValueError("To connect two clips a second one is needed; connect the clip that comes after.")
     if placement == CONNECT and not take and release is not None and not release.given.anywhere:
         return [Piece(0, first - 1, 1, 0), Piece(1, 0, 1, -1)]
-    ends = [Piece(0, 0, _taken(release, take, first, clip_length, "reference"), None)]
+    room = _room(release, clip_length, clips=2 if placement == CONNECT else 1)
+    ends = [Piece(0, 0, _taken(release, take, first, room, "reference", at_end=placement == BACKWARDS), None)]
     if placement != BACKWARDS:
         ends = [Piece(0, first - ends[0].count, ends[0].count, 0)]
     if placement == CONNECT:
-        ends.append(Piece(1, 0, _taken(release, take, second, clip_length, "second reference"), None))
+        ends.append(Piece(1, 0, _taken(release, take, second, room, "second reference", at_end=True), None))
     return ends
 
 
@@ -116,34 +117,58 @@ def check_room(release: Release | None, clip_length: int) -> None:
         )
 
 
-def _taken(release: Release | None, take: int, available: int, clip_length: int, name: str) -> int:
-    """Frames of a clip that is extended; clips that fill all there is to make are refused where ends are given only."""
+@dataclass(frozen=True)
+class _Room:
+    """Latent frames that each given clip may fill, of the ``length`` of the clip to be made."""
+
+    each: int
+    length: int
+
+
+def _room(release: Release | None, length: int, clips: int = 1) -> _Room | None:
+    """The room of given clips; where a release gives ends only, they leave a latent frame to make."""
+    if release is None:
+        return None
+    return _Room(length if release.given.anywhere else max(1, (length - 1) // clips), length)
+
+
+def _taken(
+    release: Release | None, take: int, available: int, room: _Room | None, name: str, *, at_end: bool = False
+) -> int:
+    """Frames of a clip that is extended. Refused is what leaves nothing to make, and ``at_end`` what has no room."""
     usual = release.given.takes[0] if release is not None else ANOTHER_MODELS_TAKE
-    count = _checked(release, take or min(usual, available), available, name)
-    if release is None or release.given.anywhere:
+    count = _checked(release, take or min(usual, available), available, name, room)
+    if release is None or room is None or (release.given.anywhere and not at_end):
         return count
-    latents, room = release.latents.lengths.counting.latents(count), clip_length - 1
-    if latents > room:
-        best = longest_good(release, min(available, release.latents.lengths.counting.frames(max(1, room))))
+    latents = release.latents.lengths.counting.latents(count)
+    if latents > room.each:
+        rule = "" if release.given.anywhere else " and must keep some of its own"
         raise ValueError(
-            f"{count} frames of the {name} fill {latents} latent frames, but the clip to be made has {clip_length} and "
-            f"must keep some of its own; the nearest good value is {best}."
+            f"{count} frames of the {name} fill {latents} latent frames, but the clip to be made has {room.length}"
+            f"{rule}; the nearest good value is {_most(release, available, room)}."
         )
     return count
 
 
-def _checked(release: Release | None, count: int, available: int, name: str) -> int:
-    """``count`` if the reference has so many frames and they fill whole groups."""
+def _most(release: Release | None, available: int, room: _Room | None) -> int:
+    """The most frames that ``available`` ones and the room allow."""
+    if release is not None and room is not None:
+        available = min(available, release.latents.lengths.counting.frames(room.each))
+    return longest_good(release, available)
+
+
+def _checked(release: Release | None, count: int, available: int, name: str, room: _Room | None) -> int:
+    """``count`` if the reference has so many frames and they fill whole groups; what is suggested fits the room too."""
+    most = _most(release, available, room)
     if count > available:
         raise ValueError(
-            f"{count} frames of the {name} are wanted but it has {available}; the nearest good value is "
-            f"{longest_good(release, available)}."
+            f"{count} frames of the {name} are wanted but it has {available}; the nearest good value is {most}."
         )
     if count > 1 and release is not None and not release.latents.lengths.is_good(count):
         raise ValueError(
             f"{count} frames of the {name} do not fill the groups of {release.title}, which take "
             f"{release.latents.lengths.examples} frames; of the {available} there are the nearest good value is "
-            f"{min(release.latents.lengths.nearest(count), longest_good(release, available))}."
+            f"{min(release.latents.lengths.nearest(count), most)}."
         )
     return count
 

@@ -16,8 +16,22 @@ from torch import Tensor
 
 from ..releases.known import RELEASES
 from ..releases.release import Release
+from .factor_curve import FactorCurve, course_of
 from .given_input import untrained
-from .masks import FREE, KEPT, Span, Strategy, check_reference, format_strategy, overlapping, place, write_spans
+from .masks import (
+    FREE,
+    KEPT,
+    Span,
+    Strategy,
+    check_reference,
+    even_groups,
+    format_strategy,
+    listed,
+    overlapping,
+    place,
+    strengths,
+    write_spans,
+)
 from .placements import check_room
 
 DEFAULT_SPACE = 8
@@ -31,7 +45,8 @@ class Reference:
     ``latent`` ``[C, t, h, w]`` holds the autoencoder's latents. Starts and ``length`` are latent frames, negative
     starts count from the end; ``length`` None takes everything from ``source_start`` on. ``edit_ratio`` 0 keeps the
     frames, 1 ignores them. ``segment`` is the segment of a long video the reference belongs to (-1 = the last one).
-    ``release`` is the id of the release it was encoded for, where that is known.
+    ``release`` is the id of the release it was encoded for, where that is known. ``curves`` are factors on
+    ``edit_ratio`` along the frames that the clip takes, from the first (0) to the last (1); several multiply.
     """
 
     latent: Tensor = field(repr=False)
@@ -41,11 +56,19 @@ class Reference:
     edit_ratio: float = KEPT
     segment: int = 0
     release: str | None = None
+    curves: tuple[FactorCurve, ...] = ()
 
     @property
     def frames(self) -> int:
         """Latent frames of the encoded reference."""
         return self.latent.shape[1]
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The edit ratio of every frame it gives to a clip that has room for all of them."""
+        start = self.source_start % self.frames if self.source_start < 0 else self.source_start
+        rest = max(1, self.frames - start)
+        return strengths(self.edit_ratio, self.curves, rest if self.length is None else min(self.length, rest))
 
     def strategy(self, number: int) -> Strategy:
         """This placement as a group of the mask strategy."""
@@ -105,9 +128,12 @@ def lay_out(
     groups = [replace(group, loop=group.loop % segments if group.loop < 0 else group.loop) for group in groups]
     for group in groups:
         if group.loop == segment and group.reference < len(references):
-            _check_room_for(min(group.length, references[group.reference].frames), clip.shape[1], release)
+            check_room_for(min(group.length, references[group.reference].frames), clip.shape[1], release)
     lengths = [reference.frames for reference in references]
-    spans = place(groups, lengths, clip.shape[1], segment, align)
+    spans = [
+        replace(span, curves=references[span.reference].curves)
+        for span in place(groups, lengths, clip.shape[1], segment, align)
+    ]
     latent, mask = clip.clone(), torch.full((clip.shape[1],), FREE)
     write_spans(latent, mask, [reference.latent.to(clip) for reference in references], spans)
     notes = filling_notes(groups, spans, segment, clip.shape[1], lengths, align)
@@ -119,13 +145,27 @@ def lay_out(
     return replace(placed, notes=(*notes, *untrained(spans, clip.shape[1], release)))
 
 
-def strategy_text(references: Sequence[Reference]) -> str:
-    """The mask strategy that says the same as the references' own placements."""
-    return format_strategy([reference.strategy(number) for number, reference in enumerate(references)])
+def strategy_text(references: Sequence[Reference], clip_length: int, align: int | None = None) -> str:
+    """The mask strategy that says the same as the references' own placements.
+
+    A group has one strength, so a reference with curves becomes several. They begin between groups of ``align`` latent
+    frames; therefore all places are then written as they are used in a clip of ``clip_length`` latent frames, to be
+    read without aligning.
+    """
+    groups = [reference.strategy(number) for number, reference in enumerate(references)]
+    if not any(reference.curves for reference in references):
+        return format_strategy(groups)
+    lengths, used = [reference.frames for reference in references], []
+    for group, reference in zip(groups, references, strict=True):
+        (span,) = place([group], lengths, clip_length, group.loop, align)
+        used += even_groups(replace(span, curves=reference.curves), group.loop)
+    return format_strategy(used)
 
 
 def apply_strategy(references: Sequence[Reference], groups: Sequence[Strategy]) -> list[Reference]:
-    """Replace the placements of ``references`` by those of a mask strategy, one result per group.
+    """Replace the placements and strengths of ``references`` by those of a mask strategy, one result per group.
+
+    Curves go too: they are factors on a strength that no longer holds, and a strategy has its own for every group.
 
     Raises:
         ValueError: a group names a reference that is not there.
@@ -145,6 +185,20 @@ def apply_strategy(references: Sequence[Reference], groups: Sequence[Strategy]) 
             )
         )
     return placed
+
+
+def called(numbers: Sequence[int]) -> str:
+    """References by their growing numbers, for a sentence: ``reference 0``, ``references 0, 2 to 4``."""
+    return f"reference{'s' * (len(numbers) > 1)} {listed(numbers)}"
+
+
+def without_curves(references: Sequence[Reference], groups: Sequence[Strategy]) -> list[str]:
+    """A sentence on the curves that a mask strategy of ``groups`` sets aside."""
+    used = {group.reference for group in groups}
+    numbers = [number for number, reference in enumerate(references) if reference.curves and number in used]
+    return [
+        f"The curve on the strength of {called(numbers)} is not used: the mask strategy has a strength for every group."
+    ] * bool(numbers)
 
 
 def append_generated(text: str | None, references: int, loop: int, frames: int, edit_ratio: float) -> str:
@@ -247,12 +301,12 @@ def _check_given(placed: Placed, length: int, release: Release) -> None:
     """Where a release has one time for all frames, a frame is given or made, and some must be made."""
     if release.given.frame_mask or not placed.spans:
         return
-    for span in placed.spans:
-        check_strength(span.edit_ratio, release)
-    _check_room_for(len(placed.frames), length, release)
+    for ratio in dict.fromkeys(ratio for span in placed.spans for ratio in span.ratios):
+        check_strength(ratio, release)
+    check_room_for(len(placed.frames), length, release)
 
 
-def _check_room_for(given: int, length: int, release: Release | None) -> None:
+def check_room_for(given: int, length: int, release: Release | None) -> None:
     """Refuse given latent frames that leave nothing to make where they cannot be edited."""
     if release is None or release.given.frame_mask:
         return
@@ -282,7 +336,7 @@ def filling_notes(
     for group, span in zip(used, spans, strict=True):
         last = span.target + span.length - 1
         where = f"latent frame {span.target}" if span.length == 1 else f"latent frames {span.target} to {last}"
-        notes.append(f"Reference {span.reference} fills {where}, {_how_much(span.edit_ratio)}.")
+        notes.append(f"Reference {span.reference} fills {where}, {_how_much(span.ratios)}.")
         starts = (
             ("start in the clip", group.target_start % length, span.target),
             ("start in the reference", group.reference_start % lengths[span.reference], span.source),
@@ -297,8 +351,9 @@ def filling_notes(
             notes.append(f"Reference {span.reference} was cut from {group.length} to {span.length} latent frames.")
     twice = overlapping(spans)
     if twice:
-        frames = ", ".join(map(str, twice))
-        notes.append(f"References overlap at latent frames {frames}; the later reference in the chain wins there.")
+        notes.append(
+            f"References overlap at latent frames {listed(twice)}; the later reference in the chain wins there."
+        )
     return notes
 
 
@@ -312,5 +367,7 @@ def _left_out(groups: Sequence[Strategy]) -> list[str]:
     ]
 
 
-def _how_much(edit_ratio: float) -> str:
-    return "kept as it is" if edit_ratio == KEPT else f"edited with strength {edit_ratio:g}"
+def _how_much(ratios: Sequence[float]) -> str:
+    if all(ratio == ratios[0] for ratio in ratios):
+        return "kept as it is" if ratios[0] == KEPT else f"edited with strength {ratios[0]:g}"
+    return f"edited with a strength that {course_of(ratios)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,10 +17,14 @@ from torch import Tensor
 from ..releases.groups import GROUP_FRAMES, GROUP_LATENTS, frames_of_groups
 from ..releases.known import release_named
 from ..releases.lengths import Lengths
+from ..storage.beside import beside
 from ..storage.identity import fingerprint as fingerprint
 from ..storage.segment_store import SegmentStore
 
 logger = logging.getLogger("opensora")
+
+STORING_SECONDS = 1.0
+"""How long storing a segment may hold up the next one, whose making a full disk would waste."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,10 @@ def check_overlap(version: str, overlap: int, length: int) -> None:
     most = (length - 1) // step * step
     if most < step:
         least = _shortest(lengths, step + 1)
-        frames = "frame is" if length == 1 else "frames are"
         raise ValueError(
-            f"Segments of {length} latent {frames} too short to overlap and go on; give the latent at least {least} "
-            f"latent frames, which overlap by at most {(least - 1) // step * step}, or make 1 segment."
+            f"Segments of {length} latent frame{'s' * (length > 1)} are too short to overlap and go on; give the "
+            f"latent at least {lengths.counting.frames(least)} frames, which are {least} latent ones and overlap by at "
+            f"most {(least - 1) // step * step}, or make 1 segment."
         )
     good = min(max(step, round(overlap / step) * step), most)
     if overlap != good:
@@ -129,17 +134,18 @@ MakeSegment = Callable[[int, Tensor | None], Tensor]
 def make_segments(
     count: int, make: MakeSegment, store: SegmentStore | None, *, overlap: int, drift_control: float = 0.0
 ) -> list[Tensor]:
-    """Make the missing segments of a long video in order; each is stored before the next one starts."""
+    """Make the missing segments of a long video in order; each is stored, on a slow disk while the next is made."""
     clips: list[Tensor] = []
-    for index in range(count):
-        clip = store.load(index) if store else None
-        if clip is None:
-            clip = make(index, clips[-1] if clips else None)
-            if clips:
-                clip = keep_statistics(clip, clips[0], drift_control, overlap)
-            if store:
-                store.save(index, clip)
-        else:
-            logger.info("Segment %d of %d was finished earlier and is taken from the store.", index + 1, count)
-        clips.append(clip)
+    with beside() as writer:
+        for index in range(count):
+            clip = store.load(index) if store else None
+            if clip is None:
+                clip = make(index, clips[-1] if clips else None)
+                if clips:
+                    clip = keep_statistics(clip, clips[0], drift_control, overlap)
+                if store:
+                    writer.start(partial(store.save, index, clip), STORING_SECONDS)
+            else:
+                logger.info("Segment %d of %d was finished earlier and is taken from the store.", index + 1, count)
+            clips.append(clip)
     return clips

@@ -9,10 +9,13 @@ and ``tests/timeline/cases.json`` holds both to the same answers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..messages.printable import is_printable, printable
+from ..messages.quoting import one_line
 from ..text.segments import MAX_SEGMENTS, PromptPart, join_parts
 from .masks import FREE, KEPT, Strategy, format_strategy, parse_strategy
 
@@ -34,6 +37,11 @@ FIELDS: dict[str, tuple[str, float, float]] = {
 """What JSON calls the fields of :class:`.masks.Strategy`, in the order they are written, and their limits."""
 PROMPT_FIELDS = ("segment", "text")
 EXAMPLE = '{"references": [{"reference": 0, "at": 0}]}'
+STRATEGY_EXAMPLE = "0,0,0,0;0,1,0,-1"
+OUTER_SPACE = re.compile(r"^[\s\ufeff]+|[\s\ufeff]+$")
+"""What stands around a text and says nothing; files of some editors begin with U+FEFF."""
+STRATEGY_START = re.compile(r"[-+.,;\d]")
+LONGEST_SENTENCE = 240
 SHOWN = 40
 """Characters of a wrong value that a sentence shows."""
 
@@ -67,17 +75,30 @@ def parse_plan(text: str) -> Plan:
     Raises:
         ValueError: one sentence on the first thing that is wrong.
     """
-    written = text.strip()
+    written = OUTER_SPACE.sub("", text)
     if not written:
         return Plan()
     if written[0] in "{[":
         return _from_json(written)
-    places = tuple(parse_strategy(written))
+    if not written.isascii() or not STRATEGY_START.match(written):
+        raise ValueError(
+            f"The plan is neither JSON, for example {EXAMPLE}, nor a mask strategy, for example {STRATEGY_EXAMPLE}; it "
+            f"begins with {_shown(written)}."
+        )
+    places = tuple(_from_strategy(written))
     _check_count(REFERENCES, places)
     for number, place in enumerate(places):
         for name, (attribute, _, _) in FIELDS.items():
             _number(f"The {name} of group {number} of the mask strategy", name, getattr(place, attribute))
     return Plan(places, notation="strategy")
+
+
+def _from_strategy(text: str) -> list[Strategy]:
+    """Groups of a mask strategy; sentences of :mod:`.masks` quote a whole group, however long it is."""
+    try:
+        return parse_strategy(text)
+    except ValueError as error:
+        raise ValueError(one_line(str(error), LONGEST_SENTENCE)) from None
 
 
 def format_plan(plan: Plan) -> str:
@@ -191,7 +212,7 @@ def _number(where: str, name: str, value: Any, low: float | None = None) -> Any:
             f"{where} is {_shown(value)}, but must be {kind} between {low:g} and {high:g}; the nearest good value is "
             f"{nearest:g}."
         )
-    return int(value) if whole else float(value)
+    return int(value) if whole else float(value) + 0.0  # -0.0 is 0.0
 
 
 def _prompt(where: str, row: Mapping[str, Any]) -> PromptPart:
@@ -201,6 +222,8 @@ def _prompt(where: str, row: Mapping[str, Any]) -> PromptPart:
         raise ValueError(f"{where}.text is {_shown(text)}, but must be text in quotation marks.")
     if "|" in text:
         raise ValueError(f"{where}.text contains '|', which separates segments; write the prompt without it.")
+    if not is_printable(text):
+        raise ValueError(f"{where}.text holds half a character ({_shown(text)}), which no encoder can read; delete it.")
     segment = _number(f"{where}.segment", "segment", row.get("segment", 0), low=0)
     return PromptPart(segment, text)
 
@@ -215,6 +238,6 @@ def _check_prompts(prompts: Sequence[PromptPart]) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON writes it, shortened."""
-    text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
+    """A value as JSON writes it, shortened; half characters are written out."""
+    text = printable(json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":")))
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 
 from ..releases.release import Release
 from .given_input import untrained
-from .masks import Span, Strategy, check_reference, place
-from .references import check_strength, filling_notes
+from .masks import Span, Strategy, check_reference, listed, place
+from .references import check_room_for, check_strength, filling_notes
 from .timeline import Plan
+
+MOST_TOLD = 20
+"""Sentences that a node and the log show of a plan; more would fill the page."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,25 @@ def used_sources(plan: Plan, count: int) -> list[int]:
 
 def idle(numbers: Sequence[int]) -> list[str]:
     """A sentence on connected pictures that a plan does not name, by their numbers in order."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    listed = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
-    subject = f"Reference {listed} is" if len(numbers) == 1 else f"References {listed} are"
+    subject = f"Reference {listed(numbers)} is" if len(numbers) == 1 else f"References {listed(numbers)} are"
     return [f"{subject} connected and in no place of the plan."] * bool(numbers)
+
+
+def empty_sockets(connected: Sequence[int], sources: Sequence[int]) -> list[str]:
+    """A sentence on sockets without a picture in front of one that is used: the mask strategy counts them as well.
+
+    Args:
+        connected: numbers of the pictures that are there.
+        sources: those that the plan takes.
+    """
+    empty = sorted(set(range(max(sources, default=0))) - set(connected))
+    if not empty:
+        return []
+    names = ", ".join(f"picture{number}" for number in empty)
+    return [
+        f"Nothing is connected to {names}, and mask_strategy counts sockets: a list of references for it needs an "
+        "entry there too."
+    ]
 
 
 def renumbered(plan: Plan, sources: Sequence[int]) -> list[Strategy]:
@@ -61,7 +74,8 @@ def used_spans(
         segments: how many segments are made; -1 in a plan is the last of them.
 
     Raises:
-        ValueError: what :func:`.masks.place` refuses, and a strength the release does not know.
+        ValueError: what :func:`.masks.place` refuses, a strength the release does not know, and frames that leave
+            nothing to make where a release can only be given them.
     """
     groups = [replace(group, loop=group.loop % segments) if group.loop < 0 else group for group in plan.places]
     for group in groups:
@@ -70,6 +84,8 @@ def used_spans(
     found = []
     for segment in sorted({group.loop for group in groups}):
         spans = place(groups, lengths, clip_length, segment, align)
+        given = {span.target + frame for span in spans for frame in range(span.length)}
+        check_room_for(len(given), clip_length, release)
         notes = filling_notes(groups, spans, segment, clip_length, lengths, align)
         notes += untrained(spans, clip_length, release) if release is not None else []
         found.append(UsedSpans(segment, tuple(spans), tuple(notes)))
@@ -87,3 +103,9 @@ def report(used: Sequence[UsedSpans]) -> list[str]:
     if len(used) == 1 and used[0].segment == 0:
         return list(used[0].notes)
     return [f"Segment {each.segment}: {note}" for each in used for note in each.notes]
+
+
+def most_important(notes: Sequence[str]) -> list[str]:
+    """The first sentences, and how many more the report holds."""
+    rest = len(notes) - MOST_TOLD
+    return [*notes[:MOST_TOLD], *[f"The report has {rest} sentences more."] * (rest > 0)]

@@ -52,8 +52,9 @@ class SelfAttention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         return attention(q, k, v, self.heads, skip_reshape=True, transformer_options=context.options, **options)
 
-    def written_out(self, sequences: int, length: int) -> bool:
+    def written_out(self, sequences: int, length: int, context: BlockContext) -> bool:
         """Whether the original, with flash attention installed, still forms the logits of these sequences."""
+        sequences = context.sequences or sequences
         return length <= (sequences if self.written_out_length is None else self.written_out_length)
 
 
@@ -63,7 +64,7 @@ class SpatialAttention(SelfAttention):
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """[B, T, S, C] -> [B, T, S, C]."""
         frames = x.flatten(0, 1)
-        written_out = self.written_out(frames.shape[0], frames.shape[1])
+        written_out = self.written_out(frames.shape[0], frames.shape[1], context)
 
         def work(part: Tensor) -> Tensor:
             q, k, v = self.heads_of(self.qkv(part), context.spatial_rotary, context)
@@ -77,7 +78,7 @@ class TemporalAttention(SelfAttention):
 
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """[B, T, S, C] -> [B, T, S, C]."""
-        written_out = self.written_out(x.shape[0] * x.shape[2], x.shape[1])
+        written_out = self.written_out(x.shape[0] * x.shape[2], x.shape[1], context)
 
         def work(part: Tensor) -> Tensor:
             return self.proj(self._over_time(self.qkv(part), context, written_out))

@@ -45,7 +45,8 @@ class BlockContext:
 
     ``modulation`` [B, T or 1, 6, C] is the output of ``t_block`` (per frame under a frame mask), ``given`` the
     latent frames that attend to ``null_text``, ``windows`` the pieces of Open-Sora 1.3's temporal attention with
-    the rotation inside their windows, ``grid`` the token rows and columns of a frame.
+    the rotation inside their windows, ``grid`` the token rows and columns of a frame, ``sequences`` how many sequences
+    self attention has in the whole call where blocks see a share of it.
     """
 
     modulation: Tensor
@@ -58,6 +59,7 @@ class BlockContext:
     windows: tuple[tuple[Piece, Rotary], ...] = ()
     null_text: PackedText | None = None
     given: tuple[int, ...] = ()
+    sequences: int | None = None
     options: Mapping[str, Any] | None = None
 
 

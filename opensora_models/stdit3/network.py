@@ -17,7 +17,9 @@ numbered 0 … 2·depth - 1 in the order they run: even numbers are spatial, odd
 * ``patches["attn1_output_patch"]`` and ``["attn2_output_patch"]``: functions ``(out, options)`` on what every self
   attention and every cross attention gives, [B, tokens, C].
 * ``opensora_stack_hook``: a function ``(x, modulation, run)`` around all blocks; ``run(x)`` computes them. x is
-  [B, tokens, C].
+  [B, tokens, C]. ``run(x, enter)`` takes the tokens of some rows and frames; ``enter(index, tokens, context)`` is
+  called before every block with tokens [B, T, S, C] and a :class:`~.conditions.BlockContext` of the whole call, and
+  gives the tokens and the context the block shall see. A block without tokens is left out.
 * ``opensora_branch_hook``: a function ``(kind, transformer_options, run)`` around each residual branch of each block;
   ``kind`` is "attn", "cross" or "mlp", ``run()`` gives the gated branch [B, T, S, C] that is added to the tokens.
 * ``opensora_arithmetic``: an ``Arithmetic`` for this call alone, e.g. ``UpstreamArithmetic()``.
@@ -25,7 +27,7 @@ numbered 0 … 2·depth - 1 in the order they run: even numbers are spatial, odd
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -45,6 +47,9 @@ from .config import STDiT3Config
 from .embedders import CaptionEmbedder, PatchEmbedder, ScalarEmbedder
 from .positions import PositionEmbedding2D, RotaryEmbedding, rounded_number
 from .windows import Extent, cut
+
+Enter = Callable[[int, Tensor, BlockContext], tuple[Tensor, BlockContext]]
+"""What a stack hook may hand to ``run``: see the module's text."""
 
 
 class STDiT3(nn.Module):
@@ -224,21 +229,29 @@ class STDiT3(nn.Module):
             return self._run_blocks(tokens, context, options)
         shape = tokens.shape
 
-        def run(x: Tensor) -> Tensor:
-            return self._run_blocks(x.reshape(shape), context, options).flatten(1, 2)
+        def run(x: Tensor, enter: Enter | None = None) -> Tensor:
+            tokens = x.reshape(x.shape[0], x.shape[1] // shape[2], *shape[2:])
+            return self._run_blocks(tokens, context, options, enter).flatten(1, 2)
 
         return hook(tokens.flatten(1, 2), context.modulation.clone(), run).reshape(shape)
 
-    def _run_blocks(self, tokens: Tensor, context: BlockContext, options: dict[str, Any]) -> Tensor:
+    def _run_blocks(
+        self, tokens: Tensor, context: BlockContext, options: dict[str, Any], enter: Enter | None = None
+    ) -> Tensor:
         replacements = options.get("patches_replace", {}).get("dit", {})
         after = options.get("patches", {}).get("double_block", ())
+        seen = context
         for index, block in enumerate(self.blocks()):
             options["block_index"] = index
+            if enter is not None:
+                tokens, seen = enter(index, tokens, context)
+                if not tokens.numel():
+                    continue
             replacement = replacements.get(("double_block", index))
             if replacement is None and not after:
-                tokens = block(tokens, context)
+                tokens = block(tokens, seen)
                 continue
-            tokens = _run_patched(block, tokens, context, options, replacement, after)
+            tokens = _run_patched(block, tokens, seen, options, replacement, after)
         return tokens
 
     def _unpatchify(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -172,7 +172,9 @@ def _remove_if_abandoned(path: Path) -> None:
     if not is_file(path):
         clear(path)
     elif os.name == "nt":
-        os.unlink(path)  # refused while a process has it open
+        # Refused while a process has it open; one of this process may be closed, waiting for its name in a thread.
+        if not path.name.startswith(f"{PRIVATE}{os.getpid()}-"):
+            os.unlink(path)
     else:
         handle = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:

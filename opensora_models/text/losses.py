@@ -26,6 +26,9 @@ _WORD = re.compile(f"[{EAST_ASIAN}]|(?:(?![{EAST_ASIAN}])[^\\W_])+")
 _FOREIGN = re.compile(f"[{EAST_ASIAN}]")
 _SIGNS_BEFORE = re.compile(r"[@#</!&\-]*\Z")
 _SIGNS_BEHIND = re.compile(r"[/>\-]*")
+_WEIGHT = re.compile(r"""\([^()]*[^\W\d_]["'’”]?:(?:[+-]?\d+|\s*[+-]?\d*\.\d+)\s*\)""")
+"""As other models' prompts weigh a word: ``(cat:1.3)``. Not a time or a verse, whose colon stands behind a digit."""
+_EMBEDDING = re.compile(r"\bembedding:[^\s,()]+")
 _SETTINGS = re.compile(rf'\{{\s*"(?:{"|".join(SETTINGS)})"')
 
 NO_TEXT = "there is no text; the model gets no words"
@@ -64,6 +67,7 @@ def losses(written: str, read: str, clean: bool) -> list[str]:
             "the settings in braces are read as words; Open-Sora Prompt Builder or Open-Sora Prompt Segments, put "
             "before this node, takes them off"
         )
+    told += literal(written)
     pieces = lost_pieces(written, read) if clean else []
     foreign = any(_FOREIGN.search(piece) for piece in pieces)
     if not _WORD.search(read):
@@ -71,6 +75,17 @@ def losses(written: str, read: str, clean: bool) -> list[str]:
         told.append(f"no words are left of “{shortened(written)}”{advice}")
     elif pieces:
         told.append(f"cleaning took away or cut {_listed(pieces)}{IN_ENGLISH if foreign else IN_OTHER_WORDS}")
+    return told
+
+
+def literal(written: str) -> list[str]:
+    """What to tell of signs that other models' prompts know and Open-Sora reads as words."""
+    weights, embeddings = ([found[0] for found in sign.finditer(written)] for sign in (_WEIGHT, _EMBEDDING))
+    told = []
+    if weights:
+        told.append(f"Open-Sora knows no weights, so {_listed(weights)} is read as it is written; take the number away")
+    if embeddings:
+        told.append(f"Open-Sora knows no embeddings, so {_listed(embeddings)} is read as it is written")
     return told
 
 

@@ -133,6 +133,12 @@ def conditioning_of_segment(conditioning: Sequence[Any], segment: int) -> list[A
     return [entry for entry in conditioning if entry[1].get(SEGMENT_KEY, current) == current]
 
 
+def texts_of_one_clip(conditioning: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """The entries of a CONDITIONING that one clip is made of, and the later segments whose texts are left out."""
+    marks = sorted({entry[1][SEGMENT_KEY] for entry in conditioning if SEGMENT_KEY in entry[1]})
+    return (conditioning_of_segment(conditioning, marks[0]), marks[1:]) if marks else (list(conditioning), [])
+
+
 def _segment_number(prompt: str, number: str) -> int:
     if not number.isdecimal():
         raise ValueError(_grammar(prompt, f"'{shortened(number)}' stands where a segment number belongs"))

@@ -21,6 +21,9 @@ from .tiling import Compute, Layout, Piece, RowStore, joined
 Between = Callable[[int, int], None]
 """Called after each piece with the number of pieces done and of all pieces; may raise to stop."""
 
+Helped = Callable[[Layout, Compute, Sequence[Piece]], Compute]
+"""See :meth:`PiecewiseAutoencoder.decoded`."""
+
 Prepare = Callable[[Tensor], Tensor]
 """Brings a piece of the pixels into the form that is encoded, for example onto a device."""
 
@@ -101,15 +104,10 @@ class PiecewiseAutoencoder(nn.Module):
         features = torch.cat(list(joined(layout, _reported(compute, layout.pieces, between))), dim=2)
         return self.drawn(features, draw)
 
-    def decoded(
-        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *, first_part: int = 0,
-        between: Between | None = None, store: RowStore | None = None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield pixels [B, 3, t, H, W] part by part.
-
-        ``first_part`` leaves out earlier parts: what follows equals what the whole run would yield there. ``store``
-        keeps finished rows of tiles.
-        """
+    def decoding(
+        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None
+    ) -> tuple[Layout, Compute]:
+        """The pieces of latents [B, C, T, h, w], and what decodes each of them."""
         layout = self.decode_layout(latents.shape, num_frames)
 
         def compute(piece: Piece) -> Tensor:
@@ -117,7 +115,25 @@ class PiecewiseAutoencoder(nn.Module):
             work = lambda clips: self.decode_piece(clips, plan, frames=frames)  # noqa: E731
             return _each(piece.of(latents), work, plan is not None)
 
-        told = _reported(compute, layout.remaining(first_part), between)
+        return layout, compute
+
+    def decoded(
+        self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *, first_part: int = 0,
+        between: Between | None = None, store: RowStore | None = None, helped: Helped | None = None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield pixels [B, 3, t, H, W] part by part.
+
+        ``first_part`` leaves out earlier parts: what follows equals what the whole run would yield there. ``store``
+        keeps finished rows of tiles. ``helped`` makes of what decodes a piece something that has pieces decoded
+        elsewhere; it is handed the layout, and the pieces in the order in which they are asked for.
+        """
+        layout, compute = self.decoding(latents, num_frames, plan)
+        pieces = layout.remaining(first_part)
+        if helped is not None:
+            if store is not None:
+                raise ValueError("Pieces that are decoded elsewhere cannot be kept in a store of rows; leave one away.")
+            compute = helped(layout, compute, pieces)
+        told = _reported(compute, pieces, between)
         yield from joined(layout, told, first_part=first_part, store=store)
 
     def decode(

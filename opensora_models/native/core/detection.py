@@ -27,9 +27,11 @@ from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import from_tensor, parse_settings
 from ...messages.quoting import one_line
 from ..model.base_model import release_of
+from ..model.empty_start import watch
 from ..model.families import CONFIG_CLASSES, FAMILIES
 from ..model.speed import measure
 from ..model.written_back import add_to
+from ..previews.sending import show_runs
 from . import parts as core_parts
 from .replacement import Function, Replacement
 
@@ -95,6 +97,8 @@ def _finishing(original: Function) -> Function:
         if release_of(model) is not None:
             add_to(model)
             measure(model)
+            watch(model)
+            show_runs(model)
         return loaded
 
     return load

@@ -9,14 +9,14 @@ original. The switch is that of :mod:`.detection`.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import comfy.lora
 from torch import Tensor
 
-logger = logging.getLogger("opensora")
+from ...messages.quoting import quoted
+from ..messages import tell
 
 MARK = "opensora_original"  # attribute on the wrapper: the function it replaced
 CORE_PREFIX = "diffusion_model."
@@ -50,14 +50,9 @@ def register() -> None:
     def load_lora(lora: Mapping[str, Tensor], to_load: Mapping[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         if not any(all(name in to_load for name in layers) for layers in OPEN_SORA):
             return original(lora, to_load, *args, **kwargs)
-        patches = original(renamed(lora, to_load), to_load, *args, **kwargs)
-        if lora and not patches:
-            logger.warning(
-                "This LoRA changes nothing: none of its %d tensors, such as '%s', belongs to a layer of Open-Sora; a "
-                "LoRA fits only the model it was trained for.",
-                len(lora),
-                next(iter(lora)),
-            )
+        named = renamed(lora, to_load)
+        patches = original(named, to_load, *args, **kwargs)
+        tell(_what_is_left(named, to_load, patches))
         return patches
 
     setattr(load_lora, MARK, original)
@@ -68,6 +63,29 @@ def unregister() -> None:
     """Puts core back as it was, unless another pack has wrapped the function since."""
     if is_registered():
         comfy.lora.load_lora = getattr(comfy.lora.load_lora, MARK)
+
+
+def _what_is_left(lora: Mapping[str, Tensor], to_load: Mapping[str, Any], patches: Mapping[Any, Any]) -> str:
+    """A sentence on the tensors, under core's names, that core makes nothing of; "" where there are none."""
+    if lora and not patches:
+        return (
+            f"This LoRA changes nothing: none of its {len(lora)} tensors, such as {quoted(next(iter(lora)))}, belongs "
+            "to a layer of this Open-Sora model; a LoRA fits only the model it was trained for."
+        )
+    left = [name for name in lora if not _belongs(name, to_load)]
+    if not left:
+        return ""
+    return (
+        f"{len(left)} of {len(lora)} tensors of this LoRA, such as {quoted(left[0])}, belong to no layer of what it is "
+        "put on and change nothing; a LoRA fits only the model it was trained for."
+    )
+
+
+def _belongs(name: str, to_load: Collection[str]) -> bool:
+    """Whether a tensor's name begins with one of a layer."""
+    parts = name.split(".")
+    layers = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return any(layer in to_load or layer.removesuffix("_lora") in to_load for layer in layers)
 
 
 def renamed(lora: Mapping[str, Tensor], to_load: Collection[str]) -> dict[str, Tensor]:

@@ -20,11 +20,12 @@ from ...checkpoint.opening import CLIP_PARTS, VAE_PARTS, Checkpoint, checkpoint_
 from ...checkpoint.readers import LoadedTensors
 from ...checkpoint.settings import NAME as SETTINGS
 from ...messages.quoting import one_line
+from ...text.clip_config import TOKENS
 from ...text.t5_config import EMBEDDING, GATED, TIED_EMBEDDING
 from ...text.tokens import VOCABULARY
 from ...vae.recognition import Recipe, recognise, temporal_names
 from ...vae.tiled import OpenSora20
-from ...vae.tiled_files import is_dc_ae
+from ...vae.tiled_files import is_dc_ae, is_hunyuan
 from ..text.clip import clip_of
 from ..text.clip_l import ClipL, clip_l_of
 from ..vae.vae import OpenSoraVAE
@@ -39,8 +40,14 @@ ONLY_V13 = ".upsample.conv3d."
 ONLY_DC_AE = "decoder.project_out."
 """In the names of 2.0's high-compression autoencoder. Core has others of its design, for pictures and sound."""
 
+HUNYUAN_IN, CORES_WIDTH = "encoder.conv_in.conv.weight", 128
+"""By the rows of this weight a Hunyuan VAE is as wide as core builds it, whatever the file holds."""
+
 CORES_MARK, CORES_SIZES = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight", ((10240,), (5120,))
 """By the rows of this matrix core tells the T5 v1.1 it has classes for, XXL and XL."""
+
+CORES_CLIP_WIDTH = 768
+"""How wide ComfyUI's smallest CLIP is, CLIP-L."""
 
 WORDS_ROUNDED_UP = 32_256
 """A T5's vocabulary has 32,100 words, or the next multiples of 128; other vocabularies are far larger or smaller."""
@@ -59,14 +66,15 @@ def vae_recipe(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Rec
     """What core's VAE is to be built of where the state dict is an Open-Sora VAE; None for any other.
 
     2.0's released VAE is HunyuanVideo's, tensor by tensor, and core has a class of its own for that: it is ours only
-    where settings say that one of our VAEs was saved. Raises ValueError for one of ours that is damaged or only half
-    of one.
+    where settings say that one of our VAEs was saved, or in a width that core's class does not have. Raises ValueError
+    for one of ours that is damaged or only half of one.
     """
-    if not any(mark in name for name in state_dict for mark in (ONLY_V12, ONLY_V13, ONLY_DC_AE, SETTINGS)):
+    marked = any(mark in name for name in state_dict for mark in (ONLY_V12, ONLY_V13, ONLY_DC_AE, SETTINGS))
+    if not marked and not _of_another_width(state_dict):
         return None
     checkpoint = _in_memory(state_dict, metadata, "The VAE file", VAE_PARTS)
-    ours = checkpoint.kind in (VAE_V12, VAE_V13) or is_dc_ae(checkpoint.shapes) or temporal_names(checkpoint.shapes)
-    if not ours and not (checkpoint.kind is HUNYUAN_VAE and _saved_by_us(checkpoint)):
+    known = checkpoint.kind in (VAE_V12, VAE_V13) or is_dc_ae(checkpoint.shapes) or temporal_names(checkpoint.shapes)
+    if not (marked and known) and not (checkpoint.kind is HUNYUAN_VAE and _is_ours_of_20(checkpoint)):
         return None
     with _naming("Open-Sora Load VAE"):
         recipe = recognise(checkpoint)
@@ -74,8 +82,14 @@ def vae_recipe(state_dict: StateDict, metadata: Mapping[str, str] | None) -> Rec
     return recipe
 
 
-def _saved_by_us(checkpoint: Checkpoint) -> bool:
-    return checkpoint.settings().get("version") == OpenSora20.version
+def _of_another_width(state_dict: Mapping[str, Any]) -> bool:
+    weight = state_dict.get(HUNYUAN_IN)
+    return isinstance(weight, Tensor) and weight.shape[0] != CORES_WIDTH
+
+
+def _is_ours_of_20(checkpoint: Checkpoint) -> bool:
+    saved_by_us = checkpoint.settings().get("version") == OpenSora20.version
+    return saved_by_us or (checkpoint.shapes[HUNYUAN_IN][0] != CORES_WIDTH and is_hunyuan(checkpoint.shapes))
 
 
 def _in_memory(
@@ -106,15 +120,27 @@ def text_encoder(
 ) -> comfy.sd.CLIP | None:
     """The CLIP where core was given our T5; None for any other text encoders.
 
-    Raises ValueError for one of ours that is damaged, or given together with others than CLIP-L.
+    Raises ValueError for one of ours that is damaged, or given together with others than CLIP-L, and for the tiny
+    CLIP-L without the T5 it stands beside: ComfyUI's class has another width and ends with a page of mismatched sizes.
     """
     others = [each for each in state_dicts if not is_our_t5(each)]
     if len(others) == len(state_dicts):
+        for each in others:
+            _expect_cores_width(each)
         return None
     with _naming("Open-Sora Load Text Encoder"):
         clip_l = _only_clip_l(others) if len(state_dicts) > 1 else None
         t5 = next(each for each in state_dicts if is_our_t5(each))
         return clip_of(t5, "The text encoder", dict(model_options or {}), disable_dynamic, clip_l)
+
+
+def _expect_cores_width(state_dict: StateDict) -> None:
+    tokens = state_dict.get(TOKENS)
+    if isinstance(tokens, Tensor) and tokens.ndim == 2 and tokens.shape[1] < CORES_CLIP_WIDTH:
+        raise ValueError(
+            f"This CLIP-L is {tokens.shape[1]} wide, where every other is {CORES_CLIP_WIDTH}: it belongs to a tiny "
+            "Open-Sora 2.0 and is loaded together with its T5, by Open-Sora Load Text Encoder or core's DualCLIPLoader."
+        )
 
 
 def _only_clip_l(others: Sequence[StateDict]) -> ClipL:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ...messages.quoting import described
 from ..sampling.reference_inputs import ReferenceChain
+from .curves import TYPE as CURVE
+from .curves import curve_of
 
 Check = Callable[[Any], str | None]
 
@@ -60,6 +62,15 @@ def _sigmas(value: Any) -> str | None:
     return None
 
 
+def _curve(value: Any) -> str | None:
+    try:
+        curve_of(value)
+    except ValueError as error:
+        sentence = str(error).removesuffix(".")
+        return f"is no curve: {sentence[0].lower()}{sentence[1:]}"
+    return None
+
+
 def _of(kinds: type | tuple[type, ...], name: str, source: str) -> Check:
     def check(value: Any) -> str | None:
         return None if isinstance(value, kinds) else f"got {described(value)}, but needs a {name}; connect {source}"
@@ -80,6 +91,7 @@ CHECKS: dict[str, Check] = {
     "CONDITIONING": _conditioning,
     "IMAGE": _image,
     "SIGMAS": _sigmas,
+    CURVE: _curve,
     "MODEL": _of(ModelPatcher, "MODEL", "Open-Sora Load Model"),
     "CLIP": _with(("tokenize", "encode_from_tokens_scheduled"), "CLIP", "Open-Sora Load Text Encoder"),
     "VAE": _with(("encode", "decode"), "VAE", "Open-Sora Load VAE"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import comfy.model_base
@@ -16,16 +16,17 @@ from ...checkpoint.kinds import T5, describe
 from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import Choices, to_tensor
 from ...messages.quoting import LONGEST_QUOTE, one_line, quoted
+from ...parallel.clips import Clip
+from ...parallel.memory import Sharing
 from ...releases.known import RELEASES
 from ...releases.release import Release
 from ...text.t5_config import T5Config, t5_config
 from ...transformer.handing import own
+from ..messages import tell
 from ..text.clip import T5_KEY, clip_target
 from .latent_formats import LATENT_FORMATS
 from .speed import METER, cells_of
 from .step_cache import STEP_CACHE, hooked
-
-logger = logging.getLogger("opensora")
 
 AGAIN = "download the file again, and load it with Open-Sora Load Model, which looks before it loads"
 
@@ -34,6 +35,11 @@ Shape = tuple[int, ...]
 
 class OpenSoraBase(comfy.model_base.BaseModel):
     """What ``patcher.model`` is for every release; what differs is in the classes beside this one."""
+
+    kept_bytes = 0.0
+    """What a run to be prepared keeps beside the weights and the activations; see :meth:`keeping`."""
+    sharing: Sharing | None = None
+    """Among whom calls are shared at the moment; see :meth:`shared_among`."""
 
     def __init__(
         self, model_config: OpenSoraConfigBase, network: type[nn.Module], device: torch.device | None = None
@@ -71,10 +77,45 @@ class OpenSoraBase(comfy.model_base.BaseModel):
         return super().process_latent_in(latent)
 
     def memory_required(self, input_shape: list[int], cond_shapes: dict[str, list[Any]] | None = None) -> float:
-        """Bytes one forward of a batch [B, C, T, h, w] needs beside the weights."""
+        """Bytes one forward of a batch [B, C, T, h, w] needs beside the weights, and what the run keeps for later."""
         size = comfy.model_management.dtype_size(self.get_dtype_inference())
         device = comfy.model_management.get_torch_device().type
-        return self.bytes_of_forward(input_shape, size, device, cond_shapes or {}) * self.memory_usage_factor
+        shapes = cond_shapes or {}
+        if self.sharing is None:
+            forward = self.bytes_of_forward(input_shape, size, device, shapes)
+        else:
+            forward = self.bytes_of_share(self.sharing, input_shape, size, device, shapes)
+        return forward * self.memory_usage_factor + self.kept_bytes
+
+    def bytes_of_share(
+        self, sharing: Sharing, shape: list[int], size: int, device: str, cond_shapes: Mapping[str, list[Any]]
+    ) -> float:
+        """Peak bytes of activations on the device that holds most, where calls are shared by several."""
+        clip = self.clip_of(shape, cond_shapes)
+        return sharing.bytes_of_call(shape[0], clip, size, lambda values: self.bytes_of_values(values, size, device))
+
+    @contextmanager
+    def shared_among(self, sharing: Sharing) -> Iterator[None]:
+        """While calls are shared: ComfyUI is told what one device holds of them."""
+        self.sharing = sharing
+        try:
+            yield
+        finally:
+            del self.sharing  # and none is left behind that would tell two models apart
+
+    @contextmanager
+    def keeping(self, rows: int, shape: Sequence[int]) -> Iterator[None]:
+        """While a run is prepared whose step cache keeps so many rows of clips [B, C, T, h, w]: they are counted."""
+        size = comfy.model_management.dtype_size(self.get_dtype_inference())
+        self.kept_bytes = float(rows * shape[0] * self.tokens_of(shape[2:]) * self.opensora.hidden_size * size)
+        try:
+            yield
+        finally:
+            del self.kept_bytes  # and none is left behind that would tell two models apart
+
+    def tokens_of(self, cells: Sequence[int]) -> int:
+        """Tokens of latents [T, h, w] in the blocks, without those of the text."""
+        raise TypeError(f"{type(self).__name__} has no count of its tokens.")
 
     def operations_of_row(self, cells: tuple[int, int, int]) -> float:
         """Operations of one row of latents [T, h, w] going once through the network, with text of full length."""
@@ -85,6 +126,14 @@ class OpenSoraBase(comfy.model_base.BaseModel):
     ) -> float:
         """Peak bytes of activations; what :meth:`memory_required` answers before ComfyUI's own factor."""
         raise TypeError(f"{type(self).__name__} has no estimate of its memory.")
+
+    def bytes_of_values(self, values: float, dtype_size: int, device_type: str) -> float:
+        """The same for so many numbers in all tokens."""
+        raise TypeError(f"{type(self).__name__} has no estimate of its memory.")
+
+    def clip_of(self, shape: Sequence[int], cond_shapes: Mapping[str, list[Any]]) -> Clip:
+        """One row of latents [B, C, T, h, w], to be shared."""
+        raise TypeError(f"{type(self).__name__} cannot be shared.")
 
     def load_model_weights(self, sd: dict[str, Tensor], unet_prefix: str = "", assign: bool = False) -> OpenSoraBase:
         """Puts the weights in place; unlike ComfyUI's own, missing tensors are an error and not a log line.
@@ -105,9 +154,7 @@ class OpenSoraBase(comfy.model_base.BaseModel):
                 f"This {self.release.id} diffusion model lacks {len(missing)} tensors, for example {names}; {AGAIN}."
             )
         if unexpected:
-            logger.warning(
-                "%d tensors of the file are not used, for example %s.", len(unexpected), quoted(unexpected[0])
-            )
+            tell(f"{len(unexpected)} tensors of the file are not used, for example {quoted(unexpected[0])}.")
         return self
 
     def check_latents(self, noise: Tensor) -> None:

@@ -5,6 +5,11 @@ built for CUDA 13 or newer), "hip" (AMD), "triton" (``--enable-triton-backend``)
 step. Adaptive norm becomes one pass over the tokens instead of two. The norm and rotation of queries and keys become
 one pass, or two where only the rotation is fused (the CUDA kernel of both takes heads of a multiple of 32 numbers,
 and Open-Sora's have 72), instead of four.
+
+Looked at in versions up to 0.2.40 and of no use here: ``rms_gated_residual`` (residual + gate * RMSNorm(branch)) and
+``rms_adaln``, since no branch of these networks ends in a norm and none begins with an RMS norm;
+``na3d``, whose windows slide; ``group_norm_silu_pad3d``, whose statistics are those of single frames, where the video
+autoencoders' span all frames of a piece (it would fit the image stage of 1.2, where nobody has measured it).
 """
 
 from __future__ import annotations

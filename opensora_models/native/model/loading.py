@@ -18,7 +18,10 @@ from ...checkpoint.reading import reading
 from ...checkpoint.settings import Choices
 from ...messages.quoting import quoted
 from ...stdit3.keys import TABLE
+from ..messages import tell
+from ..previews.sending import show_runs
 from .base_model import OpenSoraBase, OpenSoraConfigBase
+from .empty_start import watch
 from .families import EXPECTED, FAMILIES, Family
 from .latent_formats import LATENT_FORMATS
 from .modulations_apart import keep_apart
@@ -105,12 +108,7 @@ def _network_config(checkpoint: Checkpoint, family: Family, choices: Choices | N
         unused = expect_shapes(checkpoint, wanted)
         expect_weights(checkpoint, wanted)
         if unused:
-            logger.warning(
-                "%s has %d tensors that are not used, for example %s.",
-                checkpoint.quoted,
-                len(unused),
-                quoted(unused[0]),
-            )
+            tell(f"{checkpoint.quoted} has {len(unused)} tensors that are not used, for example {quoted(unused[0])}.")
     return family.complete(config, checkpoint.settings(), choices)
 
 
@@ -201,6 +199,8 @@ def _after_loading(model: OpenSoraBase, patcher: ModelPatcher) -> None:
         getattr(comfy.model_management, "archive_model_dtypes", lambda module: None)(model.diffusion_model)
     add_to(patcher)
     measure(patcher)
+    watch(patcher)
+    show_runs(patcher)
     config = model.model_config
     if config.denoise_mask_function is not None:
         patcher.set_model_denoise_mask_function(config.denoise_mask_function)

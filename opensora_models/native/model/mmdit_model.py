@@ -6,30 +6,34 @@ noisy as the others; given frames go into the network's own reference input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import comfy.conds
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...checkpoint.opening import checkpoint_of
 from ...checkpoint.readers import LoadedTensors
 from ...mmdit.config import MMDiTConfig, config_from_shapes
 from ...mmdit.keys import from_checkpoint_key, to_checkpoint_key
-from ...mmdit.memory import activation_bytes
+from ...mmdit.memory import activation_bytes, bytes_of_values
 from ...mmdit.network import MMDiT
 from ...mmdit.settings import complete, saved_settings
 from ...mmdit.tokens import reference_features
+from ...parallel.clips import MMDiTClip
 from ...releases.arithmetic import mmdit_operations
 from ...text.t5_config import T5Config
 from ..messages import tell
 from ..text.clip_l import clip_l_of, pair_target
 from .base_model import OpenSoraBase, OpenSoraConfigBase
 from .conds import PerFrame, RowAlone
+from .helped import PARALLEL
 from .mmdit_network import NativeMMDiT
 from .unplaced import attention_patches
+from .unread import unread
 
 MOST_TOKENS_TOGETHER = 8192
 """Image and text tokens of a row from which the rows of a step go one by one: a card is busy with one, and ComfyUI
@@ -54,8 +58,9 @@ class MMDiTModel(OpenSoraBase):
         """
         noise, device = kwargs["noise"], kwargs["device"]
         self.check_latents(noise)
+        tell(*unread(kwargs, self.release))
         text = self._text(kwargs.get("cross_attn"), kwargs.get("attention_mask"))
-        alone = self._tokens(noise, text) > MOST_TOKENS_TOGETHER and not self._rows_compared()
+        alone = self._tokens(noise, text) > MOST_TOKENS_TOGETHER and not self._rows_wanted()
         kind = RowAlone if alone else comfy.conds.CONDRegular
         conds = {
             "text": kind(text.to(device)),
@@ -74,22 +79,39 @@ class MMDiTModel(OpenSoraBase):
         self, shape: list[int], dtype_size: int, device_type: str, cond_shapes: Mapping[str, list[Any]]
     ) -> float:
         """See :meth:`OpenSoraBase.bytes_of_forward`; the longest of the texts counts for all rows."""
+        return activation_bytes(self.opensora, shape, self._longest(cond_shapes), dtype_size)
+
+    def bytes_of_values(self, values: float, dtype_size: int, device_type: str) -> float:
+        """See :meth:`OpenSoraBase.bytes_of_values`."""
+        return bytes_of_values(self.opensora, values, dtype_size)
+
+    def clip_of(self, shape: Sequence[int], cond_shapes: Mapping[str, list[Any]]) -> MMDiTClip:
+        """See :meth:`OpenSoraBase.clip_of`."""
+        return MMDiTClip(self.opensora, self.tokens_of(shape[2:]), self._longest(cond_shapes))
+
+    def _longest(self, cond_shapes: Mapping[str, list[Any]]) -> int:
         lengths = [each[1] for each in cond_shapes.get("text", ()) if len(each) == 3]
-        return activation_bytes(self.opensora, shape, max(lengths, default=self.opensora.text_tokens), dtype_size)
+        return max(lengths, default=self.opensora.text_tokens)
 
     def operations_of_row(self, cells: tuple[int, int, int]) -> float:
         """See :meth:`OpenSoraBase.operations_of_row`."""
         return mmdit_operations(self.opensora)(cells, self.opensora.text_tokens)
 
-    def _rows_compared(self) -> bool:
-        """Whether the MODEL that runs carries patches that may compare the rows of a step, as core's NAG does."""
-        options = {} if self.current_patcher is None else self.current_patcher.model_options
-        return bool(attention_patches(options.get("transformer_options", {})))
+    def _rows_wanted(self) -> bool:
+        """Whether the rows of a step are wanted together: several devices share them, or patches may compare them."""
+        if self.current_patcher is None:
+            return False
+        shared = self.current_patcher.get_wrappers(WrappersMP.SAMPLER_SAMPLE, PARALLEL)
+        return bool(shared or attention_patches(self.current_patcher.model_options.get("transformer_options", {})))
 
     def _tokens(self, noise: Tensor, text: Tensor) -> int:
+        return text.shape[1] + self.tokens_of(noise.shape[2:])
+
+    def tokens_of(self, cells: Sequence[int]) -> int:
+        """See :meth:`OpenSoraBase.tokens_of`."""
         patch = self.opensora.patch_size
-        frames, height, width = noise.shape[2:]
-        return text.shape[1] + frames * -(-height // patch) * -(-width // patch)
+        frames, height, width = cells
+        return frames * -(-height // patch) * -(-width // patch)
 
     def _text(self, text: Tensor | None, mask: Tensor | None) -> Tensor:
         """States [B, L, C] as they are. Another number of tokens than in training, or masked padding, is told."""

@@ -13,13 +13,14 @@ from torch import Tensor
 from ...mmdit.blocks import ATTENTION_OUTPUT
 from ...mmdit.config import MMDiTConfig
 from ...mmdit.memory import activation_bytes
-from ...mmdit.modulation import TIME_FACTOR
+from ...mmdit.modulation import TIME_FACTOR, Modulations
 from ...mmdit.network import BEFORE_BLOCK, MMDiT
 from ...mmdit.upstream import UpstreamHeads
 from ...transformer.handing import own
 from ..memory import check_forward_fits
 from .clip_layout import ClipLayout
 from .fused_heads import FusedHeads
+from .helped import with_help
 from .modulations_apart import ModulationsApart
 from .prefetch import looking_ahead
 from .unplaced import tell_rows_apart, unplaced, warn_once, without_halves
@@ -83,7 +84,7 @@ class NativeMMDiT(ClipLayout, MMDiT):
             check_forward_fits(needed, x)
         options = without_halves(options)
         wrappers = separated(get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options))
-        run = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
+        run = WrapperExecutor.new_class_executor(with_help(self, options), self, wrappers)
         return run.execute(x, timestep, context, transformer_options=options, **conds)
 
     def predict(
@@ -96,14 +97,16 @@ class NativeMMDiT(ClipLayout, MMDiT):
         text: Tensor,
         pooled: Tensor,
         reference: Tensor | None = None,
+        modulations: Modulations | None = None,
         **unused: Any,
     ) -> Tensor:
         """One call of the network; the arguments are the entries of ``MMDiTModel.extra_conds``.
 
-        ``text`` [B, L, width], ``pooled`` [B, width], ``reference`` [B, 1 + C, T, h, w].
+        ``text`` [B, L, width], ``pooled`` [B, width], ``reference`` [B, 1 + C, T, h, w]; ``modulations`` of these rows
+        where they are made already.
         """
         height, width = x.shape[-2:]
-        made = None if self.apart is None else self.apart.of_rows(self, timestep, pooled, x)
+        made = self.made_apart(timestep, pooled, x) if modulations is None else modulations
         blocks = (*self.double_blocks, *self.single_blocks)
         with looking_ahead(blocks, x.device, transformer_options) as prefetch:
             ahead = {} if prefetch is None else {BEFORE_BLOCK: prefetch}
@@ -117,6 +120,10 @@ class NativeMMDiT(ClipLayout, MMDiT):
                 transformer_options={**transformer_options, **ahead},
             )
         return output[..., :height, :width]
+
+    def made_apart(self, timestep: Tensor, pooled: Tensor, x: Tensor) -> Modulations | None:
+        """Modulations of these rows as the running sampling has made them; None where the call makes its own."""
+        return None if self.apart is None else self.apart.of_rows(self, timestep, pooled, x)
 
     def _padded(self, x: Tensor) -> Tensor:
         """With rows and columns added up to whole patches, as core does it."""

@@ -124,6 +124,17 @@ def _joined(rows: list[Modulations]) -> Modulations:
     return Modulations(double, single, torch.cat([row.final for row in rows]))
 
 
+@contextmanager
+def patched_apart(patcher: ModelPatcher) -> Iterator[None]:
+    """Where calls make their own modulations, layers that are kept apart see their patches."""
+    apart = getattr(patcher.model.diffusion_model, "apart", None)
+    if apart is None:
+        yield
+        return
+    with apart.running(patcher, torch.empty(0)):
+        yield
+
+
 def keep_apart(patcher: ModelPatcher) -> None:
     """Takes the modulation layers of a freshly loaded 2.0 MODEL out of what ComfyUI moves and counts."""
     network = patcher.model.diffusion_model

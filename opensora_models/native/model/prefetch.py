@@ -1,6 +1,10 @@
 """Weights of the next block on their way while this one computes, where ComfyUI streams them and can look ahead (0.30).
 
 Not yet measured on a GPU; without one, and where nothing is streamed, ComfyUI answers that there is no queue.
+
+Newer versions replay blocks as CUDA graphs in the same place (``core=`` and ``enable_graph=``, within a
+``malloc_graph_scope``): the block is then not called again, and its inputs must lie where they lay. That is not asked
+for, since nobody has seen these networks in it; the call without it stays as it was.
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.conds
 import torch
 from torch import Tensor, nn
 
+from ...parallel.clips import STDiT3Clip
 from ...releases.encoded_text import check_encoded_for
 from ...releases.groups import SPATIAL_FACTOR
 from ...releases.printed_sizes import FRAME_RATE
@@ -18,11 +20,13 @@ from ...stdit3.config import STDiT3Config, config_from_shapes
 from ...stdit3.keys import from_checkpoint_key, to_checkpoint_key
 from ...stdit3.network import STDiT3
 from ...stdit3.settings import complete, saved_settings
-from ..memory import activation_bytes
+from ..memory import activation_bytes, bytes_of_values
+from ..messages import tell
 from .base_model import OpenSoraBase, OpenSoraConfigBase, release_of
 from .conds import FIXED_POINT, FrameNumbers, PerFrame, TextRows
 from .frame_masks import active_at, denoise_mask_function, is_free, ratios_from_mask
 from .stdit3_network import NativeSTDiT3
+from .unread import unread
 
 
 class OpenSoraModel(OpenSoraBase):
@@ -42,6 +46,7 @@ class OpenSoraModel(OpenSoraBase):
         noise, device = kwargs["noise"], kwargs["device"]
         self.check_latents(noise)
         check_encoded_for(kwargs, self.release)
+        tell(*unread(kwargs, self.release))
         height, width = kwargs.get("opensora_pixel_size") or (side * SPATIAL_FACTOR for side in noise.shape[-2:])
         fps = IMAGE_FPS if noise.shape[2] == 1 else float(kwargs.get("frame_rate") or FRAME_RATE)
         conds = {
@@ -64,6 +69,21 @@ class OpenSoraModel(OpenSoraBase):
     ) -> float:
         """See :meth:`OpenSoraBase.bytes_of_forward`."""
         return activation_bytes(self.opensora, shape, dtype_size, device_type)
+
+    def bytes_of_values(self, values: float, dtype_size: int, device_type: str) -> float:
+        """See :meth:`OpenSoraBase.bytes_of_values`."""
+        return bytes_of_values(values, dtype_size, device_type)
+
+    def clip_of(self, shape: Sequence[int], cond_shapes: Mapping[str, list[Any]]) -> STDiT3Clip:
+        """See :meth:`OpenSoraBase.clip_of`."""
+        frames, rows, columns = (
+            -(-side // patch) for side, patch in zip(shape[2:], self.opensora.patch_size, strict=True)
+        )
+        return STDiT3Clip(self.opensora, frames, (rows, columns))
+
+    def tokens_of(self, cells: Sequence[int]) -> int:
+        """See :meth:`OpenSoraBase.tokens_of`."""
+        return math.prod(-(-cell // patch) for cell, patch in zip(cells, self.opensora.patch_size, strict=True))
 
     def noisy_frames(self, sigma: Tensor, conds: Mapping[str, Any]) -> Tensor | None:
         """See :meth:`OpenSoraBase.noisy_frames`."""

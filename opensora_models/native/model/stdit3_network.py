@@ -21,6 +21,7 @@ from .clip_layout import ClipLayout
 from .conds import from_fixed
 from .frame_masks import active_at
 from .fused import FusedArithmetic
+from .helped import with_help
 from .tables import as_linear
 from .unplaced import tell_rows_apart, unplaced, warn_once, without_halves
 from .wrappers import separated
@@ -74,7 +75,7 @@ class NativeSTDiT3(ClipLayout, STDiT3):
             check_forward_fits(activation_bytes(self.config, x.shape, x.element_size(), x.device.type), x)
         options = without_halves(options)
         wrappers = separated(get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options))
-        run = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
+        run = WrapperExecutor.new_class_executor(with_help(self, options), self, wrappers)
         return run.execute(x, timestep, context, transformer_options=options, **conds)
 
     def predict(

@@ -21,7 +21,7 @@ from ..messages import tell
 KEY = STEP_CACHE = "opensora_step_cache"
 """Of the wrappers on a MODEL, and of the cache among the options that reach the network."""
 GUIDANCE_CACHE = "opensora_guidance_cache"
-PLACES = (WrappersMP.SAMPLER_SAMPLE, WrappersMP.CALC_COND_BATCH)
+PLACES = (WrappersMP.PREPARE_SAMPLING, WrappersMP.SAMPLER_SAMPLE, WrappersMP.CALC_COND_BATCH)
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,24 @@ def with_step_cache(model: ModelPatcher, run: CachedRun | None) -> ModelPatcher:
         patched.remove_wrappers_with_key(place, KEY)
     if run is None:
         return patched
+    if run.table is not None and run.table.reuses:
+        patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, count_kept)
     if (run.table is not None and run.table.reuses) or run.guidance.every > 1:
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, run)
     if run.guidance.every > 1:
         patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, reuse_guidance)
     return patched
+
+
+def count_kept(
+    executor: Any, model: ModelPatcher, shape: Sequence[int], conds: Mapping[str, list[Any]], *args: Any, **kwargs: Any
+) -> Any:
+    """ComfyUI's wrapper around making room for a run: what the cache keeps of every row takes part of it.
+
+    Beside the kept rows a call holds the input of its own, which then are not kept yet; so it is no more than that.
+    """
+    with model.model.keeping(sum(len(entries) for entries in conds.values()), shape):
+        return executor(model, shape, conds, *args, **kwargs)
 
 
 def has_step_cache(model: ModelPatcher) -> bool:

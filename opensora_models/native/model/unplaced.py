@@ -5,14 +5,11 @@ Most patches of core were made for the U-Nets of Stable Diffusion. A MODEL carri
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...stdit3.blocks import ATTENTION_OUTPUT, CROSS_OUTPUT
 from ..messages import tell
-
-logger = logging.getLogger("opensora")
 
 Places = Mapping[str, int]
 """How many blocks of each kind a network has, by the name under which patches call them."""
@@ -83,13 +80,12 @@ def unplaced(
 
 
 def warn_once(names: list[str], said: set[str], places: Places) -> None:
-    """One log line for the names that were not said before."""
+    """One sentence for the names that were not said before."""
     fresh = [name for name in names if name not in said]
     said.update(fresh)
     if fresh:
-        logger.warning(
-            "Patches on the MODEL without effect, because Open-Sora's network has no place for them: %s. Its blocks "
-            "are %s.",
-            ", ".join(fresh),
-            " and ".join(f"{kind} 0 to {count - 1}" for kind, count in places.items() if count),
+        blocks = " and ".join(f"{kind} 0 to {count - 1}" for kind, count in places.items() if count)
+        tell(
+            "Patches on the MODEL without effect, because Open-Sora's network has no place for them: "
+            f"{', '.join(fresh)}. Its blocks are {blocks}."
         )

@@ -6,7 +6,6 @@ KSampler included, where the sampler's own ``cfg`` stays the text scale. Both as
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,9 @@ from ...releases.guidance import Guidance
 from ...releases.release import GuidanceRules, Use
 from ...sampling.guidance import NO_GUIDANCE, Branch, Scales, guided, prompt_and_base, rescale_to_prompt, step_of
 from ...sampling.three_rows import scales_of_step
+from ...text.segments import texts_of_one_clip
 from ...transformer.handing import own
+from ..messages import tell
 from ..model.base_model import OpenSoraBase, release_of
 from ..model.conds import PerFrame
 from ..model.written_back import writing_back
@@ -42,8 +43,6 @@ PROCESSED_WITH = (*PROCESSED, "given_mask", "given_frames")
 Conditioning = list[list[Any]]
 Rows = Callable[[dict[str, Any]], list[Tensor]]
 """ComfyUI's ``sampler_calc_cond_batch_function``."""
-
-logger = logging.getLogger("opensora")
 
 
 def with_given_frames(
@@ -76,6 +75,17 @@ def _gives(values: Mapping[str, Any]) -> bool:
     return values.get(GIVEN_LATENT) is not None and bool(values.get(GIVEN_FRAMES))
 
 
+def _texts(conditioning: Conditioning) -> Conditioning:
+    """What a clip is made of; ComfyUI would take the texts of all segments at once."""
+    texts, later = texts_of_one_clip(conditioning)
+    if later:
+        tell(
+            f"The prompt changes at segment {' and '.join(map(str, later))} of a long video; this is one clip, made of "
+            "the first text alone. Open-Sora Long Video makes them all."
+        )
+    return texts
+
+
 def limited_to(guidance: Guidance, model: ModelPatcher, start_percent: float, end_percent: float) -> Guidance:
     """``guidance`` inside a part of the run, counted like ComfyUI's start and end percent."""
     if not 0.0 <= start_percent < end_percent <= 1.0:
@@ -100,10 +110,11 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
         self.has_given = False
         self.set_cfg(guidance.text_scale)
         if isinstance(model.model_options.get(ROWS), PatchedRows):
-            logger.warning("The settings of Open-Sora Guidance on the MODEL are not used: this sampler has its own.")
+            tell("The settings of Open-Sora Guidance on the MODEL are not used: this sampler has its own.")
 
     def set_conds(self, positive: Conditioning, negative: Conditioning) -> None:
         """Given frames of the positive conditioning are put into the other rows as well."""
+        positive, negative = _texts(positive), _texts(negative)
         check_text(self.model_patcher, positive, negative)
         given = given_values(positive)
         self.has_given = bool(given)
@@ -233,6 +244,10 @@ class PatchedRows:
         self.text_scale = text_scale
         self.rules = rules
 
+    def guiding(self, guidance: Guidance) -> PatchedRows:
+        """The same with other settings."""
+        return PatchedRows(guidance, self.schedule, self.previous, self.text_scale, self.rules)
+
     def __call__(self, call: dict[str, Any]) -> list[Tensor]:
         """ComfyUI's ``sampler_calc_cond_batch_function``: conditionings [positive, negative] -> two predictions."""
         positive, negative = call["conds"]
@@ -243,7 +258,7 @@ class PatchedRows:
         if negative is None or (text_off and all(value == NO_GUIDANCE for value in scales.image)):
             prompt = self._compute(call, positive)[0]
             return [prompt, prompt]
-        if self.guidance.image_scale is None or not _has_given(positive):
+        if self.guidance.image_scale is None or not has_given(positive):
             if text_off:
                 prompt = self._compute(call, positive)[0]
                 return [prompt, prompt]
@@ -278,20 +293,21 @@ def _core_rows(call: dict[str, Any]) -> list[Tensor]:
 
 def fix_flaw(call: dict[str, Any]) -> Tensor:
     """ComfyUI's ``sampler_post_cfg_function``: the flaw fix, which is left out where frames are given."""
-    if _has_given(call["cond"]):
+    if has_given(call["cond"]):
         return call["denoised"]
     return rescale_to_prompt(call["input"], call["sigma"], call["denoised"], call["cond_denoised"])
 
 
-def _has_given(conds: list[dict[str, Any]] | None) -> bool:
+def has_given(conds: list[dict[str, Any]] | None) -> bool:
+    """Whether processed conditioning carries given frames."""
     return any(name in entry["model_conds"] for entry in conds or () for name in PROCESSED)
 
 
 def _with_given_of(positive: list[dict[str, Any]], negative: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Processed negative conditioning with the given frames of the positive one."""
-    if _has_given(negative):
+    if has_given(negative):
         return negative
-    given = next(entry["model_conds"] for entry in positive if _has_given([entry]))
+    given = next(entry["model_conds"] for entry in positive if has_given([entry]))
     extra = {name: value for name, value in given.items() if name in PROCESSED_WITH}
     return [_as_another(entry, "given", {**entry["model_conds"], **extra}) for entry in negative]
 

@@ -15,16 +15,18 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...messages.quoting import shown_path
 from ...releases.release import Release
 from ...sampling.given_input import untrained
 from ...sampling.masks import KEPT, Span
 from ...sampling.segments import check_overlap, join, make_segments
 from ...storage.locks import one_writer
 from ...storage.segment_store import ADVICE, SegmentStore
-from ...text.segments import conditioning_of_segment
+from ...text.segments import SEGMENT_KEY, conditioning_of_segment
 from ..identity import model_identity, vae_parts
 from ..memory import check_latents_fit
 from ..messages import tell
+from ..previews.sending import showing_segment
 from .clips import ClipRun, ClipSize, clip_size, latent_for, marked, sample_clip, vae_release
 from .guiders import GIVEN_FRAMES, GIVEN_LATENT, GIVEN_PICTURES, Conditioning, given_values, with_given_frames
 from .reference_inputs import (
@@ -39,8 +41,6 @@ from .reference_inputs import (
     pictures_of,
     place_references,
 )
-
-logger = logging.getLogger("opensora")
 
 STORE_FOLDER = "opensora_segments"
 OLD_MANIFEST = "manifest.json"
@@ -139,9 +139,15 @@ def _overlap_notes(release: Release, inputs: Inputs, video: LongVideo, clip: Cli
     return notes
 
 
+def _texts_of(conditioning: Conditioning, segment: int) -> Conditioning:
+    """What holds in a segment, as the text of a clip of its own."""
+    entries = conditioning_of_segment(conditioning, segment)
+    return [[text, {key: each for key, each in values.items() if key != SEGMENT_KEY}] for text, values in entries]
+
+
 def _segment(inputs: Inputs, video: LongVideo, clip: ClipSize, index: int, before: Tensor | None) -> Tensor:
     """One segment, with its own prompt, references, seed and the end of the segment before."""
-    positive, negative = (conditioning_of_segment(each, index) for each in (inputs.positive, inputs.negative))
+    positive, negative = (_texts_of(each, index) for each in (inputs.positive, inputs.negative))
     latent = inputs.latent if index == 0 else {"samples": torch.zeros_like(inputs.latent["samples"])}
     method = method_for(inputs.model, clip.opensora_version, video.method)
     placed = place_references(
@@ -153,7 +159,8 @@ def _segment(inputs: Inputs, video: LongVideo, clip: ClipSize, index: int, befor
         placed = _continued(placed, end, method, video.overlap_strength, clip.known_release)
     seed = video.run.seed + (index if video.seeds == NEW_SEED else 0)
     run = replace(video.run, seed=seed % 2**64)
-    return sample_clip(inputs.model, placed.positive, placed.negative, placed.latent, run)["samples"]
+    with showing_segment(index, video.segments):
+        return sample_clip(inputs.model, placed.positive, placed.negative, placed.latent, run)["samples"]
 
 
 def _tell_places(inputs: Inputs, placed: PlacedClip, clip: ClipSize, index: int, taken: int) -> None:
@@ -254,7 +261,10 @@ def _store(inputs: Inputs, video: LongVideo, about: str) -> Iterator[SegmentStor
         return
     store = Path(folder_paths.get_output_directory()) / STORE_FOLDER
     if any(store.glob(f"*/{OLD_MANIFEST}")):
-        logger.info("Segments of version 0.1 in '%s' do not tell what they were made from and are not used.", store)
+        tell(
+            f"Segments of version 0.1 in '{shown_path(store)}' do not tell what they were made from and are not used.",
+            level=logging.INFO,
+        )
     folder = store / found.digest[:16]
     with one_writer(folder, waiting=interrupted, tell=tell, kept=ADVICE):
         yield SegmentStore(folder, found.digest, about)

@@ -17,7 +17,16 @@ from ...releases.release import Release
 from ...sampling.fitting import Fit, fit_pictures
 from ...sampling.masks import KEPT, Span, format_strategy, parse_strategy
 from ...sampling.placements import plan, unused
-from ...sampling.references import Placed, Reference, apply_strategy, check_strength, lay_out, strategy_text
+from ...sampling.references import (
+    Placed,
+    Reference,
+    apply_strategy,
+    called,
+    check_strength,
+    lay_out,
+    strategy_text,
+    without_curves,
+)
 from ...vae.guards import check_pictures
 from ..messages import tell
 from .clips import RELEASE_KEY, ClipSize, clip_size, latent_for
@@ -161,7 +170,7 @@ def place_references(
     """
     laid = _lay_out(chain, latent, clip, method, strategy, align, segment, segments)
     first = laid.clips[0]
-    notes, frames, ratios = (*chain.notes, *first.notes), first.frames, first.mask
+    notes, frames, ratios = (*chain.notes, *first.notes, *laid.notes), first.frames, first.mask
     if not frames:
         return PlacedClip(latent, positive, negative, laid.strategy, notes)
     filled = torch.stack([each.latent for each in laid.clips])
@@ -201,6 +210,7 @@ class _Laid:
     clips: list[Placed]
     method: str
     strategy: str
+    notes: tuple[str, ...]
 
 
 def _lay_out(
@@ -218,8 +228,30 @@ def _lay_out(
         for sample in samples
     ]
     edited = any(ratio != KEPT for ratio in clips[0].mask[list(clips[0].frames)].tolist())
-    text = format_strategy(groups) if groups else strategy_text(references)
-    return _Laid(clips, _method(method, release, edited), text)
+    chosen = _method(method, release, edited)
+    notes = without_curves(chain.references, groups) + _as_they_are(clips[0], edited and chosen == GIVEN_FRAMES)
+    text = format_strategy(groups) if groups else strategy_text(references, samples.shape[2], snap)
+    return _Laid(clips, chosen, text, tuple(notes))
+
+
+def _as_they_are(placed: Placed, unused: bool) -> list[str]:
+    """A sentence on strengths that given frames do not have."""
+    numbers = sorted({span.reference for span in placed.spans if any(span.ratios)})
+    return [
+        f"The strength of {called(numbers)} is not used: given frames are shown to the model as they are, "
+        "only a frame mask lets them change."
+    ] * unused
+
+
+def strategy_notes(chain: ReferenceChain, clip: ClipSize, strategy: str, align: bool) -> list[str]:
+    """A sentence on what a strategy made of the chain needs to be read back, where it says curves."""
+    release, numbers = clip.release, [n for n, reference in enumerate(chain.references) if reference.curves]
+    if strategy or not numbers or not align or release is None or release.given.align is None:
+        return []
+    return [
+        f"The strategy says the curve on {called(numbers)} by groups of one strength each, which begin between the "
+        f"groups of {release.given.align} latent frames: read it with align off."
+    ]
 
 
 def clip_of(latent: dict[str, Any], chain: ReferenceChain) -> ClipSize:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...releases.known import believed_release
+from ...storage.beside import beside
 from ...storage.locks import one_writer, remove_if_idle
 from ...vae.distribution import mode, seeded
 from ...vae.guards import check_latents, check_numbers, check_pictures, check_pixels, otherwise_said
@@ -33,6 +34,7 @@ from ..messages import tell
 from ..outputs import OutputFile, next_output
 from ..sampling.clips import RELEASE_KEY
 from .first_stage import interrupted, tell_length_decoded, tell_length_encoded
+from .helped import helpers
 from .plans import BEGUN, DECODE, ENCODE, UNFINISHED, chosen_plan, plan_begun_with, plan_while_working, prepared
 from .vae import OpenSoraVAE
 
@@ -80,12 +82,14 @@ def _decoded_parts(
         if done > again:
             progress.update_absolute(total - pieces + done)
 
-    for pixels in network.decoded(
-        latents, num_frames, plan, first_part=first_part, between=between, store=store
-    ):  # fmt: skip
-        check_pixels(pixels)
-        yield pixels
-        interrupted()
+    with helpers(vae, latents, num_frames, plan, first_part) as helped:
+        rows = None if helped else store  # rows of tiles are whole on one device alone
+        for pixels in network.decoded(
+            latents, num_frames, plan, first_part=first_part, between=between, store=rows, helped=helped
+        ):
+            check_pixels(pixels)
+            yield pixels
+            interrupted()
 
 
 def _images(vae: OpenSoraVAE, pixels: Tensor) -> Tensor:
@@ -150,8 +154,14 @@ def encode_images(vae: OpenSoraVAE, images: Tensor, tile: str, seed: int | None)
 def latents_for(vae: OpenSoraVAE, latent: Mapping[str, Any]) -> Tensor:
     """The latents of a LATENT, and a sentence where it says that they are another release's than the VAE's."""
     samples = latent["samples"]
-    tell(otherwise_said(latent.get(RELEASE_KEY), samples.shape[1], vae.network.version))
+    if _fits(vae, samples):  # others are refused, and not decoded as anything
+        tell(otherwise_said(latent.get(RELEASE_KEY), samples.shape[1], vae.network.version))
     return samples
+
+
+def _fits(vae: OpenSoraVAE, samples: Tensor) -> bool:
+    """Whether latents have the shape of the VAE's."""
+    return samples.ndim == 5 and samples.shape[1] == vae.network.latent_channels
 
 
 def latent_name(vae: OpenSoraVAE, latent: Mapping[str, Any], prefix: str, hidden: Any) -> OutputFile:
@@ -171,8 +181,7 @@ def keep_latent(
     """
     samples = latent["samples"]
     check_numbers(samples)
-    fits = samples.ndim == 5 and samples.shape[1] == vae.network.latent_channels
-    release = vae.network.release if fits else believed_release(latent=latent.get(RELEASE_KEY))
+    release = vae.network.release if _fits(vae, samples) else believed_release(latent=latent.get(RELEASE_KEY))
     version = {} if release is None else {"version": release.id}
     file = save_new_latent(choose, samples, {**version, **notes}, metadata)
     logger.info("Latents saved to '%s'.", file.path)
@@ -192,15 +201,22 @@ def behind(kept: OutputFile | None) -> Iterator[None]:
         ) from error
 
 
+def decode_to_videos(
+    vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, frame_rate: float, form: str, quality: int, tile: str,
+    latent_file: OutputFile, metadata: Mapping[str, Any] | None,
+) -> list[OutputFile]:  # fmt: skip
+    """A video of every clip of latents [B, C, T, h, w], one after the other; as :func:`decode_to_video`."""
+    if samples.shape[0] > 1:
+        tell(f"The latents hold {samples.shape[0]} clips; each becomes a video file of its own.", level=logging.INFO)
+    settings = num_frames, frame_rate, form, quality, tile
+    return [decode_to_video(vae, clip, *settings, latent_file, metadata) for clip in samples.split(1)]
+
+
 def decode_to_video(
     vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, frame_rate: float, form: str, quality: int, tile: str,
     latent_file: OutputFile, metadata: Mapping[str, Any] | None,
 ) -> OutputFile:  # fmt: skip
-    """Decode a clip straight into a file beside its latents; continues a run of the same job that was cut off."""
-    if samples.shape[0] != 1:
-        raise ValueError(
-            f"A video file holds one clip, these latents hold {samples.shape[0]}; pick one with Latent From Batch."
-        )
+    """Decode a clip [1, C, T, h, w] straight into a file beside its latents; goes on with a job that was cut off."""
     kind, rate = FORMATS[form], exact_rate(frame_rate)
     store = Path(folder_paths.get_output_directory()) / UNFINISHED
     plan = chosen_plan(vae, tile)
@@ -214,12 +230,13 @@ def decode_to_video(
 
         def decoded(first: int) -> Generator[Tensor, None, None]:
             settled = plan or plan_begun_with(video.pieces, "video", vae, samples.shape)
-            parts = decoded_groups(vae, samples, num_frames, settled, first, rows)
-            for number, images in enumerate(parts, first):
-                yield images
-                rows.forget(number, len(layout.rows.takes))  # the part is written
+            return decoded_groups(vae, samples, num_frames, settled, first, rows)
 
-        path = _complete(video, layout.parts, decoded, lambda: latent_file.folder / next(names), metadata)
+        def write(number: int, images: Tensor) -> None:
+            video.write(number, images[0])
+            rows.forget(number, len(layout.rows.takes))  # not before the part is there
+
+        path = _complete(video, layout.parts, decoded, write, lambda: latent_file.folder / next(names), metadata)
     job.finish()
     _tell_unfinished(store)
     return OutputFile(latent_file.folder, path.name, latent_file.subfolder)
@@ -244,18 +261,22 @@ def _complete(
     video: GroupedVideo,
     groups: int,
     decoded: Callable[[int], Generator[Tensor, None, None]],
+    write: Callable[[int, Tensor], None],
     choose: Callable[[], Path],
     metadata: Mapping[str, Any] | None,
 ) -> Path:
-    """Make the groups that are missing and join all. Where there are no locks, another process may remove some."""
+    """Make the groups that are missing, each written while the next is decoded, and join all.
+
+    Where there are no locks, another process may remove some.
+    """
     for _ in range(ATTEMPTS):
         missing = video.missing(groups)
         if 0 < len(missing) < groups:
             tell(f"Continuing an unfinished video: {groups - len(missing)} of {groups} groups are there.")
         while missing:
-            with closing(decoded(missing[0])) as stream:
+            with closing(decoded(missing[0])) as stream, beside() as writer:
                 for number, images in enumerate(stream, missing[0]):
-                    video.write(number, images[0])
+                    writer.start(partial(write, number, images))
                     missing.remove(number)
                     if number + 1 not in missing:
                         break

@@ -25,6 +25,7 @@ from ...checkpoint.reading import reading
 from ...checkpoint.settings import NAME as SETTINGS
 from ...checkpoint.settings import to_tensor
 from ...messages.quoting import quoted
+from ...parallel.workers import Workers
 from ...vae.autoencoder import OpenSora13
 from ...vae.budget import candidate_plans
 from ...vae.dcae import DcAeConfig
@@ -69,6 +70,9 @@ class VAEChoices:
 
 class OpenSoraVAE(comfy.sd.VAE):
     """ComfyUI's VAE object around an Open-Sora network."""
+
+    workers: Workers | None = None
+    """Who decodes pieces of a clip, too."""
 
     def __init__(
         self, recipe: Recipe, *, choices: VAEChoices = VAEChoices(), device: torch.device | None = None,
@@ -248,8 +252,7 @@ def recipe_check(recipe: Recipe) -> None:
     """Refuse a file that does not fit its network; mention tensors nobody uses."""
     unused = recipe.check()
     if unused:
-        logger.warning("%s has %d tensors that are not used, for example %s.", quoted(recipe.name), len(unused),
-                       quoted(unused[0]))  # fmt: skip
+        tell(f"{quoted(recipe.name)} has {len(unused)} tensors that are not used, for example {quoted(unused[0])}.")
 
 
 def _chosen(recipe: Recipe, choices: VAEChoices) -> Recipe:
