@@ -82,7 +82,7 @@ def page_steps() -> dict[str, list[str]]:
     if node is None:
         say("The page's part is not checked: that needs node.")
         return {}
-    steps = {"the page's part": [node, "--test", "tests/timeline/"]}
+    steps = {"the page's part": [node, "--test", "tests/timeline/", "tests/preview/"]}
     package = installed(TYPES, TYPES_VERSION, "The types of the page's part are not checked")
     if package is not None:
         steps["types of the page's part"] = [node, str(package.with_name("bin") / "tsc"), "-p", "js/jsconfig.json"]

@@ -13,9 +13,11 @@ from .decode import Decode, DecodeToVideo, LoadLatent
 from .door import guilty_input
 from .encode import Encode
 from .guidance import FlowSampler, GuidancePatch, Guider
+from .guidance_over_time import GuidanceCurve
 from .long_video import LongVideoSampler
 from .model_loader import ModelLoader
 from .old_packs import register_old_packs
+from .parallel import Parallel
 from .prompts import PromptBuilder, PromptRequest, PromptSegments
 from .references import PlaceReferences, Reference
 from .reports import Reconstruction
@@ -24,6 +26,7 @@ from .sigmas import ModelSampling, Sigmas
 from .size import EmptyLatent, Size
 from .step_cache import StepCache
 from .stored import StoredWork
+from .strength_over_clip import StrengthCurve
 from .text import NullText, TextEncode
 from .text_encoder_loader import TextEncoderLoader
 from .timeline import Timeline
@@ -43,6 +46,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveConditioning,
     LoadConditioning,
     Reference,
+    StrengthCurve,
     PlaceReferences,
     Timeline,
     Sampler,
@@ -51,9 +55,11 @@ NODES: list[type[io.ComfyNode]] = [
     ModelSampling,
     Guider,
     GuidancePatch,
+    GuidanceCurve,
     FlowSampler,
     StepCache,
     CalibrateStepCache,
+    Parallel,
     Encode,
     Decode,
     DecodeToVideo,

@@ -110,7 +110,7 @@ class DecodeToVideo(DecodingNode):
             ],
             hidden=[*SavingNode.HIDDEN],
             outputs=[
-                io.String.Output(display_name="file", tooltip="Full path of the video."),
+                io.String.Output(display_name="file", tooltip="Full path of the video; of a batch a line a clip."),
                 FileName.Output(display_name="latent_file", tooltip="Full path of the saved latents."),
             ],
         )  # fmt: skip
@@ -126,11 +126,10 @@ class DecodeToVideo(DecodingNode):
         kept = decoding.keep_latent(vae, samples, choose, notes, metadata)
         with decoding.behind(kept):
             latents = decoding.latents_for(vae, samples)
-            file = decoding.decode_to_video(
-                vae, latents, num_frames or None, frame_rate, format, quality, tile_size, kept, metadata
-            )
-        shown = ui.PreviewVideo([ui.SavedResult(file.name, file.subfolder, io.FolderType.output)])
-        return io.NodeOutput(str(file.path), str(kept.path), ui=shown)
+            settings = num_frames or None, frame_rate, format, quality, tile_size
+            files = decoding.decode_to_videos(vae, latents, *settings, kept, metadata)
+        shown = ui.PreviewVideo([ui.SavedResult(file.name, file.subfolder, io.FolderType.output) for file in files])
+        return io.NodeOutput("\n".join(str(file.path) for file in files), str(kept.path), ui=shown)
 
 
 class LoadLatent(OpenSoraNode):

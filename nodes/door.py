@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from comfy_api.latest import io
 
 from ..opensora_models.messages.printable import is_printable, printable
-from ..opensora_models.messages.quoting import described
+from ..opensora_models.messages.quoting import described, quoted
 from ..opensora_models.native.core.wires import wrong_on_wire
 from ..opensora_models.native.messages import hushed, speaking
 
@@ -171,12 +171,28 @@ def _grown_problem(entry: io.Autogrow.Input, value: Any) -> str | None:
     return next((f"at {name} {problem}" for name, problem in problems if problem is not None), None)
 
 
+def _check_names(node: type[OpenSoraNode], signature: inspect.Signature, given: Mapping[str, Any]) -> None:
+    """Refuse inputs the node does not have: ComfyUI hands over whatever a prompt in API form connects."""
+    if any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values()):
+        return
+    strange = next((name for name in given if name not in signature.parameters), None)
+    if strange is None:
+        return
+    known = []
+    for entry in schema_of(node).inputs:
+        grows = isinstance(entry, io.Autogrow.Input)
+        known += [f"{entry.id}.{name}" for name in entry.template.names] if grows else [entry.id]
+    best = max(known, key=lambda name: difflib.SequenceMatcher(None, name, strange).ratio(), default="")
+    raise ValueError(f"The node has no input {quoted(strange)}; the nearest name is {best}.")
+
+
 def _guarded_execute(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
     def guarded(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
         with readable_errors(), speaking():
+            _check_names(cls, signature, kwargs)
             check_inputs(cls, signature.bind(cls, *args, **kwargs).arguments)
             return execute(cls, *args, **kwargs)
 

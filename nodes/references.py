@@ -21,6 +21,7 @@ from ..opensora_models.native.sampling.reference_inputs import (
     encode_pictures,
     latent_references,
     place_references,
+    strategy_notes,
 )
 from ..opensora_models.sampling.fitting import FITS, Fit
 from ..opensora_models.sampling.placements import AT_POSITION, FIRST, PLACEMENTS, latent_of_frame
@@ -257,15 +258,17 @@ class PlaceReferences(OpenSoraNode):
         mask_strategy: str,
         align: bool,
     ) -> io.NodeOutput:
+        clip = clip_of(latent, references)
         placed = place_references(
             references,
             latent,
-            clip_of(latent, references),
+            clip,
             positive or [],
             negative or [],
             method=method,
             strategy=mask_strategy,
             align=align,
         )
-        tell(*placed.notes[len(references.notes) :], level=logging.INFO)
+        written = strategy_notes(references, clip, mask_strategy, align)
+        tell(*placed.notes[len(references.notes) :], *written, level=logging.INFO)
         return io.NodeOutput(placed.latent, placed.positive, placed.negative, placed.strategy, report_with(references))

@@ -23,8 +23,8 @@ EVERY_STEP = "1"
 
 
 def _no_files() -> list[str]:
-    """Entries of the menu beside the files a person has."""
-    return [OFF, FROM_TEXT, *PUBLISHED, *shipped_tables()]
+    """Entries of the menu beside the files a person has; the first one is a new node's, which fits every model."""
+    return [FROM_TEXT, OFF, *PUBLISHED, *shipped_tables()]
 
 
 class StepCache(OpenSoraNode):

@@ -22,6 +22,7 @@ from ..opensora_models.native.sampling.timeline_inputs import (
 )
 from ..opensora_models.sampling.fitting import FITS, Fit
 from ..opensora_models.sampling.timeline import EXAMPLE, parse_plan
+from ..opensora_models.sampling.timeline_use import most_important
 from .door import OpenSoraNode
 from .references import CATEGORY, References, references_input
 
@@ -109,8 +110,9 @@ class Timeline(OpenSoraNode):
     ) -> io.NodeOutput:
         read, clip = parse_plan(plan), clip_size(clip_latent, vae=vae)
         numbered = numbered_pictures(pictures or {}, batch)
-        made = plan_references(read, numbered, vae, clip, references or ReferenceChain(), resize)
-        tell(*made.notes, level=logging.INFO)
+        before = references or ReferenceChain()
+        made = plan_references(read, numbered, vae, clip, before, resize, batched=batch is not None)
+        tell(*most_important(made.notes), level=logging.INFO)
         return io.NodeOutput(made.chain, read.prompt, read.strategy, "\n".join(made.notes), ui=_for_page(plan, made))
 
 

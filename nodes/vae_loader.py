@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..opensora_models.native.files import VAES
+from ..opensora_models.native.previews.colours import learn_colours
 from ..opensora_models.native.vae.decoding import VAE_DTYPES
 from ..opensora_models.native.vae.vae import AS_RELEASED, TILINGS, load_vae
 from .door import OpenSoraNode
@@ -90,4 +91,5 @@ class VAELoader(OpenSoraNode):
         spatial = None if spatial_vae == NONE else VAES.path(spatial_vae)
         scale = SCALES[scaling_factor]
         vae = load_vae(VAES.path(vae_name), spatial, temporal_overlap, VAE_DTYPES[dtype], tiling, scale)
+        learn_colours(vae)
         return io.NodeOutput(vae)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# As `dev.py test` has it, before torch is imported: last bits depend on how many threads share a sum.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from support import random_weights
 from support.comfyui import Executor, comfyui_root, show_models, use_comfyui

@@ -1,11 +1,11 @@
-"""Workers on Ray: one actor for each device, on this machine or on a cluster. The only file that imports Ray."""
+"""Workers on Ray: one actor for each device, on this machine or on a cluster."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
-import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -18,13 +18,24 @@ from ..places import REPOSITORY
 from .outputs import Made
 from .work import Job, RowFailed, WorkerLost, content_of
 
-LOCAL = "local"
+
+def _connection() -> Any:
+    """How the pack connects to Ray: one file, read without the package it lies in, which would bring torch along."""
+    path = REPOSITORY / "opensora_models" / "parallel" / "ray_connection.py"
+    spec = importlib.util.spec_from_file_location("opensora_ray_connection", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CONNECTION = _connection()
+LOCAL: str = CONNECTION.LOCAL
 HOST = "devtools.batch.host:Host"
 START_SECONDS = 900  # a device may have to be waited for, and ComfyUI loads many packs
 ASK_SECONDS = 1.0
 CALLS = 3  # at a time to one actor: the row, and meanwhile an interrupt or the end
 ANSWER_SECONDS = 40
-INSTALL = "--ray needs Ray, which is not installed here: {python} -m pip install 'ray>=2.40'"
 
 
 @dataclass(frozen=True)
@@ -39,19 +50,12 @@ class Devices:
 
 def connect(address: str) -> Any:
     """Ray, connected: to a Ray of its own on the loopback, or to the cluster at ``address``."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    if address == LOCAL:
-        _stay_on_this_machine()
     try:
-        ray = importlib.import_module("ray")
+        ray = CONNECTION.module_for(address)
     except ImportError:
-        raise Problem(INSTALL.format(python=sys.executable)) from None
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        raise Problem(f"--ray needs Ray, which is not installed here: {sys.executable} {CONNECTION.INSTALL}") from None
     try:
-        if address == LOCAL:
-            ray.init(address=LOCAL, include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        CONNECTION.connect_to(ray, address)
     except Exception as error:  # Ray has many kinds of its own
         raise Problem(f"No Ray at {address}: {_line_of(error, 0)}") from None
     return ray
@@ -61,18 +65,6 @@ def _line_of(error: Exception, number: int) -> str:
     """A line of what an error says, else its kind."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[number] if lines else type(error).__name__
-
-
-def _stay_on_this_machine() -> None:
-    """A Ray of our own listens to the loopback alone, and only to those who know its token. Before Ray is imported.
-
-    Left to itself Ray on Linux gives its node the machine's address and opens its ports to everybody; with the first
-    variable it does as on other systems, where it stays on the loopback.
-    """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ["RAY_AUTH_MODE"] == "token":
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this run; none is written to a file
 
 
 def count_devices(ray: Any, devices: Devices) -> int:

@@ -322,6 +322,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "FreeU", "FreeU_V2", "HyperTile", "PatchModelAddDownscale", "PerturbedAttentionGuidance",
         "SelfAttentionGuidance", "TomePatchModel",
     ),
+    "comfy/test_guidance_over_time.py": ("CurveEditor",),
     "comfy/test_lora.py": ("TrainLoraNode",),
     "browser/test_templates.py": ("LoraLoaderModelOnly",),
     "comfy/test_other_models.py": ("SamplerCustom",),
@@ -341,8 +342,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 # Nodes that bring pictures, numbers and words in and out, or belong to other models.
 AROUND = {
     "EmptyHunyuanLatentVideo", "EmptyImage", "EmptyLTXVLatentVideo", "EmptyLatentImage", "EmptySD3LatentImage",
-    "ImageBatch", "ImageScale", "LatentCut", "LoadImage", "LoadLatent", "LoadVideo", "ManualSigmas", "PreviewAny",
-    "PreviewImage", "PrimitiveInt", "PrimitiveString", "PrimitiveStringMultiline", "SaveLatent", "SaveVideo",
+    "ImageAddNoise", "ImageBatch", "ImageFromBatch", "ImageScale", "LatentCut", "LoadImage", "LoadLatent", "LoadVideo", "ManualSigmas",
+    "PreviewAny", "PreviewImage", "PrimitiveInt", "PrimitiveString", "PrimitiveStringMultiline", "SaveLatent",
+    "SaveVideo",
 }  # fmt: skip
 # Words that name a feature without its node, and where it is proved: a feature above, or a file.
 WORDS = {

@@ -25,7 +25,10 @@ LOADERS = {
     "VAELoader": ("vae", "vae_name", "load_vae", {}),
     "CLIPLoader": ("text_encoders", "clip_name", "load_clip", {"type": "stable_diffusion"}),
     "UNETLoader": ("diffusion_models", "unet_name", "load_unet", {"weight_dtype": "default"}),
+    "DualCLIPLoader": ("text_encoders", "clip_name1", "load_clip", {"type": "flux"}),
 }
+SINGLE = {"vae": "VAELoader", "text_encoders": "CLIPLoader", "diffusion_models": "UNETLoader"}
+"""Core's loader of a file alone, by the folder it lies in."""
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +114,31 @@ def test_single_files_work_in_core(version: str, seed: str, tiny_models: Path) -
     (clip,) = core_loads("CLIPLoader", found("text_encoders", seed, tiny_models))
     (vae,) = core_loads("VAELoader", found("vae", seed, tiny_models, version))
     assert same(results(model, clip, vae), expected)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(each for each in DEMO.rglob("*.safetensors") if each.parent.name in SINGLE),
+    ids=lambda path: path.stem,
+)
+def test_every_file_that_comes_with_the_pack_loads_in_core(path: Path) -> None:
+    node = SINGLE[path.parent.name]
+    if path.stem.endswith("clip-l"):  # core knows one size of CLIP-L, and ours beside our T5 only
+        (t5,) = path.parent.glob("*-t5.safetensors")
+        (part,) = core_loads("DualCLIPLoader", path, clip_name2=t5.name)
+    else:
+        (part,) = core_loads(node, path)
+    assert part is not None and part.patcher if node != "UNETLoader" else part.model
+
+
+def test_a_narrow_vae_of_2_0_is_the_same_in_core(tiny_models: Path) -> None:
+    from opensora.opensora_models.native.vae.vae import load_vae
+
+    for path in (found("vae", "opensora-tiny", tiny_models, "2.0"), found("vae", "random", tiny_models, "2.0")):
+        latent = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+        with torch.inference_mode():
+            (core,) = core_loads("VAELoader", path)
+            assert torch.equal(core.decode(latent), load_vae(path).decode(latent)), path.name
 
 
 def test_copies_for_other_devices_are_equal(tiny_models: Path) -> None:

@@ -113,6 +113,11 @@ def test_what_is_no_wire_is_told_in_one_sentence(node: Any, good: GoodInputs) ->
                 said = refusal(node, {**good.for_node(node), entry.id: {name: value}})
                 assert said is not None and name in said and "connect" in said, (entry.id, value, said)
             continue
+        if entry.get_io_type() == "CURVE":  # drawn on the node, written, or by wire
+            for value in (3, True, [1], {"points": 3}, "0:x", [[0, 2]], object()):
+                said = refusal(node, {**good.for_node(node), entry.id: value})
+                assert said is not None and said.startswith(f"The input {entry.id} is no curve: "), (value, said)
+            continue
         if entry.get_io_type() not in known:
             assert entry.get_io_type() in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"), "teach native/wires.py"
             continue

@@ -59,11 +59,6 @@ def test_the_sentence_says_where_the_latents_are(
     assert torch.equal(LoadLatent.execute(file=kept[1]).result[0]["samples"], latents)
 
 
-def test_a_batch_for_a_video_is_kept_too(vae: Any) -> None:
-    said = refuse("OSoraDecodeToVideo", samples={"samples": randn(2, 4, 5, 8, 8)}, vae=vae)
-    assert "Latent From Batch" in said and KEPT.search(said)
-
-
 def test_latents_without_numbers_are_not_kept(vae: Any) -> None:
     said = refuse("OSoraDecode", samples={"samples": torch.full((1, 4, 5, 8, 8), torch.nan)}, vae=vae)
     assert "not numbers" in said and not KEPT.search(said)

@@ -175,6 +175,26 @@ def test_another_models_lora_is_told_apart_in_one_sentence(model: Any, caplog: p
     assert not patched.patches
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loader_says_on_itself_how_much_of_a_lora_fits(
+    models: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.sd
+    from comfy_execution.utils import CurrentNodeContext
+
+    from opensora.opensora_models.native import messages
+
+    shown: dict[str | None, str] = {}
+    monkeypatch.setattr(messages, "show_on_node", shown.__setitem__)
+    own, others = (written(kind, "transformer.", layers=layers) for layers in (LAYERS, LAYERS_OF_2))
+    for number, lora in enumerate((own, others, own | others)):
+        with CurrentNodeContext("prompt", str(number)):
+            comfy.sd.load_lora_for_models(models["1.2"], None, lora, 1.0, 0.0)
+    assert shown.keys() == {"1", "2"}
+    assert f"changes nothing: none of its {len(others)} tensors" in shown["1"]
+    assert shown["2"].startswith(f"{len(others)} of {len(own | others)} tensors of this LoRA")
+
+
 def test_other_models_are_left_to_core(comfy: Path) -> None:
     import comfy.lora
 

@@ -69,3 +69,50 @@ def test_the_model_reports_it_to_comfyui(comfy: Path, tiny_models: Path) -> None
     assert model.memory_required(shape) == want
     model.memory_usage_factor = 2.0
     assert model.memory_required(shape, cond_shapes={"text": [[1, 60, 64]]}) == 2 * want
+
+
+@pytest.mark.parametrize(("version", "channels"), [("1.2", 4), ("1.3", 16), ("2.0", 16)])
+def test_what_a_run_on_the_cpu_holds_beside_a_row_is_counted(
+    comfy: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, version: str, channels: int
+) -> None:
+    """Rows come one after the other, as where memory is short: then the size node has to know what a run needs."""
+    from comfy.model_patcher import ModelPatcher
+
+    from opensora.nodes.sampling import Sampler
+    from opensora.opensora_models.native.memory import SAMPLER_TENSORS_HERE
+    from support.native import conditioning, load
+
+    model = load(tiny_models, version)
+    network = model.model.diffusion_model
+    monkeypatch.setattr(type(network), "forward", lambda self, x, *_, **__: x * 0.5)
+    monkeypatch.setattr(ModelPatcher, "get_free_memory", lambda self, device: 0)
+    latent = {"samples": torch.zeros(1, channels, 5, 64, 64)}
+    values = {"positive": conditioning(), "negative": conditioning(5), "steps": 3, "cfg": 7.0, "seed": 1,
+              "denoise": 1.0, "guidance": "automatic", "image_cfg": 5.0, "renoise_given": True}  # fmt: skip
+    with torch.inference_mode(), Allocations([*network.parameters(), latent["samples"]]) as allocations:
+        Sampler.execute(model=model, latent=latent, references=None, **values)
+    counted = 1 + allocations.peak / latent["samples"].nbytes
+    assert counted == pytest.approx(SAMPLER_TENSORS_HERE, rel=HONEST)
+
+
+def test_a_clip_that_the_cpu_cannot_sample_is_refused_before_it_is_made(
+    comfy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as management
+
+    from opensora.nodes.size import EmptyLatent
+    from opensora.opensora_models.native.memory import SAMPLER_TENSORS, SAMPLER_TENSORS_HERE
+
+    latent = 4 * 16 * 5 * 64 * 64
+    monkeypatch.setattr(management, "get_free_memory", lambda *_, **__: (SAMPLER_TENSORS + 1) * latent)
+    made = {"version": "1.3", "height": 512, "width": 512, "frames": 17, "batch_size": 1}
+    monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda", 0))
+    EmptyLatent.execute(**made)  # a card has the rest
+    monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cpu"))
+    with pytest.raises(ValueError, match="Sampling latents of 1×16×5×64×64 needs about"):
+        EmptyLatent.execute(**made)
+    monkeypatch.setattr(management, "get_free_memory", lambda *_, **__: -(2.0**30))
+    with pytest.raises(ValueError, match=r"has 0\.0 GB free"):
+        EmptyLatent.execute(**made)
+    monkeypatch.setattr(management, "get_free_memory", lambda *_, **__: (SAMPLER_TENSORS_HERE + 1) * latent)
+    EmptyLatent.execute(**made)

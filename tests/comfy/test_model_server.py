@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load
+
+from support.processes import children, gone
 
 if TYPE_CHECKING:
     from support.server import TestServer
@@ -136,6 +139,36 @@ def test_nothing_a_step_cache_kept_outlives_an_interrupt(server: TestServer) -> 
     fresh = server.run(cached(4, "fresh"))["6"]["latents"][0]
     tensors = [load(server.file(item))["latent_tensor"] for item in (after, fresh)]
     assert torch.equal(*tensors)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="/proc")
+def test_a_worker_shares_runs_stays_after_an_interrupt_and_ends_with_the_model(server: TestServer) -> None:
+    from support.server import PromptFailed
+
+    def stop(event: str, data: dict[str, Any]) -> None:
+        if event == "progress" and data["value"] > 1:
+            server.interrupt(data["prompt_id"])
+
+    def graph(steps: int, name: str) -> dict[str, dict[str, Any]]:
+        made = prompt("1.2", seed=36, steps=steps)
+        made["7"] = {"class_type": "OSoraParallel", "inputs": {"model": ["1", 0], "devices": "cpu x 2"}}
+        made["5"]["inputs"]["model"] = ["7", 0]
+        made["6"]["inputs"]["filename_prefix"] = name
+        return made
+
+    alone = server.run(prompt("1.2", seed=36))["6"]["latents"][0]
+    before = set(children(server.pid))
+    shared = server.run(graph(4, "shared"))["6"]["latents"][0]
+    assert "2 ranks as 2 x 1 (rows x sequence): each computes 1 of 2 rows" in server.log()
+    (worker,) = set(children(server.pid)) - before
+    with pytest.raises(PromptFailed):
+        server.watch(graph(2000, "stopped"), stop)
+    again = server.run(graph(4, "again"))["6"]["latents"][0]
+    tensors = [load(server.file(item))["latent_tensor"] for item in (shared, again, alone)]
+    assert torch.equal(*tensors[:2]) and torch.allclose(tensors[0], tensors[2], atol=1e-4)
+    assert set(children(server.pid)) - before == {worker}
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    assert gone([worker])
 
 
 def test_a_wrong_file_is_told_in_one_sentence(server: TestServer, tiny_models: Any) -> None:

@@ -53,6 +53,8 @@ def report_of(good: GoodInputs, prompt: str, negative: str = "blurry", clean: bo
         ("worshipping at https://x.com/a", ["“worshipping”", "“https://x.com/a”"]),
         ('a cat{"mask_strategy": "0", "reference_path": "a.png"}', ["settings in braces", "Prompt Builder"]),
         ("|0|a cat|2|猫|5|", ["The prompt of segment 2: no words", "The prompt of segment 5: there is no text"]),
+        ("a (red cat:1.5) runs", ["knows no weights", "“(red cat:1.5)”"]),
+        ("a cat, embedding:easy", ["knows no embeddings", "“embedding:easy”"]),
         ("word " * 400, ["The prompt: the text is", "longer than the 300"]),
     ],
 )
@@ -161,3 +163,14 @@ def test_losses_of_2_0_are_told_everywhere(
         assert word in report and word in shown[-1] and word in caplog.text, word
     assert words or not caplog.messages
     assert "cleaning" not in report
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a train (5:30) leaves", "from noon (12:00 to 5:30) on", "a picture (16:9)", "a cat (black) and (white)",
+     "a sermon (John 3:16)", "a list (see: the dog)", "((a cat))"],
+)  # fmt: skip
+def test_ordinary_brackets_are_no_weights(prompt: str) -> None:
+    from opensora.opensora_models.text.losses import literal
+
+    assert literal(prompt) == []

@@ -19,9 +19,11 @@ if comfyui_root() is None:
 use_comfyui()
 
 from opensora.opensora_models.caching.guidance_rows import GuidanceReuse  # noqa: E402
+from opensora.opensora_models.caching.stack import StackCache  # noqa: E402
 from opensora.opensora_models.caching.table_file import ENDING, CalibratedTables, save_new_tables  # noqa: E402
 from opensora.opensora_models.caching.tables import StepTable  # noqa: E402
 from opensora.opensora_models.native.folders import shipped_tables  # noqa: E402
+from opensora.opensora_models.native.model import step_cache  # noqa: E402
 from opensora.opensora_models.native.model.step_cache import CachedRun, has_step_cache, with_step_cache  # noqa: E402
 from opensora.opensora_models.native.sampling.cached_steps import CalibrationRun, calibrate  # noqa: E402
 from opensora.opensora_models.native.sampling.guiders import patch_guidance, with_given_frames  # noqa: E402
@@ -80,6 +82,35 @@ def test_rows_in_one_batch_and_one_by_one_are_the_same(tiny_models: Path) -> Non
         assert relative(sample(model, latent, steps=STEPS), both) < 1e-4
     finally:
         del model.model.memory_required
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_kept_is_counted_where_comfyui_makes_room(
+    tiny_models: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management
+
+    load_models, made, asked = comfy.model_management.load_models_gpu, [], []
+
+    def noted(models: Any, memory_required: float = 0, **options: Any) -> Any:
+        asked.append((memory_required, options["minimum_memory_required"]))
+        return load_models(models, memory_required=memory_required, **options)
+
+    class Kept(StackCache):
+        def __init__(self, table: StepTable) -> None:
+            super().__init__(table)
+            made.append(self)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", noted)
+    monkeypatch.setattr(step_cache, "StackCache", Kept)
+    model, latent = load(tiny_models, version), torch.zeros(2, *empty(version).shape[1:-1], 5)
+    for each in (model, cached(model, "1" * STEPS), cached(model, "110100")):
+        sample(each, latent, steps=STEPS)
+    (plain, least), all_computed, (more, more_at_least) = asked
+    assert all_computed == (plain, least)
+    assert made[0].most_rows == 2 and more - plain == more_at_least - least == made[0].most_bytes > 0
+    sample(model, latent, steps=STEPS)
+    assert asked[-1] == (plain, least)
 
 
 @pytest.mark.parametrize("sampler", ("euler", "heun", "dpmpp_2m", "euler_ancestral"))

@@ -30,11 +30,21 @@ from opensora.opensora_models.mmdit import tokens  # noqa: E402
 from opensora.opensora_models.native.sampling import timeline_inputs  # noqa: E402
 from opensora.opensora_models.native.sampling.clips import ClipSize  # noqa: E402
 from opensora.opensora_models.native.sampling.reference_inputs import ReferenceChain  # noqa: E402
+from opensora.opensora_models.parallel import devices  # noqa: E402
 from opensora.opensora_models.releases import groups as frames  # noqa: E402
 from opensora.opensora_models.releases import known as releases  # noqa: E402
 from opensora.opensora_models.releases import printed_sizes as sizes  # noqa: E402
 from opensora.opensora_models.releases import sizes as release_sizes  # noqa: E402
-from opensora.opensora_models.sampling import guidance, masks, references, schedule, segments, timeline  # noqa: E402
+from opensora.opensora_models.sampling import (  # noqa: E402
+    factor_curve,
+    guidance,
+    masks,
+    references,
+    schedule,
+    segments,
+    strength_over_clip,
+    timeline,
+)
 from opensora.opensora_models.storage import output_names  # noqa: E402
 from opensora.opensora_models.text import suffixes, wording  # noqa: E402
 from opensora.opensora_models.vae import file_settings, guards, statistics, tiled, tiled_files  # noqa: E402
@@ -160,12 +170,22 @@ class Encoder:
 
 @pytest.mark.parametrize("version", releases.RELEASES)
 @pytest.mark.parametrize("available", [1, 5, 17, 30, 33, 34, 51])
-def test_frames_of_a_reference(good: GoodInputs, version: str, available: int) -> None:
+@pytest.mark.parametrize("length", [5, 15])
+def test_frames_of_a_reference(good: GoodInputs, version: str, available: int, length: int) -> None:
+    """By the node and by the run that the references are for."""
     clip = torch.zeros(available, 16, 16, 3)
     for placement in ("at position", "edit whole clip", "extend forwards", "extend backwards", "connect two clips"):
+        values = reference_values(good, version, length, image=clip, second_image=clip, placement=placement)
         for number in whole_numbers(4, count=10):
-            values = reference_values(good, version, image=clip, second_image=clip, placement=placement)
-            follows(lambda n: NODE["OSoraReference"].execute(**{**values, "frames": n}), number)  # noqa: B023
+            follows(lambda n: laid(version, {**values, "frames": n}), number)  # noqa: B023 (called at once)
+
+
+def laid(version: str, values: dict[str, Any]) -> references.Placed:
+    """What the references of a node become in the clip."""
+    chain = NODE["OSoraReference"].execute(**values).args[0]
+    return references.lay_out(
+        chain.references, values["clip_latent"]["samples"][0], release=releases.RELEASES[version]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.0 high compression"])
@@ -395,11 +415,40 @@ def test_pictures_of_a_timelines_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(follows(refuse, number) for number in (0, 2, 3, 5, 900))
 
 
+@pytest.mark.parametrize(("own", "gpus"), [("cpu", 0), ("1", 3)])
+def test_devices_that_share_a_clip(own: str, gpus: int) -> None:
+    texts = ("", "0", "7", "0,7", "0,0", "1,1", "2", "cpu x 0", "cpu x 99", "cpu x 2", "none")
+    assert sum(follows(lambda text: devices.shared_devices(text, own, gpus), text, str) for text in texts) > 8
+    assert sum(follows(lambda text: devices.cluster_devices(text, own, gpus), text, str) for text in texts) > 8
+
+
+def test_numbers_of_curves() -> None:
+    for value in (-1e9, -0.1, 1.01, 7, 1e30):
+        assert follows(lambda share: factor_curve.read_curve([[share, 1]]), value, float)
+        assert follows(lambda factor: factor_curve.read_points("x", f"0:{factor}"), value, float)
+    kind = {"points": [[0, 1]]}
+    assert follows(lambda name: factor_curve.read_curve({**kind, "interpolation": name}), "bezier", str)
+
+
+def test_numbers_of_references_with_curves() -> None:
+    for count in (1, 2, 7):
+        chain = [references.Reference(torch.zeros(4, 3, 2, 2), edit_ratio=1.0)] * count
+        curve, tried = factor_curve.read_curve("0:0, 1:1"), (-10000, -count - 1, count, count + 1, 10000)
+        assert all(follows(lambda n: strength_over_clip.with_strength_curve(chain, n, curve), n) for n in tried)  # noqa: B023
+    said = attempt(lambda: strength_over_clip.with_strength_curve([], -1, factor_curve.FLAT))
+    assert said and "connect" in said and "nearest" not in said
+
+
 SWEPT = {
+    "opensora_models/sampling/strength_over_clip.py": strength_over_clip,
+    "opensora_models/sampling/factor_curve.py": factor_curve,
     "opensora_models/sampling/timeline.py": timeline,
     "opensora_models/native/sampling/timeline_inputs.py": timeline_inputs,
     "opensora_models/caching/tables.py": tables,
     "opensora_models/caching/guidance_rows.py": guidance_rows,
+    "opensora_models/parallel/devices.py": devices,
+    "opensora_models/parallel/on_ray.py": "test_parallel_on_ray.py connects to the Ray that is named",
+    "opensora_models/native/model/parallel.py": "test_parallel_model.py asks for the devices that are named",
     "opensora_models/vae/tiled.py": tiled,
     "opensora_models/vae/tiled_files.py": tiled_files,
     "opensora_models/checkpoint/settings.py": settings,

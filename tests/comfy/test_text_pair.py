@@ -71,9 +71,10 @@ def test_text_is_padded_without_a_mask_and_clip_pools(pair: Any, model: Any) -> 
         torch.testing.assert_close(states, want[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(extra["pooled_output"], want[1], atol=1e-5, rtol=1e-5)
         assert "attention_mask" not in extra and extra["opensora_text"] == "2.0"
-    first, hint, *_ = encoded.report.splitlines()
+    first, weights, hint, *_ = encoded.report.splitlines()
     assert first.endswith("“A Cat (very cute:1.3)”"), "as written, nothing cleaned"
-    assert "Open-Sora Prompt Builder adds both" in hint and encoded.warnings == ()
+    assert "Open-Sora knows no weights" in weights and encoded.warnings == (weights,)
+    assert "Open-Sora Prompt Builder adds both" in hint
     worded = encode_both(pair, "|0| a. 24 FPS. |1| b. 4 motion score.", "", model)
     assert "Prompt Builder" not in worded.report
 
@@ -460,3 +461,17 @@ def test_the_loader_node(executor: Executor, tiny_models: Path) -> None:
     assert names(clip_l_name="random-clip-l.safetensors") == ["l", "t5xxl"]
     with pytest.raises(NodeError, match="looks like a T5 text encoder"):
         names(clip_l_name="random-t5.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["lumina2", "flux", "stable_diffusion"])
+def test_the_tiny_clip_l_alone_is_one_sentence_in_cores_loader(
+    comfy: Path, executor: Executor, tiny_models: Path, kind: str
+) -> None:
+    """It is the only file there on a new install, where the page's own first graph takes it."""
+    from support.core_nodes import call
+
+    with pytest.raises(
+        ValueError, match=r"is \d+ wide, where every other is 768.*Open-Sora Load Text Encoder"
+    ) as found:
+        call("CLIPLoader", clip_name="random-clip-l.safetensors", type=kind)
+    assert "\n" not in str(found.value)

@@ -10,6 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from opensora.opensora_models.sampling.masks import format_strategy
+from opensora.opensora_models.sampling.timeline_use import most_important
+
 if TYPE_CHECKING:
     from support.comfyui import Executor
 
@@ -59,6 +62,28 @@ def test_a_chain_is_that_of_reference_nodes(executor: Executor) -> None:
     assert report.splitlines()[-1].startswith("References overlap at latent frames 5;")
 
 
+@pytest.mark.parametrize(("version", "file"), [("1.3", "v1.3"), ("2.0", "v2.0"), ("2.0 high compression", "v2.0-hc")])
+def test_a_clip_and_a_picture_are_given_as_by_reference_nodes(executor: Executor, version: str, file: str) -> None:
+    good = 16 if version.endswith("compression") else 17
+    prompt = graph(plan="", **{"pictures.picture0": ["film", 0], "pictures.picture1": ["red", 0]})
+    prompt["vae"] = node("OSoraVAELoader", **{**VAE["inputs"], "vae_name": f"random-vae-{file}.safetensors"})
+    prompt["clip"] = node("OSoraEmptyLatent", **{**CLIP["inputs"], "version": version, "frames": 2 * good - good % 2})
+    prompt["film"] = node("EmptyImage", width=64, height=64, batch_size=good + 3, color=0x336699)
+    prompt["short"] = node("ImageFromBatch", image=["film", 0], batch_index=0, length=good)
+    prompt["r0"] = reference(0, image=["short", 0])
+    prompt["r1"] = reference(1, image=["red", 0], position=-1)
+    (wanted,) = executor.run(prompt, ("r1", 0))
+    places = [each.strategy(number) for number, each in enumerate(wanted.references)]
+    prompt["plan"]["inputs"]["plan"] = format_strategy(places)
+    chain, report = executor.run(prompt, ("plan", 0), ("plan", 3))
+    assert [each.strategy(number) for number, each in enumerate(chain.references)] == places
+    for ours, theirs in zip(chain.references, wanted.references, strict=True):
+        assert torch.equal(ours.latent, theirs.latent) and ours.release == theirs.release == version
+    told = f"Reference 0: Of the {good + 3} frames of the reference, counted from 0, frames 0 to {good - 1} are used."
+    assert told in report.splitlines()
+    assert ("An experiment" in report) == version.startswith("2.0")
+
+
 def test_a_chain_before_stays_first(executor: Executor) -> None:
     prompt = graph(references=["r0", 0], **SOCKETS)
     prompt["r0"] = reference(0, image=["blue", 0], position=7)
@@ -99,6 +124,15 @@ def test_the_page_is_told_what_became_of_the_plan_that_ran(executor: Executor) -
     assert cells == [(255, 0, 0), (0, 0, 255), (0, 0, 255)]
 
 
+def test_many_spans_are_told_in_few_sentences(executor: Executor) -> None:
+    places = [{"reference": 0, "at": 5 * (number % 2)} for number in range(200)]
+    (chain, report) = executor.run(graph(plan=json.dumps({"references": places}), **SOCKETS), ("plan", 0), ("plan", 3))
+    assert len(chain.references) == 200 and len(report.splitlines()) > 200
+    notes = most_important(report.splitlines())
+    assert notes[:-1] == report.splitlines()[:20] and notes[-1].startswith("The report has ")
+    assert most_important(["one"]) == ["one"]
+
+
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
@@ -107,6 +141,11 @@ def test_the_page_is_told_what_became_of_the_plan_that_ran(executor: Executor) -
         ({"plan": "0,3", **SOCKETS}, "asks for reference 3"),
         ({"plan": "0,0,0,10", **SOCKETS}, "outside the clip of 10 latent frames; the nearest good value is 9"),
         ({"plan": "0", "batch": ["red", 0], **SOCKETS}, "both are connected"),
+        ({"plan": "0;0,3", "batch": ["red", 0]}, "reference 3, but the batch has 1; the nearest good value is 0"),
+        ({"plan": "0"}, "no picture is connected; connect at least 1"),
+        ({"plan": "0", "picture3": ["red", 0]}, "no input 'picture3'; the nearest name is pictures.picture3"),
+        ({"plan": "0,25", "pictures.picture25": ["red", 0]}, "no input 'pictures.picture25'; the nearest name is pict"),
+        ({"plan": '{"prompts": [{"text": "\\ud800"}]}'}, "half a character"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(executor: Executor, inputs: dict[str, Any], sentence: str) -> None:

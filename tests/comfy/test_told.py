@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from opensora.opensora_models.checkpoint.settings import NAME as SETTINGS
+from support.core_nodes import call
 from support.native import conditioning, load, randn
 
 if TYPE_CHECKING:
@@ -21,9 +27,16 @@ class Page:
 
     def __init__(self) -> None:
         self.shown: dict[str, str] = {}
+        self.client_id: str | None = "window"
+        self.kept: dict[str, str] = {}
 
     def send_progress_text(self, text: str, node_id: str) -> None:
         self.shown[node_id] = text
+
+    def send_sync(self, event: str, data: dict[str, str], client: str) -> None:
+        if event == "opensora.told":
+            assert client == self.client_id
+            self.kept[data["node"]] = data["text"]
 
 
 @pytest.fixture
@@ -150,6 +163,24 @@ def test_a_start_moved_to_a_group_is_told(page: Page) -> None:
     report = run(PlaceReferences, references=chain, latent=latent, positive=conditioning(), negative=conditioning(),
                  **values)[4]  # fmt: skip
     assert "from latent frame 4 to 5" in report and "from latent frame 4 to 5" in page.shown["7"]
+    assert page.kept == page.shown, "what keeps it readable after the run says the same"
+
+
+def test_the_page_that_started_a_run_is_sent_what_to_keep_for_its_workflow(page: Page, monkeypatch: Any) -> None:
+    """Others may show another workflow, whose nodes have the same numbers."""
+    from comfy_execution.utils import CurrentNodeContext
+
+    from opensora.opensora_models.native.messages import tell
+
+    sent: list[tuple[dict[str, Any], str]] = []
+    item = (0, "prompt", {}, {"extra_pnginfo": {"workflow": {"id": "mine"}}}, [])
+    monkeypatch.setattr(page, "send_sync", lambda event, data, client: sent.append((data, client)))
+    monkeypatch.setattr(page, "prompt_queue", SimpleNamespace(currently_running={0: item}), raising=False)
+    with CurrentNodeContext("prompt", "7"):
+        tell("A sentence.")
+        monkeypatch.setattr(page, "client_id", None)
+        tell("By a program.")
+    assert sent == [({"node": "7", "text": "A sentence.", "graph": "mine"}, "window")]
 
 
 def test_what_is_only_looked_at_is_not_told_twice(
@@ -223,3 +254,96 @@ def test_what_a_reference_loses_is_told_on_its_node_and_in_the_next_ones_report(
     report = run(PlaceReferences, references=chain, latent=latent, positive=conditioning(), negative=conditioning(),
                  **values)[4]  # fmt: skip
     assert report.count("99x64") == 1 and "99x64" not in page.shown.get("7", "")
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["Open-Sora Sampler", "KSampler"])
+def test_a_cut_schedule_without_a_picture_is_told(page: Page, models: dict[str, Any], ours: bool) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    from opensora.nodes.sampling import Sampler
+
+    def said(latent: torch.Tensor, denoise: float, number: str) -> str:
+        if ours:
+            run(Sampler, model=models["1.3"], latent={"samples": latent}, **sampler_values(denoise=denoise, steps=2))
+            return page.shown.pop("7", "")
+        with CurrentNodeContext(number, "9"), torch.inference_mode():
+            call(
+                "KSampler",
+                model=models["1.3"],
+                seed=1,
+                steps=2,
+                cfg=1.0,
+                sampler_name="euler",
+                scheduler="simple",
+                positive=conditioning(),
+                negative=conditioning(5),
+                latent_image={"samples": latent},
+                denoise=denoise,
+            )
+        return page.shown.pop("9", "")  # fmt: skip
+
+    empty, filled = torch.zeros(1, 16, 5, 4, 4), randn(1, 16, 5, 4, 4)
+    half = torch.cat([filled[:, :, :2], empty[:, :, 2:]], dim=2)
+    assert "the latent is empty" in said(empty, 0.5, "first")
+    assert "3 of its 5 latent frames are empty" in said(half, 0.5, "second")
+    assert said(empty, 1.0, "third") == said(filled, 0.5, "fourth") == said(half, 1.0, "fifth") == ""
+
+
+FOREIGN = {"1.3": {"hidden_size": 63}, "2.0": {"depth": 63}}
+"""Settings beside a file that are for another model: they are left out deep inside the reading of files."""
+
+
+@pytest.mark.parametrize("version", FOREIGN)
+@pytest.mark.parametrize("ours", [True, False], ids=["Open-Sora Load Model", "Load Diffusion Model"])
+def test_what_a_room_without_nodes_warns_of_stands_on_the_node_that_runs(
+    page: Page, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ours: bool, version: str,
+) -> None:  # fmt: skip
+    import folder_paths
+    from comfy_execution.utils import CurrentNodeContext
+
+    from opensora.nodes.model_loader import ModelLoader
+    from opensora.opensora_models.native.core import startup
+
+    startup.start()
+    [file] = (tiny_models / "diffusion_models").glob(f"random-v{version}.safetensors")
+    with safe_open(file, "pt") as opened:
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        known = json.loads((opened.metadata() or {}).get(SETTINGS, "{}"))
+    name = f"foreign-{ours}-{version}.safetensors"
+    save_file(weights, tmp_path / name, {SETTINGS: json.dumps({**known, **FOREIGN[version]})})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], {".safetensors"}))
+    if ours:
+        chosen = {"weight_dtype": "default", "rounding": "accurate", "window": 0, "spatial_rotary": "automatic",
+                  "rotation": "automatic", "modulations": "in the network"}  # fmt: skip
+        run(ModelLoader, model_name=name, **chosen)
+    else:
+        with CurrentNodeContext(f"prompt {version}", "7"):
+            call("UNETLoader", unet_name=name, weight_dtype="default")
+    assert page.shown["7"].count("The settings beside the file are for another model") == 1, page.shown
+    assert caplog.text.count("The settings beside the file are for another model") == 1
+    assert page.kept == page.shown
+
+
+def test_a_warning_of_a_writer_beside_the_work_stands_on_the_node_and_one_while_inputs_are_looked_at_does_not(
+    page: Page, caplog: pytest.LogCaptureFixture
+) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    from opensora.opensora_models.native.core import startup
+    from opensora.opensora_models.native.messages import hushed, speaking, tell, told
+    from opensora.opensora_models.storage.beside import beside
+
+    startup.start()
+    logger = logging.getLogger("opensora")
+    with CurrentNodeContext("prompt", "7"), speaking():
+        tell("Said.")
+        with beside() as writer:
+            writer.start(lambda: logger.warning("Segment %d is not stored.", 3))
+        with hushed():
+            logger.warning("Looked at.")
+        logger.warning("Segment 3 is not stored.")
+        logger.info("For the log.")
+        assert told() == page.shown["7"] == "Said.\nSegment 3 is not stored."
+    logger.warning("No node runs.")
+    assert list(page.shown) == ["7"] and "No node runs." in caplog.text

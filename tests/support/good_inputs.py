@@ -20,6 +20,7 @@ class GoodInputs:
 
     def __init__(self, executor: Executor) -> None:
         from opensora.opensora_models.native.sampling.reference_inputs import ReferenceChain
+        from opensora.opensora_models.sampling.references import Reference
 
         model, clip, vae = executor.run(
             {
@@ -40,7 +41,7 @@ class GoodInputs:
             "CONDITIONING": conditioning(),
             "IMAGE": torch.rand(FRAMES, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(1)),
             "SIGMAS": torch.tensor([1.0, 0.5, 0.0]),
-            "OSORA_REFERENCES": ReferenceChain(),
+            "OSORA_REFERENCES": ReferenceChain((Reference(randn(4, 1, SIDE // 8, SIDE // 8, seed=3)),)),
         }
 
     def of(self, entry: Any) -> Any:

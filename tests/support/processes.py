@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 PRELUDE = """
@@ -29,3 +33,25 @@ def output(process: subprocess.Popen[str], seconds: float = 120) -> str:
     printed, errors = process.communicate(timeout=seconds)
     assert process.returncode == 0, errors[-3000:]
     return printed
+
+
+def gone(pids: Iterable[int], seconds: float = 10.0) -> bool:
+    """Whether all of these processes have ended, or do so soon."""
+    pids, until = list(pids), time.monotonic() + seconds
+    while any(map(_lives, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(map(_lives, pids))
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that have not ended."""
+    started = Path(f"/proc/{pid}/task").glob("*/children")
+    return [child for each in started for child in map(int, each.read_text(encoding="utf-8").split()) if _lives(child)]
+
+
+def _lives(pid: int) -> bool:
+    with suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:  # a zombie is dead, whoever has not looked yet
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    return False

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from opensora.opensora_models.sampling.factor_curve import read_curve
 from support.native import conditioning, empty, load, randn
 
 BIG = "blocks.0.mlp.fc1.weight"
@@ -376,6 +377,8 @@ CHANGES: dict[str, Callable[[Run], Run]] = {
     "unknown entry of the latent": lambda run: run.latent(something=1),
     "reference": lambda run: run.reference(latent=randn(4, 1, 8, 10, seed=4)),
     "reference strength": lambda run: run.reference(edit_ratio=0.5),
+    "reference strength by a curve": lambda run: run.reference(edit_ratio=0.5, curves=(read_curve("0:0, 1:1"),)),
+    "reference strength by another curve": lambda run: run.reference(edit_ratio=0.5, curves=(read_curve("0:1, 1:0"),)),
     "reference's place": lambda run: run.reference(target_start=5),
     "reference's segment": lambda run: run.reference(segment=1),
     "reference's release": lambda run: run.reference(release="1.2"),

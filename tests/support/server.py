@@ -43,6 +43,12 @@ class LoggedServer(ComfyServer):
             raise AssertionError(f"{found.group()}\n{self.log()[-8000:]}")
         self.forgive_log()
 
+    @property
+    def pid(self) -> int:
+        """Of ComfyUI's process."""
+        assert self._process is not None
+        return self._process.pid
+
     def failure(self, prompt: Prompt) -> PromptFailed | PromptRefused:
         """Run a prompt that must fail and give the failure; its traceback does not count as trouble."""
         self.check_log()

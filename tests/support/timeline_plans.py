@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def written(plan: dict[str, Any], rng: random.Random) -> tuple[str, str]:
         ensure_ascii=rng.random() < 0.5,
         separators=rng.choice([(",", ":"), (", ", ": "), (" , ", " : ")]),
     )
-    return rng.choice(["", "\n", "  "]) + text + rng.choice(["", "\n"]), "json"
+    around = ["", "\n", "  ", "\ufeff", "\u00a0", "\x85"]
+    return rng.choice(around) + text + rng.choice(around), "json"
 
 
 def _shuffled(row: dict[str, Any], rng: random.Random) -> dict[str, Any]:
@@ -71,6 +73,10 @@ def _group(reference: dict[str, Any], rng: random.Random) -> str:
     return ",".join(rng.choice(["", "", " "]) + field for field in fields)
 
 
+NEITHER = (
+    'The plan is neither JSON, for example {{"references": [{{"reference": 0, "at": 0}}]}}, nor a mask strategy, for '
+    "example 0,0,0,0;0,1,0,-1; it begins with {}."
+)
 WRONG: dict[str, str | None] = {
     "[]": 'The plan is [], but must be one object in braces, for example {"references": [{"reference": 0, "at": 0}]}.',
     '{"reference": []}': 'The plan has a field "reference"; known are references, prompts.',
@@ -98,6 +104,19 @@ WRONG: dict[str, str | None] = {
     "0 and 999; the nearest good value is 0.",
     "0;0,0,0,0,0": "The length of group 1 of the mask strategy is 0, but must be a whole number between 1 and 10000; "
     "the nearest good value is 1.",
+    '{"prompts": [{"text": "a \\ud800"}]}': 'prompts[0].text holds half a character ("a \\ud800"), which no encoder '
+    "can read; delete it.",
+    '{"references": 1e999}': "references is Infinity, but must be a list in square brackets, for example [].",
+    '{"references": [{"at": -1e999}]}': "references[0].at is -Infinity, but must be a whole number between -10000 and "
+    "10000; the nearest good value is -10000.",
+    '{"references": [{"__proto__": 1}]}': 'references[0] has a field "__proto__"; known are reference, at, length, '
+    "from, strength, segment.",
+    "hello": NEITHER.format('"hello"'),
+    "```json\n{}\n```": NEITHER.format('"```json\\n{}\\n```"'),
+    "０，０": NEITHER.format('"０，０"'),
+    '"' * 60: NEITHER.format('"' + '\\"' * 19 + "\\…"),
+    "0;0," + "x" * 9000: None,
+    "0," * 9000: None,
     '{"references": [': None,
     '{"references": [],}': None,
     '{"references": []} x': None,
@@ -105,7 +124,6 @@ WRONG: dict[str, str | None] = {
     '{"references": [{"at": 01}]}': None,
     "0;0,x": None,
     "0;0,1,2,3,4,0,6": None,
-    "hello": None,
     ";": None,
 }
 """Texts that are refused, with the sentence; None where each program words it in its own way."""
@@ -130,8 +148,21 @@ def random_placing(rng: random.Random) -> dict[str, Any]:
     return {"references": references, "lengths": lengths, "clip": clip, "align": rng.choice([None, 5])}
 
 
-def cases() -> dict[str, Any]:
-    """What the file holds."""
+def random_use(rng: random.Random, releases: Sequence[str]) -> dict[str, Any]:
+    """References of a single clip of a release, at the clip's ends more often than between them."""
+    release, clip = rng.choice(releases), rng.choice([1, 2, 5, 9, 17, 33])
+    lengths = [rng.choice([1, 1, 5, 8, 9, 16, 17]) for _ in range(3)]
+    references = []
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        number = rng.randrange(3)
+        length = min(clip, rng.choice([1, lengths[number]]))
+        at = rng.choice([0, -length, rng.randint(0, clip - 1)])
+        references.append({**DEFAULTS, "reference": number, "at": at, "length": length})
+    return {"release": release, "references": references, "lengths": lengths, "clip": clip}
+
+
+def cases(releases: Sequence[str]) -> dict[str, Any]:
+    """What the file holds; ``releases`` by their ids."""
     rng = random.Random(SEED)
     good = []
     for _ in range(COUNT):
@@ -143,6 +174,7 @@ def cases() -> dict[str, Any]:
         "good": good,
         "wrong": [{"text": text, "sentence": sentence} for text, sentence in WRONG.items()],
         "placed": placed,
+        "used": [random_use(rng, releases) for _ in range(60)],
     }
 
 

@@ -135,7 +135,7 @@ def strategy(text: str) -> Placed:
         (lambda: laid(given(release="1.3")), "encoded for Open-Sora 1.3 but the clip is made with Open-Sora 2.0"),
         (lambda: laid(Reference(torch.zeros(128, 1, 2, 2))), "128 latent channels but the clip has 16"),
         (lambda: check_overlap(V2, 33, 33), "^Segments overlap by at most 32 of their 33.*nearest good value is 32"),
-        (lambda: check_overlap(V2, 1, 1), "1 latent frame is too short to overlap"),
+        (lambda: check_overlap(V2, 1, 1), "Segments of 1 latent frame are too short to overlap"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(call: Any, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -222,6 +223,18 @@ def test_the_archive_holds_all_that_batch_needs() -> None:
             waiting += [module for module in modules if module.is_file()]
     assert {"devtools/client.py", "devtools/places.py", "devtools/server.py"} <= needed
     assert not needed & left_out and not {"batch.py", "devtools/", "devtools/batch/", "docs/"} & left_out
+
+
+def test_the_types_of_every_file_of_the_page_are_checked() -> None:
+    """`tsc` reads what ``js/jsconfig.json`` names: no file may be left out there, or leave itself out."""
+    page = PACK_ROOT / "js"
+    settings = json.loads((page / "jsconfig.json").read_text(encoding="utf-8"))
+    assert settings["compilerOptions"]["checkJs"] and settings["compilerOptions"]["strict"]
+    assert not settings.keys() & {"exclude", "files"}
+    checked = {path for pattern in settings["include"] for path in page.glob(pattern)}
+    files = set(page.rglob("*.js"))
+    assert files and files <= checked
+    assert not [named(path) for path in files if re.search(r"@ts-(nocheck|ignore)", path.read_text(encoding="utf-8"))]
 
 
 def test_the_rules_see_files() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +53,20 @@ def test_drawn_circles_are_round_and_softer_ones_have_wider_edges() -> None:
     assert np.nanmean(blurred.edge) > 1.4 * np.nanmean(sharp.edge)
 
 
-def test_exported_files_come_back_and_are_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def written(models: Path) -> Pair:
+    """Untrained files of 1.3, and the diffusion model in them."""
     recipe = FlowConfig()
     torch.manual_seed(0)
     pair, model = Pair(recipe).eval(), autoencoder.new_autoencoder(autoencoder.RECIPES["1.3"])
-    export.write_pair(tmp_path, pair, recipe, 0)
-    export.write_autoencoder(tmp_path, model, autoencoder.RECIPES["1.3"], 0)
+    export.write_pair(models, pair, recipe, 0)
+    export.write_autoencoder(models, model, autoencoder.RECIPES["1.3"], 0)
+    return pair
+
+
+def test_exported_files_come_back_and_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = written(tmp_path)
     again = exported.exported_pair(tmp_path, "1.3")
     captions, config = ["a red circle standing still"], SamplingConfig(steps=2)
     noise = [evaluate.sampled(one, Words(), captions, config) for one in (pair, again)]
@@ -86,3 +93,34 @@ def test_exported_files_come_back_and_are_measured(
     save_file(weights, path)
     with pytest.raises(ValueError, match=f"has no network.*{lost.split('.')[-1]}; it was made by another recipe"):
         exported.exported_pair(tmp_path, "1.3")
+
+
+def test_exported_files_are_read_over_several_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = written(tmp_path)
+    monkeypatch.setattr(evaluate, "tokenizer_of", lambda *_: Words())
+    sampled = evaluate.sampled
+    monkeypatch.setattr(evaluate, "sampled", lambda *told: sampled(*told[:3], replace(told[3], steps=2), *told[4:]))
+    latents = list(evaluate.generated(pair, Words(), ["a red circle"], (0, 1), SamplingConfig(steps=2)))
+    assert len(latents) == 2 and not torch.equal(*latents), "every seed has noise of its own"
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        evaluate.main(
+            [
+                "--models",
+                str(tmp_path),
+                "--tokenizer",
+                "none",
+                "--count",
+                "2",
+                "--seed",
+                "0",
+                "1",
+                "2",
+                "--frames",
+                "33",
+            ]
+        )
+    assert caplog.messages[-1].startswith("1.3: 2 prompts, 6 clips of 33 frames, with 95 % intervals: colour ")
+    assert len(caplog.messages) == 7, "what every clip was read as, and the shares"

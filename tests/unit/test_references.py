@@ -61,8 +61,8 @@ def test_a_reference_of_a_segment_that_a_single_clip_has_not_is_told() -> None:
 
 def test_strategy_text_and_placements_say_the_same() -> None:
     references = [Reference(picture(1.0)), Reference(picture(2.0, 8), -8, 0, 8, 0.25, 1)]
-    again = apply_strategy(references, parse_strategy(strategy_text(references)))
-    assert format_strategy(parse_strategy(strategy_text(references))) == "0,0,0,0,1,0.0;1,1,0,-8,8,0.25"
+    again = apply_strategy(references, parse_strategy(strategy_text(references, 15)))
+    assert format_strategy(parse_strategy(strategy_text(references, 15))) == "0,0,0,0,1,0.0;1,1,0,-8,8,0.25"
     for segment in (0, 1):
         direct, by_text = (lay_out(each, clip(), segment=segment) for each in (references, again))
         assert torch.equal(direct.latent, by_text.latent)

@@ -187,10 +187,13 @@ def test_overlaps_that_do_not_fit_are_refused(version: str, overlap: int, length
 def test_the_shortest_segments_that_are_named_can_overlap_and_shorter_ones_cannot(version: str) -> None:
     with pytest.raises(ValueError, match="at least") as refused:
         check_overlap(version, 5, 1)
-    named = re.search(r"at least (\d+) latent frames, which overlap by at most (\d+)", str(refused.value))
+    named = re.search(
+        r"at least (\d+) frames, which are (\d+) latent ones and overlap by at most (\d+)", str(refused.value)
+    )
     assert named is not None
-    least, most = map(int, named.groups())
+    frames, least, most = map(int, named.groups())
     lengths = RELEASES[version].latents.lengths
+    assert lengths.counting.latents(frames) == least and lengths.is_good(frames), "what the latent's node takes"
     check_overlap(version, most, least)
     assert lengths.is_good(lengths.counting.frames(least))
     for shorter in range(1, least):

@@ -26,7 +26,10 @@ def metadata(name: str) -> dict[str, str]:
         return dict(file.metadata())
 
 
-LATER = (("misnamed_share", 0.0), ("named_rivals", False), ("muon", 0.0))
+LATER = (
+    ("misnamed_share", 0.0), ("named_rivals", False), ("other_rivals", False), ("going_on_share", 0.3), ("muon", 0.0),
+    ("twins", False),
+)  # fmt: skip
 """Settings that came after files were made, with the values that change nothing."""
 
 

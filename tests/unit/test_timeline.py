@@ -13,6 +13,7 @@ from opensora.opensora_models.sampling.film import CELL_HEIGHT, MOST_CELLS, shee
 from opensora.opensora_models.sampling.masks import Strategy, format_strategy, overlapping, place
 from opensora.opensora_models.sampling.timeline import FIELDS, Plan, format_plan, parse_plan
 from opensora.opensora_models.sampling.timeline_use import (
+    empty_sockets,
     idle,
     renumbered,
     report,
@@ -46,6 +47,10 @@ def test_every_way_to_write_a_plan_is_read_and_written_back() -> None:
         assert format_plan(parse_plan(text)) == text == case["canonical"]
 
 
+def test_nothing_is_zero_with_a_sign() -> None:
+    assert parse_plan('{"references": [{"strength": -0.0, "at": -0}]}').strategy == "0,0,0,0,1,0.0"
+
+
 def test_both_notations_place_alike() -> None:
     for case in SHARED["good"]:
         plan = plan_of(case)
@@ -54,7 +59,7 @@ def test_both_notations_place_alike() -> None:
             assert parse_plan(format_plan(Plan(plan.places))).places == plan.places
 
 
-@pytest.mark.parametrize("case", SHARED["wrong"], ids=lambda case: case["text"])
+@pytest.mark.parametrize("case", SHARED["wrong"], ids=lambda case: ascii(case["text"][:60]))
 def test_a_wrong_text_is_refused_in_one_sentence(case: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as caught:
         parse_plan(case["text"])
@@ -111,6 +116,24 @@ def test_what_a_release_cannot_do_is_refused() -> None:
         used_spans(parse_plan("0,0,0,0,1,0.3"), [1], 9, RELEASES["2.0"])
 
 
+def test_a_release_that_cannot_edit_needs_something_to_make() -> None:
+    full = parse_plan("0,0,0,0,9")
+    with pytest.raises(
+        ValueError, match="fill all 9 latent frames, so nothing is left to make; give at most 29 frames"
+    ):
+        used_spans(full, [9], 9, RELEASES["2.0"])
+    assert used_spans(parse_plan("0,0,0,0,8"), [9], 9, RELEASES["2.0"])[0].spans[0].length == 8
+    assert used_spans(full, [9], 9, RELEASES["1.3"])[0].spans[0].length == 9
+    with pytest.raises(ValueError, match="single picture from words alone"):
+        used_spans(parse_plan("0"), [1], 1, RELEASES["2.0"])
+
+
+def test_a_sentence_stays_short_however_much_overlaps() -> None:
+    plan = parse_plan(";".join(["0,0,0,0,1000"] * 200))
+    (last,) = (note for note in report(used_spans(plan, [1000], 1000, None)) if "overlap" in note)
+    assert last == "References overlap at latent frames 0 to 999; the later reference in the chain wins there."
+
+
 def test_segments_are_told_apart() -> None:
     plan = parse_plan("0;2,1;-1,0")
     assert segments_of(plan) == 3
@@ -134,6 +157,14 @@ def test_pictures_that_no_place_names_are_told() -> None:
     assert idle([]) == []
     assert idle([3]) == ["Reference 3 is connected and in no place of the plan."]
     assert idle([1, *range(4, 200), 201]) == ["References 1, 4 to 199, 201 are connected and in no place of the plan."]
+
+
+def test_empty_sockets_in_front_of_a_used_one_are_told() -> None:
+    """The mask strategy counts sockets, so what is read with it needs an entry for them."""
+    assert empty_sockets([0, 1, 2], [0, 2]) == empty_sockets([0], [0]) == empty_sockets([], []) == []
+    assert empty_sockets([0, 3], [0]) == [], "nothing behind the gap is used"
+    (said,) = empty_sockets([1, 4, 5], [4])
+    assert said.startswith("Nothing is connected to picture0, picture2, picture3, and mask_strategy counts sockets")
 
 
 def test_the_plan_is_what_a_chain_would_write() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,16 +21,18 @@ from opensora.opensora_models.mmdit.settings import complete
 from opensora.opensora_models.text.clip_config import clip_config, encoder_shapes
 from opensora.opensora_models.vae.tiled import OpenSora20
 from opensora.opensora_models.vae.tiled_files import hunyuan_config, is_hunyuan, tiling_of
-from opensora.training import autoencoder, calibration, export, flow, flow_batches, rendering, scenes
+from opensora.training import autoencoder, calibration, export, flow, flow_batches, kept, rendering, scenes
 from opensora.training.clip_bank import ClipBank
 from opensora.training.clip_l import tokenizer_of
 from opensora.training.exported import CLIP_FILE, NETWORK_FILE, TEXT_FILE, exported_weights
+from opensora.training.flow_losses import losses_of
 from opensora.training.flow_recipes import RECIPES, FlowConfig, Phase
 from opensora.training.flow_sampling import SamplingConfig
 from opensora.training.latents import LatentCode
 from opensora.training.mmdit_pair import MMDiTPair
 from opensora.training.mmdit_sampling import sample_mmdit
 from opensora.training.progress import LOG_NAME
+from opensora.training.reading import Reading
 from opensora.training.text_encoder import TextEncoderConfig
 
 RECIPE = autoencoder.RECIPES["2.0"]
@@ -242,6 +246,63 @@ def test_words_that_contradict_given_frames_are_trained_where_those_are_told(ban
     assert kinds == {True, False}
 
 
+def test_twins_are_one_clip_under_two_words_which_must_not_change_it(bank: ClipBank) -> None:
+    config = replace(
+        small_flow().phases[1].batches, given_share=1.0, given_dropout=0.5, misnamed_share=1.0, named_rivals=True,
+        twins=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    pair = MMDiTPair(small_flow())
+    seen = set()
+    for step in range(12):
+        batch = flow_batches.batch_of(config, bank, 1, step)
+        if not batch.given:
+            assert not batch.decided
+            continue
+        assert batch.decided and len(batch.latents) == 4 and batch.rivals is not None
+        assert all(len(part.latents) % 2 == 0 for part in batch.parts(2)), "twos stay together"
+        for name in ("latents", "noise", "times", "has_text", "given_kept"):
+            rows = getattr(batch, name)
+            assert torch.equal(rows[0::2], rows[1::2]), name
+        for right, other, told in zip(batch.captions[0::2], batch.captions[1::2], batch.given_kept[0::2], strict=True):
+            assert (right == other) != bool(told), "words of a picture that is told to nobody are not contradicted"
+        alike = batch.alike
+        assert not alike[~batch.given_kept].any() and not alike[:, list(batch.given)].any()
+        assert int(alike[batch.given_kept].sum()) == int(batch.given_kept.sum()) * (5 - len(batch.given))
+        loss = losses_of(pair, Words(), batch).worded
+        assert loss is not None and bool(torch.isfinite(loss))
+        seen.add(bool(batch.given_kept.any()))
+    assert seen == {True, False}
+
+
+def test_clips_that_keep_a_first_frame_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = kept.cases(16)
+    assert {(case.scene.shape, case.scene.motion) for case in rows} == set(itertools.product(scenes.SHAPES, kept.WAYS))
+    for case in rows:
+        assert case.colour != case.scene.colour and case.shape != case.scene.shape
+        assert case.prompt("none") == "" and case.colour in case.prompt("other") and case.shape in case.prompt("other")
+        assert case.scene.colour in case.prompt("right") and case.scene.motion in case.prompt("right")
+    read = [Reading(case.scene.colour, case.scene.shape, case.scene.motion) for case in rows]
+    assert kept.said(rows, read).endswith("lost: none")
+    read[0] = replace(read[0], shape=rows[0].shape)
+    assert kept.said(rows, read).endswith(
+        f"lost: 1 {rows[0].scene.shape} to {rows[0].shape}, which the other words name"
+    )
+
+    pair, code = MMDiTPair(replace(RECIPES["2.0"], phases=())).eval(), LatentCode(autoencoder.new_autoencoder(RECIPE))
+    made = {"exported_pair": pair, "exported_autoencoder": None, "LatentCode": code, "tokenizer_of": Words()}
+    for name, part in made.items():
+        monkeypatch.setattr(kept, name, lambda *_, part=part: part)
+    monkeypatch.setattr(
+        kept, "sample_mmdit", lambda *told, **given: sample_mmdit(*told[:4], replace(told[4], steps=2), **given)
+    )
+    with caplog.at_level(logging.INFO):
+        kept.main(["--models", str(tmp_path), "--tokenizer", "none", "--count", "2", "--words", "other", "none"])
+    assert [line.split(":")[0] for line in caplog.messages] == ["other words, 2 clips", "none words, 2 clips"]
+
+
 def test_what_wrong_words_name_is_a_rival_that_agrees_where_frames_are_told(bank: ClipBank) -> None:
     config = replace(small_flow().phases[1].batches, given_share=1.0, given_dropout=0.5, misnamed_share=0.5)
     kinds = set()
@@ -263,6 +324,42 @@ def test_what_wrong_words_name_is_a_rival_that_agrees_where_frames_are_told(bank
             assert torch.equal(rival, own) or (wrong and not torch.allclose(rival[:, free], own[:, free]))
             kinds.add((wrong, torch.equal(rival, own)))
     assert {(True, False), (False, True)} <= kinds
+
+
+def test_any_other_shape_is_a_rival_of_what_is_told_unless_it_is_held_out(
+    bank: ClipBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(small_flow().phases[1].batches, given_share=1.0, misnamed_share=0.5, named_rivals=True)
+    seen: list[scenes.Scene] = []
+    clips = LatentCode.clips
+
+    def watched(self: LatentCode, drawn: list[scenes.Scene], *size: int) -> torch.Tensor:
+        seen[:] = drawn
+        return clips(self, drawn, *size)
+
+    monkeypatch.setattr(LatentCode, "clips", watched)
+    counts = {"other": 0, "own": 0}
+    for step in range(30):
+        named, other = (
+            flow_batches.batch_of(each, bank, 1, step) for each in (plain, replace(plain, other_rivals=True))
+        )
+        assert named.captions == other.captions and torch.equal(named.latents, other.latents)
+        if not other.given:
+            continue
+        assert all(scenes.is_trained(scene.colour, scene.shape, scene.motion) for scene in seen)
+        assert other.rivals is not None
+        for rival, own in zip(other.rivals[:, -1, 0], other.latents, strict=True):
+            counts["own" if torch.equal(rival, own) else "other"] += 1
+    assert counts["other"] > 2 * counts["own"], counts
+
+
+def test_long_clips_are_told_a_clip_as_often_as_asked() -> None:
+    for share in (0.3, 0.65, 1.0):
+        rng = np.random.default_rng(0)
+        drawn = [flow_batches.draw_ends(rng, 9, share) for _ in range(2000)]
+        clips = sum(len(given) > 1 and given != (0, 8) for given in drawn) / len(drawn)
+        assert abs(clips - share) < 0.04, (share, clips)
+        assert all(given[0] == 0 or given[-1] == 8 for given in drawn)
 
 
 def test_the_network_learns(tmp_path: Path) -> None:
