@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACK_NAME = "opensora"
 PACK_ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("autoencoder", "flow", "evaluate", "export", "probe", "joins", "outlines")
+COMMANDS = ("autoencoder", "flow", "evaluate", "export", "probe", "joins", "outlines", "kept")
 
 
 def load_pack() -> None:

@@ -1,13 +1,15 @@
 """Samples held-out prompts and counts how often colour, shape and motion are right: ``python -m training evaluate …``.
 
-Any list of prompts can be measured: a text file with one "colour shape motion" per line, e.g. "red circle left".
+Any list of prompts can be measured: a text file with one "colour shape motion" per line, e.g. "red circle left". Where
+no run is given, the files of ``--models`` are measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, averaged_autoencoder, new_autoencoder
 from .captions import simple_caption
 from .clip_l import tokenizer_of
+from .exported import exported_autoencoder, exported_pair
 from .flow import averaged
 from .flow_batches import Bucket
 from .flow_recipes import RECIPES
@@ -36,6 +39,7 @@ from .scenes import BACKGROUNDS, held_out
 
 Words = tuple[str, str, str]
 ROWS_AT_ONCE = 16
+SEED_STEP = 1000  # between the noise of one ``--seed`` and the next; the batches of one lie in between
 CLIP = Bucket(GROUP_FRAMES, 64, 64, batch=ROWS_AT_ONCE, share=1.0)
 
 
@@ -96,40 +100,71 @@ def decoded(latents: Tensor, model: Autoencoder | None, code: LatentCode) -> Ten
         return torch.cat([model.decode(model.denormalise(part)) for part in latents.split(4)])
 
 
-def sampled(pair: Pair | MMDiTPair, tokenizer: Any, captions: Sequence[str], config: SamplingConfig) -> Tensor:
+def sampled(
+    pair: Pair | MMDiTPair, tokenizer: Any, captions: Sequence[str], config: SamplingConfig, bucket: Bucket = CLIP
+) -> Tensor:
     """Normalised latents [B, C, l, h, w] of a clip for each caption, from either kind of network."""
-    return (sample_mmdit if isinstance(pair, MMDiTPair) else sample)(pair, tokenizer, captions, CLIP, config)
+    return (sample_mmdit if isinstance(pair, MMDiTPair) else sample)(pair, tokenizer, captions, bucket, config)
+
+
+def generated(
+    pair: Pair | MMDiTPair, tokenizer: Any, captions: Sequence[str], seeds: Sequence[int], config: SamplingConfig,
+    bucket: Bucket = CLIP,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Normalised latents of the captions for every seed, a batch at a time, each from noise of its own."""
+    for seed in seeds:
+        for number, start in enumerate(range(0, len(captions), ROWS_AT_ONCE)):
+            own = replace(config, seed=seed * SEED_STEP + number)
+            yield sampled(pair, tokenizer, captions[start : start + ROWS_AT_ONCE], own, bucket)
 
 
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
-    parser.add_argument("--autoencoder", type=Path, help="run of the autoencoder; none: show the code's own pictures")
+    parser.add_argument("--models", type=Path, default=Path("demo/models"), help="folder of the exported files")
+    parser.add_argument("--flow", type=Path, help="run of the diffusion model, instead of the exported one")
+    parser.add_argument(
+        "--autoencoder", type=Path, help="run of the autoencoder; none: the exported one, or beside --flow the code's"
+        " own pictures"
+    )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--prompts", type=Path, help="list of 'colour shape motion'; none: the held-out combinations")
     parser.add_argument("--count", type=int, help="only the first prompts of the list")
     parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
-    parser.add_argument("--seed", type=int, default=SamplingConfig.seed, help="of the noise")
+    parser.add_argument("--seed", type=int, nargs="*", default=[SamplingConfig.seed], help="of the noise")
+    parser.add_argument("--frames", type=int, default=CLIP.frames, help="of every clip")
     parser.add_argument("--sheet", type=Path, help="contact sheet to write, a PNG")
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     options = parser.parse_args(arguments)
     recipe = AUTOENCODERS[options.release]
     rows = read_rows(options.prompts)[: options.count]
-    pair = averaged(RECIPES[options.release], options.flow, options.phase)
-    code = LatentCode(new_autoencoder(recipe))
-    model = None if options.autoencoder is None else averaged_autoencoder(recipe, options.autoencoder)
+    code, model = LatentCode(new_autoencoder(recipe)), None
+    if options.flow is None:
+        pair = exported_pair(options.models, options.release)
+    else:
+        pair = averaged(RECIPES[options.release], options.flow, options.phase)
+    if options.autoencoder is not None:
+        model = averaged_autoencoder(recipe, options.autoencoder)
+    elif options.flow is None:
+        model = exported_autoencoder(options.models, options.release)
     tokenizer = tokenizer_of(RECIPES[options.release], options.tokenizer)
     captions = as_trained(prompts_for(rows), options.release)
-    config = SamplingConfig(guidance=options.guidance, seed=options.seed)
-    videos: list[Tensor] = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = captions[start : start + ROWS_AT_ONCE]
-        videos += decoded(sampled(pair, tokenizer, part, config), model, code)
-    readings = [read_clip(to_bytes(video)) for video in videos]
-    for caption, reading in zip(captions, readings, strict=True):
-        log.info("%s -> %s %s %s", caption, reading.colour, reading.shape, reading.motion)
-    log.info("%d prompts, with 95 %% intervals: %s", len(rows), told(shares(rows, readings), len(rows)))
+    config, bucket = SamplingConfig(guidance=options.guidance), replace(CLIP, frames=options.frames)
+    batches = generated(pair, tokenizer, captions, options.seed, config, bucket)
+    shown: list[Tensor] = []
+    readings: list[Reading] = []
+    for latents in batches:
+        videos = list(decoded(latents, model, code))
+        for video in videos:
+            reading, caption = read_clip(to_bytes(video)), captions[len(readings) % len(rows)]
+            log.info("%s -> %s %s %s", caption, reading.colour, reading.shape, reading.motion)
+            readings.append(reading)
+        shown += videos[: max(0, len(rows) - len(shown))]
+    asked = rows * len(options.seed)
+    log.info(
+        "%s: %d prompts, %d clips of %d frames, with 95 %% intervals: %s",
+        options.release, len(rows), len(asked), options.frames, told(shares(asked, readings), len(asked)),
+    )  # fmt: skip
     if options.sheet is not None:
-        contact_sheet(videos, every=1 if model is None else 2).save(options.sheet)
+        contact_sheet(shown, every=1 if model is None else 2).save(options.sheet)

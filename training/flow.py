@@ -149,6 +149,8 @@ class Run:
             means["clock"] = self.config.clock, losses.clock / rows
         if losses.worded is not None:
             means["worded"] = self.config.worded, losses.worded / rows
+        if losses.unrecognised is not None:
+            means["unrecognised"] = self.config.unrecognised, losses.unrecognised / rows
         total = torch.stack([weight * mean for weight, mean in means.values()]).sum()
         weights = [weight for weight in self.trained if weight.requires_grad]
         gradients = iter(torch.autograd.grad(total, weights, allow_unused=True))

@@ -23,6 +23,7 @@ VIDEO_FPS = 24.0
 LEAST_LEVEL = 1e-3
 GIVEN_LENGTHS = (5, 9)  # latent frames of the clips that 2.0 most often goes on from: 17 and 33 frames
 USUAL_SHARE = 0.6
+GOING_ON = 0.3  # of the draws of told frames, those that are such clips
 JOINED = 0.75  # of the clips whose frames are decided, those between two pictures; the others go on
 # Odd on purpose: no sequence of latent tokens has an odd length from here on, so a masked attention call is told by
 # its keys.
@@ -115,6 +116,11 @@ class BatchConfig:
     # Of the rows that are told given frames, those whose words name another colour and shape: the frames are right.
     misnamed_share: float = 0.0
     named_rivals: bool = False  # whether these rows come with themselves in the shape that their words name as a rival
+    other_rivals: bool = False  # whether half of these rows do so in any other shape, and all others of their batches
+    # Of the clips of more than a group whose ends are told to 2.0, those that are told a clip at the head or the tail.
+    going_on_share: float = GOING_ON
+    twins: bool = False  # whether rows that are told frames come in twos, with their own words and with misnamed ones
+    recognised: bool = False  # whether clips that are told frames are asked which shape those show
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,9 @@ class Batch:
     """One step. ``given`` names latent frames told to every row, ``given_kept`` [B] the rows that really get them;
     ``frame_mask`` [B, T] is False where a frame stays clean and does not count. ``bank`` [B, K, C, l, h, w] holds, for
     every row, the clips that are as likely as its own for the same words; None: only its own. ``rivals``
-    [B, R, K, C, l, h, w] are clips of words that differ in the shape or the motion alone, or clips at rest. Where
-    clean frames have ``decided`` what is between them, rows come in twos, with words and without."""
+    [B, R, K, C, l, h, w] are clips of words that differ in the shape or the motion alone, or clips at rest. ``shapes``
+    [B] are numbers of ``SHAPES`` in the told frames, where they are to be recognised. Where clean frames have
+    ``decided`` what is between them, rows come in twos, with words and without."""
 
     bucket: Bucket
     latents: Tensor
@@ -136,6 +143,7 @@ class Batch:
     frame_mask: Tensor | None
     bank: Tensor | None = None
     rivals: Tensor | None = None
+    shapes: Tensor | None = None
     decided: bool = False
 
     @property
@@ -150,12 +158,31 @@ class Batch:
         edges = [count * number // most * together for number in range(most + 1)]
         return [self._each(lambda rows, edge=edge: rows[slice(*edge)]) for edge in pairwise(edges) if edge[0] < edge[1]]
 
-    def in_twos(self) -> Batch:
-        """Every row twice, with words and without."""
+    def twice(self) -> Batch:
+        """Every row twice."""
         twice = self._each(lambda rows: rows.repeat_interleave(2, 0) if isinstance(rows, Tensor) else [
             row for row in rows for _ in range(2)
         ])  # fmt: skip
-        return replace(twice, has_text=torch.arange(len(twice.captions)) % 2 == 0, decided=True)
+        return replace(twice, decided=True)
+
+    def in_twos(self) -> Batch:
+        """Every row twice, with words and without."""
+        twice = self.twice()
+        return replace(twice, has_text=torch.arange(len(twice.captions)) % 2 == 0)
+
+    @property
+    def alike(self) -> Tensor:
+        """[B, T] bool, rows in twos alone: the frames whose velocity words must not change."""
+        if self.frame_mask is not None:
+            return self.frame_mask
+        return self.untold & self.given_kept[:, None]
+
+    @property
+    def untold(self) -> Tensor:
+        """[B, T] bool: the latent frames that no row is told."""
+        mask = torch.ones(len(self.latents), self.latents.shape[2], dtype=torch.bool)
+        mask[:, list(self.given)] = False
+        return mask
 
     def _each(self, change: Callable[[Any], Any]) -> Batch:
         return replace(self, **{
@@ -178,7 +205,9 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         bucket = replace(bucket, batch=bucket.batch // 2)
         frame_mask = draw_decided_mask(rng, bucket.batch, count)
     elif count > 1 and release.given.kind == "input" and rng.random() < config.given_share:
-        given = draw_given(rng, count, count - 1) if release.given.anywhere else draw_ends(rng, count)
+        given = _told(rng, config, release, count)
+        if config.twins:
+            bucket = replace(bucket, batch=bucket.batch // 2)
     elif count > 1 and rng.random() < config.frame_mask_share:
         frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
     plain = not given and frame_mask is None
@@ -191,13 +220,8 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         scenes = [draw_scene(rng, bucket.frames, aspect, config.scenes) for _ in range(bucket.batch)]
         latents = bank.code.clips(scenes, bucket.frames, bucket.height, bucket.width)
         if (given and config.given_rivals) or (frame_mask is not None and config.masked_rivals):
-            still = [replace(scene, motion="still") for scene in scenes]
-            others = [bank.code.clips(still, bucket.frames, bucket.height, bucket.width)]
-            if frame_mask is not None and config.even_rivals:
-                others.append(bank.code.evenly(scenes, bucket.frames, bucket.height, bucket.width))
-            if frame_mask is not None:  # no rival differs in what is clean
-                others = [torch.where(frame_mask[:, None, :, None, None], other, latents) for other in others]
-            rivals = torch.stack(others, dim=1)[:, :, None]
+            rivals = _unmoved(bank, bucket, scenes, latents, frame_mask, config.even_rivals)
+    shapes = [SHAPES.index(scene.shape) for scene in scenes] if given and config.recognised else None
     batch = Batch(
         bucket=bucket,
         latents=latents,
@@ -210,20 +234,39 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         frame_mask=frame_mask,
         bank=clips,
         rivals=rivals,
+        shapes=None if shapes is None else torch.tensor(shapes),
     )
+    if given and config.twins:
+        batch, scenes = batch.twice(), [scene for scene in scenes for _ in range(2)]
     if given and config.misnamed_share:
         batch = _with_wrong_words(rng, batch, bank, scenes, config)
     return batch.in_twos() if decided else batch
+
+
+def _unmoved(
+    bank: ClipBank, bucket: Bucket, scenes: list[Scene], latents: Tensor, frame_mask: Tensor | None, even: bool
+) -> Tensor:
+    """Rivals [B, R, 1, C, l, h, w] of clips that are told frames or keep some clean: themselves standing still, and the
+    latter also in even steps of time if ``even``."""
+    still = [replace(scene, motion="still") for scene in scenes]
+    others = [bank.code.clips(still, bucket.frames, bucket.height, bucket.width)]
+    if frame_mask is not None and even:
+        others.append(bank.code.evenly(scenes, bucket.frames, bucket.height, bucket.width))
+    if frame_mask is not None:  # no rival differs in what is clean
+        others = [torch.where(frame_mask[:, None, :, None, None], other, latents) for other in others]
+    return torch.stack(others, dim=1)[:, :, None]
 
 
 def _with_wrong_words(
     rng: np.random.Generator, batch: Batch, bank: ClipBank, scenes: list[Scene], config: BatchConfig
 ) -> Batch:
     """Some rows named as ``misnamed_share`` says, and what that names as a rival of theirs if there are to be any."""
-    captions, shapes = _misnamed(rng, batch, scenes, config.misnamed_share, bank.code.release)
+    captions, shapes = _misnamed(rng, batch, scenes, config, bank.code.release)
     batch = replace(batch, captions=captions)
     if not config.named_rivals:
         return batch
+    if config.other_rivals:
+        shapes = [_rival_shape(rng, scene, named) for scene, named in zip(scenes, shapes, strict=True)]
     named = [replace(scene, shape=shape) for scene, shape in zip(scenes, shapes, strict=True)]
     other = bank.code.clips(named, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
     told = list(batch.given)
@@ -232,14 +275,21 @@ def _with_wrong_words(
     return replace(batch, rivals=torch.cat(others, dim=1))
 
 
+def _rival_shape(rng: np.random.Generator, scene: Scene, named: str) -> str:
+    """``named`` half of the time if it is another than the scene's own, else any other; its own instead of one that
+    would be a held-out combination."""
+    shape = named if named != scene.shape and rng.random() < 0.5 else _another_shape(rng, scene)
+    return shape if is_trained(scene.colour, shape, scene.motion) else scene.shape
+
+
 def _misnamed(
-    rng: np.random.Generator, batch: Batch, scenes: list[Scene], share: float, release: Release
+    rng: np.random.Generator, batch: Batch, scenes: list[Scene], config: BatchConfig, release: Release
 ) -> tuple[list[str], list[str]]:
     """The captions, ``share`` of those whose frames are told with another colour and shape, never held-out ones, and
     the shapes they name."""
     found, shapes = [], []
-    for scene, words, told in zip(scenes, batch.captions, batch.given_kept.tolist(), strict=True):
-        if told and rng.random() < share:
+    for number, (scene, words, told) in enumerate(zip(scenes, batch.captions, batch.given_kept.tolist(), strict=True)):
+        if told and (number % 2 == 1 if config.twins else rng.random() < config.misnamed_share):
             while True:
                 colour, shape, motion = draw_words(rng, (scene.motion,))
                 if colour != scene.colour and shape != scene.shape:
@@ -279,14 +329,17 @@ def _rivals(rng: np.random.Generator, bank: ClipBank, bucket: Bucket, scenes: li
     """
     rows = []
     for scene in scenes:
-        shape = str(rng.choice([shape for shape in SHAPES if shape != scene.shape]))
-        others = [_clips_or_own(bank, bucket, replace(scene, shape=shape), scene)]
+        others = [_clips_or_own(bank, bucket, replace(scene, shape=_another_shape(rng, scene)), scene)]
         if bucket.frames > 1 and rest and scene.motion == "rotate":
             others.append(_clips(bank.at_rest(), bucket, scene))
         elif bucket.frames > 1:
             others.append(_clips_or_own(bank, bucket, replace(scene, motion=_rival_motion(scene)), scene))
         rows.append(torch.stack(others))
     return torch.stack(rows)
+
+
+def _another_shape(rng: np.random.Generator, scene: Scene) -> str:
+    return str(rng.choice([shape for shape in SHAPES if shape != scene.shape]))
 
 
 def _clips_or_own(bank: ClipBank, bucket: Bucket, other: Scene, own: Scene) -> Tensor:
@@ -298,6 +351,12 @@ def _rival_motion(scene: Scene) -> str:
     if scene.motion != "still":
         return "still"
     return "grow" if scene.shape == "circle" else "rotate"
+
+
+def _told(rng: np.random.Generator, config: BatchConfig, release: Release, count: int) -> tuple[int, ...]:
+    if release.given.anywhere:
+        return draw_given(rng, count, count - 1)
+    return draw_ends(rng, count, config.going_on_share if count > GROUP_LATENTS else GOING_ON)
 
 
 def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ...]:
@@ -318,10 +377,12 @@ def draw_given(rng: np.random.Generator, count: int, last: int) -> tuple[int, ..
     return tuple(int(index) for index in np.flatnonzero(marks)) or (0,)
 
 
-def draw_ends(rng: np.random.Generator, count: int) -> tuple[int, ...]:
-    """Latent frames told to 2.0: the first, the last, both (its loop), or a clip at the head or at the tail."""
+def draw_ends(rng: np.random.Generator, count: int, going_on: float = GOING_ON) -> tuple[int, ...]:
+    """Latent frames told to 2.0: the first, the last, both (its loop), or in ``going_on`` of all draws a clip at the
+    head or at the tail."""
     last = count - 1
-    kind = rng.choice(5, p=(0.4, 0.1, 0.2, 0.2, 0.1))
+    pictures, clips = np.array((4, 1, 2)) / 7 * (1 - going_on), np.array((2, 1)) / 3 * going_on
+    kind = rng.choice(5, p=(*pictures, *clips))
     if kind < 3 or count < 3:
         return ((0,), (last,), (0, last))[min(kind, 2)]
     usual = [length for length in GIVEN_LENGTHS if length < count]

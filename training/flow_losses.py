@@ -20,12 +20,14 @@ LEAST_APART = 0.5  # squared distance of two clips, of latents whose deviation i
 @dataclass(frozen=True)
 class Losses:
     """Sums over a batch, so that those of its parts add up: ``velocity`` over the latent frames that count, the others
-    over rows. ``mistaken`` needs rivals, ``clock`` more than one frame, ``worded`` rows in twos."""
+    over rows. ``mistaken`` needs rivals, ``clock`` more than one frame, ``worded`` rows in twos, ``unrecognised`` shapes
+    in told frames."""
 
     velocity: Tensor
     mistaken: Tensor | None
     clock: Tensor | None
     worded: Tensor | None
+    unrecognised: Tensor | None
 
 
 def losses_of(pair: Pair | MMDiTPair, tokenizer: Tokenizer, batch: Batch) -> Losses:
@@ -45,7 +47,8 @@ def losses_of(pair: Pair | MMDiTPair, tokenizer: Tokenizer, batch: Batch) -> Los
         velocity=(counted if batch.frame_mask is None else counted[batch.frame_mask]).sum(),
         mistaken=None if taken is None else taken.sum(),
         clock=None if batch.bucket.frames == 1 else pair.clock_losses(tokens).sum(),
-        worded=worded(got, batch.frame_mask).sum() if batch.decided and batch.frame_mask is not None else None,
+        worded=worded(got, batch.alike).sum() if batch.decided else None,
+        unrecognised=None if batch.shapes is None else pair.shape_losses(tokens, batch).sum(),
     )
 
 
@@ -53,7 +56,7 @@ def worded(velocity: Tensor, frame_mask: Tensor) -> Tensor:
     """[B]: mean square of what words change in the noisy frames of rows in twos [B, C, T, h, w], as guidance would
     multiply it."""
     changed = (velocity[0::2] - velocity[1::2]).square().mean(dim=(1, 3, 4)) * frame_mask[0::2]
-    return (changed.sum(1) / frame_mask[0::2].sum(1)).repeat_interleave(2)
+    return (changed.sum(1) / frame_mask[0::2].sum(1).clamp(min=1)).repeat_interleave(2)
 
 
 def mistaken(error: Tensor, x: Tensor, level: Tensor, bank: Tensor, rivals: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..opensora_models.mmdit.blocks import DoubleBlock, SingleBlock
@@ -18,6 +19,7 @@ from .clip_l import ClipL, ClipLConfig, PairTokenizer
 from .flow_batches import Batch, Bucket
 from .flow_recipes import FlowConfig
 from .pair import OPERATIONS, START_GATE, Pair, float_attention
+from .scenes import SHAPES
 from .text_encoder import TextEncoder
 
 MOST_LATENT_FRAMES = 13  # that the clock tells apart
@@ -39,7 +41,16 @@ class MMDiTPair(nn.Module):
         initialise(self.network)
         self.clock = nn.Linear(config.network.hidden_size, MOST_LATENT_FRAMES)
         self.clip_l = ClipL(ClipLConfig(width=config.network.vec_in_dim))
+        self.shape_reader = nn.Linear(config.network.hidden_size, len(SHAPES))
         self._pooled: dict[str, Tensor] = {}
+
+    def shape_losses(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """[B]: how badly tokens [B, T, S, C] of frames that are not told say which shape the told ones show."""
+        assert batch.shapes is not None
+        answers = self.shape_reader(F.layer_norm(tokens, tokens.shape[-1:]).mean(2))
+        wanted = batch.shapes[:, None].expand(answers.shape[:2])
+        wrong = F.cross_entropy(answers.transpose(1, 2), wanted, reduction="none") * batch.untold
+        return wrong.sum(1) / batch.untold.sum(1) * batch.given_kept
 
     def read(self, tokenizer: PairTokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """T5's states [B, text_tokens, C] of all tokens, padding seen like words, and CLIP-L's [B, width]."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +22,12 @@ from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, averaged_autoencoder
 from .clip_l import tokenizer_of
 from .contours import outline
-from .evaluate import CLIP, ROWS_AT_ONCE, Words, as_trained, decoded, prompts_for, sampled, shares
+from .evaluate import CLIP, Words, as_trained, decoded, generated, prompts_for, shares
 from .exported import exported_autoencoder, exported_pair
 from .flow import averaged
 from .flow_recipes import RECIPES
 from .flow_sampling import SamplingConfig
 from .latents import LatentCode, carrying_frames
-from .mmdit_pair import MMDiTPair
-from .pair import Pair
 from .pictures import contact_sheet, to_bytes
 from .progress import log
 from .reading import read_clip
@@ -39,7 +36,6 @@ from .scenes import BACKGROUNDS, SHAPES, Scene, SceneConfig, combinations, held_
 
 CONFIDENT = 1.96  # standard errors on either side: 95 %
 NOISE_SEED = 1  # of what --noise adds
-SEED_STEP = 1000  # between the noise of one ``--seed`` and the next; the batches of one lie in between
 
 
 @dataclass(frozen=True)
@@ -132,16 +128,6 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--sheet", type=Path, help="contact sheet of the last clips generated, a PNG")
     return made
-
-
-def generated(
-    pair: Pair | MMDiTPair, tokenizer: Any, captions: Sequence[str], seeds: Sequence[int], config: SamplingConfig
-) -> Iterator[Tensor]:
-    """Normalised latents of the captions for every seed, a batch at a time, each from noise of its own."""
-    for seed in seeds:
-        for number, start in enumerate(range(0, len(captions), ROWS_AT_ONCE)):
-            own = replace(config, seed=seed * SEED_STEP + number)
-            yield sampled(pair, tokenizer, captions[start : start + ROWS_AT_ONCE], own)
 
 
 def main(arguments: list[str]) -> None:
