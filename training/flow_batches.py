@@ -21,6 +21,7 @@ from .scenes import BACKGROUNDS, MOTIONS, SHAPES, Scene, SceneConfig, draw_scene
 
 VIDEO_FPS = 24.0
 LEAST_LEVEL = 1e-3
+UNTOLD = -100  # no shape: cross entropy leaves it out
 GIVEN_LENGTHS = (5, 9)  # latent frames of the clips that 2.0 most often goes on from: 17 and 33 frames
 USUAL_SHARE = 0.6
 GOING_ON = 0.3  # of the draws of told frames, those that are such clips
@@ -120,7 +121,7 @@ class BatchConfig:
     # Of the clips of more than a group whose ends are told to 2.0, those that are told a clip at the head or the tail.
     going_on_share: float = GOING_ON
     twins: bool = False  # whether rows that are told frames come in twos, with their own words and with misnamed ones
-    recognised: bool = False  # whether clips that are told frames are asked which shape those show
+    recognised: bool = False  # whether clips are asked which shape they are told, by frames or by words
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ class Batch:
     ``frame_mask`` [B, T] is False where a frame stays clean and does not count. ``bank`` [B, K, C, l, h, w] holds, for
     every row, the clips that are as likely as its own for the same words; None: only its own. ``rivals``
     [B, R, K, C, l, h, w] are clips of words that differ in the shape or the motion alone, or clips at rest. ``shapes``
-    [B] are numbers of ``SHAPES`` in the told frames, where they are to be recognised. Where clean frames have
-    ``decided`` what is between them, rows come in twos, with words and without."""
+    [B] are numbers of ``SHAPES`` in the clips, ``UNTOLD`` for rows that neither frames nor words tell. Where clean
+    frames have ``decided`` what is between them, rows come in twos, with words and without."""
 
     bucket: Bucket
     latents: Tensor
@@ -173,13 +174,13 @@ class Batch:
     @property
     def alike(self) -> Tensor:
         """[B, T] bool, rows in twos alone: the frames whose velocity words must not change."""
-        if self.frame_mask is not None:
-            return self.frame_mask
-        return self.untold & self.given_kept[:, None]
+        return self.untold if self.frame_mask is not None else self.untold & self.given_kept[:, None]
 
     @property
     def untold(self) -> Tensor:
-        """[B, T] bool: the latent frames that no row is told."""
+        """[B, T] bool: the latent frames that are neither given nor clean."""
+        if self.frame_mask is not None:
+            return self.frame_mask
         mask = torch.ones(len(self.latents), self.latents.shape[2], dtype=torch.bool)
         mask[:, list(self.given)] = False
         return mask
@@ -221,7 +222,6 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         latents = bank.code.clips(scenes, bucket.frames, bucket.height, bucket.width)
         if (given and config.given_rivals) or (frame_mask is not None and config.masked_rivals):
             rivals = _unmoved(bank, bucket, scenes, latents, frame_mask, config.even_rivals)
-    shapes = [SHAPES.index(scene.shape) for scene in scenes] if given and config.recognised else None
     batch = Batch(
         bucket=bucket,
         latents=latents,
@@ -234,13 +234,24 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         frame_mask=frame_mask,
         bank=clips,
         rivals=rivals,
-        shapes=None if shapes is None else torch.tensor(shapes),
     )
+    if config.recognised:
+        batch = _asked_for_shapes(batch, scenes)
     if given and config.twins:
         batch, scenes = batch.twice(), [scene for scene in scenes for _ in range(2)]
     if given and config.misnamed_share:
         batch = _with_wrong_words(rng, batch, bank, scenes, config)
     return batch.in_twos() if decided else batch
+
+
+def _asked_for_shapes(batch: Batch, scenes: list[Scene]) -> Batch:
+    told = batch.has_text.clone()
+    if batch.given:
+        told |= batch.given_kept
+    elif batch.frame_mask is not None:
+        told |= ~batch.frame_mask.all(1)
+    shapes = torch.tensor([SHAPES.index(scene.shape) for scene in scenes])
+    return replace(batch, shapes=torch.where(told, shapes, UNTOLD))
 
 
 def _unmoved(

@@ -20,8 +20,8 @@ LEAST_APART = 0.5  # squared distance of two clips, of latents whose deviation i
 @dataclass(frozen=True)
 class Losses:
     """Sums over a batch, so that those of its parts add up: ``velocity`` over the latent frames that count, the others
-    over rows. ``mistaken`` needs rivals, ``clock`` more than one frame, ``worded`` rows in twos, ``unrecognised`` shapes
-    in told frames."""
+    over rows. ``mistaken`` needs rivals, ``clock`` more than one frame, ``worded`` rows in twos, ``unrecognised``
+    the shapes that rows are told."""
 
     velocity: Tensor
     mistaken: Tensor | None
@@ -48,7 +48,7 @@ def losses_of(pair: Pair | MMDiTPair, tokenizer: Tokenizer, batch: Batch) -> Los
         mistaken=None if taken is None else taken.sum(),
         clock=None if batch.bucket.frames == 1 else pair.clock_losses(tokens).sum(),
         worded=worded(got, batch.alike).sum() if batch.decided else None,
-        unrecognised=None if batch.shapes is None else pair.shape_losses(tokens, batch).sum(),
+        unrecognised=None if batch.shapes is None else pair.shape_losses(tokens, batch.shapes, batch.untold).sum(),
     )
 
 

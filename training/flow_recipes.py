@@ -97,8 +97,8 @@ class FlowConfig:
     # Guidance multiplies what words change. Where clean frames decide all, that is error alone; a fourth loss of this
     # weight asks for none.
     worded: float = 8.0
-    # Which shape a told picture shows, 2.0 takes from words unless it is asked. A fifth loss of this weight asks the
-    # frames after it, and what answers is dropped after training.
+    # A shape is a hundredth of a clip, and 2.0 takes it from words where a picture shows another. A fifth loss of this
+    # weight asks the last block which shape frames or words tell; it is dropped after training.
     unrecognised: float = 0.3
     bank: int = 64  # clips for the same words, whose mean is what noise should become
     rate: float = 2e-3

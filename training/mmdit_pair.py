@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..opensora_models.mmdit.blocks import DoubleBlock, SingleBlock
@@ -27,9 +26,10 @@ GATE = 2  # of every three vectors: shift, scale, gate
 
 
 class MMDiTPair(nn.Module):
-    """The same face as :class:`.pair.Pair`. Only the network and the clock learn."""
+    """The same face as :class:`.pair.Pair`. Only the network and what reads clock and shape off it learn."""
 
     clock_losses = Pair.clock_losses
+    shape_losses = Pair.shape_losses
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
@@ -43,14 +43,6 @@ class MMDiTPair(nn.Module):
         self.clip_l = ClipL(ClipLConfig(width=config.network.vec_in_dim))
         self.shape_reader = nn.Linear(config.network.hidden_size, len(SHAPES))
         self._pooled: dict[str, Tensor] = {}
-
-    def shape_losses(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """[B]: how badly tokens [B, T, S, C] of frames that are not told say which shape the told ones show."""
-        assert batch.shapes is not None
-        answers = self.shape_reader(F.layer_norm(tokens, tokens.shape[-1:]).mean(2))
-        wanted = batch.shapes[:, None].expand(answers.shape[:2])
-        wrong = F.cross_entropy(answers.transpose(1, 2), wanted, reduction="none") * batch.untold
-        return wrong.sum(1) / batch.untold.sum(1) * batch.given_kept
 
     def read(self, tokenizer: PairTokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """T5's states [B, text_tokens, C] of all tokens, padding seen like words, and CLIP-L's [B, width]."""

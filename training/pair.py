@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..opensora_models.releases.groups import Version
 from ..opensora_models.stdit3.conditions import GivenFrames
 from ..opensora_models.stdit3.network import STACK_HOOK, STDiT3
-from .flow_batches import LEAST_TEXT_LENGTH, TEXT_LENGTH, Batch, Bucket
+from .flow_batches import LEAST_TEXT_LENGTH, TEXT_LENGTH, UNTOLD, Batch, Bucket
 from .flow_recipes import FlowConfig
 from .rms_norm import RMSNorm
+from .scenes import SHAPES
 from .text_encoder import TextEncoder, Tokenizer
 
 # Upstream's gates start near 0, which is safe for 28 pairs of blocks; three pairs learn faster with open ones.
@@ -29,7 +30,7 @@ OPERATIONS = SimpleNamespace(
 
 
 class Pair(nn.Module):
-    """The two networks that are trained together, and the clock. Calls leave nothing behind: threads may share one."""
+    """The two networks that are trained together, and what reads clock and shape off them. Calls leave nothing behind: threads may share one."""
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
@@ -38,6 +39,7 @@ class Pair(nn.Module):
         self.text_encoder = TextEncoder(config.text)
         initialise(self.network)
         self.clock = nn.Linear(config.network.hidden_size, MOST_LATENT_FRAMES[config.network.version])
+        self.shape_reader = nn.Linear(config.network.hidden_size, len(SHAPES))
 
     def states(self, ids: Tensor, kept: Tensor, has_text: Tensor) -> Tensor:
         """Text states [B, L, C]; rows without text get the null text."""
@@ -92,6 +94,14 @@ class Pair(nn.Module):
         told = self.clock(F.layer_norm(tokens, (width,))).flatten(0, 2)
         wanted = torch.arange(frames)[None, :, None].expand(batch, -1, positions).flatten()
         return F.cross_entropy(told, wanted, reduction="none").view(batch, -1).mean(1)
+
+    def shape_losses(self, tokens: Tensor, shapes: Tensor, untold: Tensor) -> Tensor:
+        """[B]: how badly the mean token of each frame in ``untold`` [B, T], of tokens [B, T, S, C], tells ``shapes``
+        [B]; 0 for rows of which nothing does."""
+        answers = self.shape_reader(F.layer_norm(tokens, tokens.shape[-1:]).mean(2))
+        wanted = shapes[:, None].expand(answers.shape[:2])
+        wrong = F.cross_entropy(answers.transpose(1, 2), wanted, ignore_index=UNTOLD, reduction="none") * untold
+        return wrong.sum(1) / untold.sum(1).clamp(min=1)
 
 
 def padded(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -275,6 +275,44 @@ def test_twins_are_one_clip_under_two_words_which_must_not_change_it(bank: ClipB
     assert seen == {True, False}
 
 
+@pytest.mark.parametrize(("given_share", "misnamed_share"), [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)])
+def test_rows_are_asked_for_the_shape_that_frames_tell_or_else_words(
+    bank: ClipBank, given_share: float, misnamed_share: float
+) -> None:
+    config = replace(
+        small_flow().phases[1].batches, buckets=BUCKETS[:1], given_share=given_share, given_dropout=0.5,
+        text_dropout=0.5, misnamed_share=misnamed_share, recognised=True,
+    )  # fmt: skip
+    told = set()
+    for step in range(12):
+        batch = flow_batches.batch_of(config, bank, 1, step)
+        right = flow_batches.batch_of(replace(config, misnamed_share=0.0), bank, 1, step)
+        assert batch.shapes is not None
+        kept = batch.given_kept if batch.given else torch.zeros(4, dtype=torch.bool)
+        for shape, words, by_frames, by_words in zip(batch.shapes, right.captions, kept, batch.has_text, strict=True):
+            drawn = scenes.SHAPES.index(next(shape for shape in scenes.SHAPES if shape in words.split()))
+            assert int(shape) == (drawn if by_frames or by_words else flow_batches.UNTOLD)
+            told.add((bool(by_frames), bool(by_words)))
+    assert told == set(itertools.product((False, True) if given_share else (False,), (False, True)))
+
+
+def test_what_is_asked_for_a_shape_counts_untold_frames_alone() -> None:
+    torch.manual_seed(0)
+    pair = MMDiTPair(small_flow())
+    width = pair.network.config.hidden_size
+    tokens = torch.randn(3, 4, 2, width, requires_grad=True)
+    untold = torch.tensor([[False, True, True, True]]).expand(3, -1)
+    wrong = pair.shape_losses(tokens, torch.tensor([2, 2, flow_batches.UNTOLD]), untold)
+    assert wrong[0] > 0 and wrong[1] > 0 and wrong[2] == 0
+    wrong.sum().backward()
+    reached = tokens.grad.abs().sum((2, 3)) > 0
+    assert torch.equal(reached, untold & torch.tensor([[True], [True], [False]]))
+    with torch.no_grad():
+        pair.shape_reader.weight.zero_()
+        pair.shape_reader.bias.copy_(torch.tensor([0.0, 0.0, 30.0, 0.0]))
+    assert pair.shape_losses(tokens, torch.tensor([2, 1, 2]), untold).tolist() == pytest.approx([0, 30, 0], abs=1e-4)
+
+
 def test_clips_that_keep_a_first_frame_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
