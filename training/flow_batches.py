@@ -120,7 +120,6 @@ class BatchConfig:
     other_rivals: bool = False  # whether half of these rows do so in any other shape, and all others of their batches
     # Of the clips of more than a group whose ends are told to 2.0, those that are told a clip at the head or the tail.
     going_on_share: float = GOING_ON
-    twins: bool = False  # whether rows that are told frames come in twos, with their own words and with misnamed ones
     recognised: bool = False  # whether clips are asked which shape they are told, by frames or by words
 
 
@@ -159,22 +158,12 @@ class Batch:
         edges = [count * number // most * together for number in range(most + 1)]
         return [self._each(lambda rows, edge=edge: rows[slice(*edge)]) for edge in pairwise(edges) if edge[0] < edge[1]]
 
-    def twice(self) -> Batch:
-        """Every row twice."""
+    def in_twos(self) -> Batch:
+        """Every row twice, with words and without."""
         twice = self._each(lambda rows: rows.repeat_interleave(2, 0) if isinstance(rows, Tensor) else [
             row for row in rows for _ in range(2)
         ])  # fmt: skip
-        return replace(twice, decided=True)
-
-    def in_twos(self) -> Batch:
-        """Every row twice, with words and without."""
-        twice = self.twice()
-        return replace(twice, has_text=torch.arange(len(twice.captions)) % 2 == 0)
-
-    @property
-    def alike(self) -> Tensor:
-        """[B, T] bool, rows in twos alone: the frames whose velocity words must not change."""
-        return self.untold if self.frame_mask is not None else self.untold & self.given_kept[:, None]
+        return replace(twice, has_text=torch.arange(len(twice.captions)) % 2 == 0, decided=True)
 
     @property
     def untold(self) -> Tensor:
@@ -207,8 +196,6 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
         frame_mask = draw_decided_mask(rng, bucket.batch, count)
     elif count > 1 and release.given.kind == "input" and rng.random() < config.given_share:
         given = _told(rng, config, release, count)
-        if config.twins:
-            bucket = replace(bucket, batch=bucket.batch // 2)
     elif count > 1 and rng.random() < config.frame_mask_share:
         frame_mask = draw_frame_mask(rng, bucket.batch, count, config.masks_like_given)
     plain = not given and frame_mask is None
@@ -237,8 +224,6 @@ def batch_of(config: BatchConfig, bank: ClipBank, seed: int, step: int) -> Batch
     )
     if config.recognised:
         batch = _asked_for_shapes(batch, scenes)
-    if given and config.twins:
-        batch, scenes = batch.twice(), [scene for scene in scenes for _ in range(2)]
     if given and config.misnamed_share:
         batch = _with_wrong_words(rng, batch, bank, scenes, config)
     return batch.in_twos() if decided else batch
@@ -272,7 +257,7 @@ def _with_wrong_words(
     rng: np.random.Generator, batch: Batch, bank: ClipBank, scenes: list[Scene], config: BatchConfig
 ) -> Batch:
     """Some rows named as ``misnamed_share`` says, and what that names as a rival of theirs if there are to be any."""
-    captions, shapes = _misnamed(rng, batch, scenes, config, bank.code.release)
+    captions, shapes = _misnamed(rng, batch, scenes, config.misnamed_share, bank.code.release)
     batch = replace(batch, captions=captions)
     if not config.named_rivals:
         return batch
@@ -294,13 +279,13 @@ def _rival_shape(rng: np.random.Generator, scene: Scene, named: str) -> str:
 
 
 def _misnamed(
-    rng: np.random.Generator, batch: Batch, scenes: list[Scene], config: BatchConfig, release: Release
+    rng: np.random.Generator, batch: Batch, scenes: list[Scene], share: float, release: Release
 ) -> tuple[list[str], list[str]]:
     """The captions, ``share`` of those whose frames are told with another colour and shape, never held-out ones, and
     the shapes they name."""
     found, shapes = [], []
-    for number, (scene, words, told) in enumerate(zip(scenes, batch.captions, batch.given_kept.tolist(), strict=True)):
-        if told and (number % 2 == 1 if config.twins else rng.random() < config.misnamed_share):
+    for scene, words, told in zip(scenes, batch.captions, batch.given_kept.tolist(), strict=True):
+        if told and rng.random() < share:
             while True:
                 colour, shape, motion = draw_words(rng, (scene.motion,))
                 if colour != scene.colour and shape != scene.shape:

@@ -47,7 +47,7 @@ def losses_of(pair: Pair | MMDiTPair, tokenizer: Tokenizer, batch: Batch) -> Los
         velocity=(counted if batch.frame_mask is None else counted[batch.frame_mask]).sum(),
         mistaken=None if taken is None else taken.sum(),
         clock=None if batch.bucket.frames == 1 else pair.clock_losses(tokens).sum(),
-        worded=worded(got, batch.alike).sum() if batch.decided else None,
+        worded=worded(got, batch.untold).sum() if batch.decided else None,
         unrecognised=None if batch.shapes is None else pair.shape_losses(tokens, batch.shapes, batch.untold).sum(),
     )
 

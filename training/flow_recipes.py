@@ -205,9 +205,18 @@ TINY_20 = FlowConfig(
             ),
             stays=0.25,
         ),
+        # What a picture shows is asked for, and more often has no words beside it.
+        _settled(
+            12000,
+            _told_20(
+                buckets=causal_buckets(pictures=0.06, long=(0.12, 0.06)), given_share=0.75, misnamed_share=0.75,
+                given_rivals=True, named_rivals=True, other_rivals=True, going_on_share=0.5, text_dropout=0.25,
+                recognised=True,
+            ),
+        ),
     ),
 )  # fmt: skip
-"""Phases as 1.3's, without the one in which that trains its text encoder again, and four more."""
+"""Phases as 1.3's, without the one in which that trains its text encoder again, and five more."""
 
 RECIPES: dict[str, FlowConfig] = {
     "2.0": TINY_20,

@@ -30,7 +30,8 @@ OPERATIONS = SimpleNamespace(
 
 
 class Pair(nn.Module):
-    """The two networks that are trained together, and what reads clock and shape off them. Calls leave nothing behind: threads may share one."""
+    """The two networks that are trained together, and what reads clock and shape off their tokens. Calls leave nothing
+    behind: threads may share one."""
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()

@@ -342,9 +342,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 # Nodes that bring pictures, numbers and words in and out, or belong to other models.
 AROUND = {
     "EmptyHunyuanLatentVideo", "EmptyImage", "EmptyLTXVLatentVideo", "EmptyLatentImage", "EmptySD3LatentImage",
-    "ImageAddNoise", "ImageBatch", "ImageFromBatch", "ImageScale", "LatentCut", "LoadImage", "LoadLatent", "LoadVideo", "ManualSigmas",
-    "PreviewAny", "PreviewImage", "PrimitiveInt", "PrimitiveString", "PrimitiveStringMultiline", "SaveLatent",
-    "SaveVideo",
+    "ImageAddNoise", "ImageBatch", "ImageFromBatch", "ImageScale", "LatentCut", "LoadImage", "LoadLatent",
+    "LoadVideo", "ManualSigmas", "PreviewAny", "PreviewImage", "PrimitiveInt", "PrimitiveString",
+    "PrimitiveStringMultiline", "SaveLatent", "SaveVideo",
 }  # fmt: skip
 # Words that name a feature without its node, and where it is proved: a feature above, or a file.
 WORDS = {

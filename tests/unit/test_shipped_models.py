@@ -28,7 +28,7 @@ def metadata(name: str) -> dict[str, str]:
 
 LATER = (
     ("misnamed_share", 0.0), ("named_rivals", False), ("other_rivals", False), ("going_on_share", 0.3), ("muon", 0.0),
-    ("twins", False), ("recognised", False), ("unrecognised", 0.3),
+    ("recognised", False), ("unrecognised", 0.3),
 )  # fmt: skip
 """Settings that came after files were made, with the values that change nothing."""
 
