@@ -51,14 +51,18 @@ def cluster_devices(text: str, own: str, gpus: int) -> tuple[str, ...]:
     """The same where the others are in a cluster with ``gpus`` free GPUs, which have no numbers.
 
     Raises:
-        ValueError: for anything but ``all`` and tries, with the nearest good value.
+        ValueError: for anything but ``all`` and tries, with the nearest good value; ``all`` is for an ``own`` GPU.
     """
     wanted = " ".join(text.lower().split())
+    if wanted == ALL and own == CPU:
+        rule = "is for a ComfyUI that computes on a GPU where address names a cluster, and this one does on the CPU"
+        raise _refused(text, rule, f"{CPU} x 2")
     if wanted == ALL:
         return own, *(GPU for _ in range(gpus))
     if (tries := _TRIES.fullmatch(wanted)) is not None:
         return _tries(text, int(tries[1] or 1), own)
-    raise _refused(text, 'must be "all" where address names a cluster, or for tries "cpu x 2"', ALL)
+    best = f"{CPU} x 2" if own == CPU else ALL
+    raise _refused(text, 'must be "all" where address names a cluster, or for tries "cpu x 2"', best)
 
 
 def written(devices: Sequence[str]) -> str:

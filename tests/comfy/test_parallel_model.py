@@ -20,6 +20,7 @@ if comfyui_root() is None:
 use_comfyui()
 
 import comfy.model_management  # noqa: E402
+import folder_paths  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy.weight_adapter import LoRAAdapter  # noqa: E402
 
@@ -32,6 +33,7 @@ from opensora.opensora_models.native.model import mmdit_model, parallel, paralle
 from opensora.opensora_models.native.model.parallel import in_parallel  # noqa: E402
 from opensora.opensora_models.native.model.parallel_settings import loaded, numbers_of, settings_of  # noqa: E402
 from opensora.opensora_models.native.model.step_cache import CachedRun, with_step_cache  # noqa: E402
+from opensora.opensora_models.native.outputs import OutputFile  # noqa: E402
 from opensora.opensora_models.native.sampling.guidance_over_time import (  # noqa: E402
     GuidanceOverTime,
     with_guidance_over_time,
@@ -43,6 +45,7 @@ from opensora.opensora_models.native.vae import helped as vae_helped  # noqa: E4
 from opensora.opensora_models.native.vae.decoding import decode_images, decoded_groups  # noqa: E402
 from opensora.opensora_models.native.vae.vae import load_vae  # noqa: E402
 from opensora.opensora_models.parallel.memory import Sharing  # noqa: E402
+from opensora.opensora_models.parallel.on_ray import LOCAL  # noqa: E402
 from opensora.opensora_models.parallel.wire import Wire  # noqa: E402
 from opensora.opensora_models.parallel.workers import Workers  # noqa: E402
 from opensora.opensora_models.releases.guidance import Guidance  # noqa: E402
@@ -56,7 +59,7 @@ SAME = 2e-5
 
 @pytest.fixture(scope="module")
 def one_worker() -> Iterator[Workers]:
-    started = parallel.workers_on(["cpu"])
+    started = parallel.workers_on(["cpu", "cpu"])
     yield started
     started.close()
 
@@ -244,6 +247,46 @@ def test_pieces_of_a_decode_go_round(
         groups = torch.cat(list(decoded_groups(both, latents, None, both.tile_plan(256, 256))), dim=1)
     assert torch.equal(groups.flatten(0, 1), alone) and workers.pids == pids
     assert torch.equal(sample(with_workers, empty("1.2")), plain)
+
+
+def test_a_shared_video_is_no_interrupted_call(
+    tiny_models: Path,
+    workers: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Behind the last group the decode ends, and workers stay together."""
+    caplog.set_level("INFO")
+    vae, latents = load_vae(tiny_models / "vae" / "random-vae-v1.2.safetensors"), randn(1, 4, 15, 4, 4)
+    both = in_parallel(load(tiny_models, "1.2"), TWO, vae)[1]
+    with torch.inference_mode():
+        alone = video(vae, latents, tmp_path / "alone", monkeypatch)
+        assert video(both, latents, tmp_path / "together", monkeypatch) == alone
+        crew = workers._crew
+        assert crew is not None and "2 ranks decoded 3 pieces of this clip in turn." in caplog.text
+        assert video(both, latents, tmp_path / "again", monkeypatch) == alone and workers._crew is crew
+
+
+def video(vae: Any, latents: torch.Tensor, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The file that Decode to Video makes."""
+    folder.mkdir()
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(folder))
+    kept = OutputFile(folder, "clip.latent", "")
+    return decoding.decode_to_video(vae, latents, None, 24.0, "mp4 (h264)", 18, "256", kept, None).path.read_bytes()
+
+
+def test_what_gpus_of_a_cluster_do_is_asked_of_all_that_share() -> None:
+    """One rank on the CPU, be it ComfyUI's own, and nothing goes from card to card."""
+    assert not workers_that(["cpu", "gpu", "gpu"])._direct and workers_that(["0", "gpu", "gpu"])._direct
+    assert [workers_that(devices).count for devices in (["0", "gpu"], ["cpu", "cpu", "cpu"])] == [1, 2]
+
+
+def workers_that(devices: list[str]) -> Workers:
+    """Not started."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.distributed, "is_nccl_available", lambda: True)
+        return parallel.workers_on_ray(None, LOCAL, devices)
 
 
 def test_unloading_a_model_ends_its_workers(tiny_models: Path) -> None:

@@ -74,13 +74,23 @@ def test_a_list_without_comfyuis_own_device_is_completed() -> None:
 
 
 def test_gpus_of_a_cluster_have_no_numbers() -> None:
-    assert cluster_devices("All", "0", 3) == ("0", "gpu", "gpu", "gpu") and cluster_devices("all", "cpu", 0) == ("cpu",)
+    assert cluster_devices("All", "0", 3) == ("0", "gpu", "gpu", "gpu") and cluster_devices("all", "1", 0) == ("1",)
     assert cluster_devices("cpu x 3", "cpu", 8) == ("cpu",) * 3
     for own, text in product(("0", "cpu"), TEXTS):
         try:
             cluster_devices(text, own, 2)
         except ValueError as error:
             cluster_devices(str(error).rpartition("nearest good value is ")[2].rstrip("."), own, 2)
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 3])
+def test_gpus_of_a_cluster_help_no_comfyui_on_the_cpu(gpus: int) -> None:
+    """Whose rank 0 the others could not talk to."""
+    rule = "is for a ComfyUI that computes on a GPU where address names a cluster, and this one does on the CPU"
+    with pytest.raises(
+        ValueError, match=f"^The input devices is 'all', but {rule}; the nearest good value is cpu x 2.$"
+    ):
+        cluster_devices("all", "cpu", gpus)
 
 
 def test_every_set_of_gpus_with_ones_own_is_taken() -> None:

@@ -141,7 +141,7 @@ def in_parallel(
     for place in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREPARE_SAMPLING):
         patched.remove_wrappers_with_key(place, KEY)
     patched.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
-    run = ParallelRun(workers_on(devices[1:]) if ray is None else workers_on_ray(ray, address, devices[1:]))
+    run = ParallelRun(workers_on(devices) if ray is None else workers_on_ray(ray, address, devices))
     patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, run)
     patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, run.making_room)
     patched.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, run.end_with_model)
@@ -162,11 +162,11 @@ def check_devices(text: str, address: str) -> None:
 
 
 def workers_on(devices: Sequence[str]) -> Workers:
-    """A worker on each device, to be started when the first run begins."""
+    """A worker on each device but the first, which is ComfyUI's own; to be started when the first run begins."""
     environments = [{**_paths(), **_visible(device)} for device in devices]
     return Workers(
-        lambda rank: started(_command(), environments[rank - 1]),
-        len(devices),
+        lambda rank: started(_command(), environments[rank]),
+        len(devices) - 1,
         meanwhile=comfy.model_management.throw_exception_if_processing_interrupted,
         direct=_direct(devices),
         weighed=CPU not in devices,
@@ -178,8 +178,8 @@ def workers_on_ray(ray: Any, address: str, devices: Sequence[str]) -> Workers:
     host = own_address(ray, address)
     there = host if host == LOOPBACK else ""
     return Workers(
-        lambda rank: RayProcess(ray, _command(), _paths(), int(devices[rank - 1] == GPU), there),
-        len(devices),
+        lambda rank: RayProcess(ray, _command(), _paths(), int(devices[rank] == GPU), there),
+        len(devices) - 1,
         meanwhile=comfy.model_management.throw_exception_if_processing_interrupted,
         direct=_direct(devices),
         host=host,

@@ -278,8 +278,8 @@ def _complete(
                 for number, images in enumerate(stream, missing[0]):
                     writer.start(partial(write, number, images))
                     missing.remove(number)
-                    if number + 1 not in missing:
-                        break
+                    if number + 1 < groups and number + 1 not in missing:
+                        break  # behind the last group it ends by itself: workers would take a break for an interrupt
         try:
             return video.join_new(groups, choose, metadata)
         except PartsMissing:
