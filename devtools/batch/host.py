@@ -64,8 +64,12 @@ class Host:
         root = Path(settings["comfyui"])
         base = Path(settings["base"] or root)
         self._server = LeashedServer(Path(settings["python"]), root, base, settings["arguments"])
-        self._server.start()
-        self._worker = ServerWorker(self._server.url, settings["row_seconds"], patience=0.0)
+        try:
+            self._server.start()
+            self._worker = ServerWorker(self._server.url, settings["row_seconds"], patience=0.0)
+        except BaseException:  # Ray ends an actor that could not begin, without a word to it
+            self._server.remove()
+            raise
 
     def ready(self) -> str:
         """Where it runs; answered once ComfyUI is up."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from opensora.devtools.batch import leash, outputs
+from opensora.devtools.batch import host, leash, outputs
 from opensora.devtools.batch.inputs import find_targets, plan_rows, read_workflow
 from opensora.devtools.batch.ledger import FOLDER, Entry, Ledger, Output
 from opensora.devtools.batch.naming import DEFAULT, LAYOUTS, name_rows, template_of
@@ -360,6 +360,18 @@ def test_taking_a_row_costs_the_same_for_many_groups() -> None:
 
 
 # ---- engines ----
+
+
+def test_a_comfyui_that_ends_while_it_starts_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray knows no actor then that could be told to close."""
+    (tmp_path / "ComfyUI").mkdir()
+    (tmp_path / "ComfyUI" / "main.py").write_text("raise SystemExit('no model here')", encoding="utf-8")
+    monkeypatch.setattr(host.tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    settings = {"python": sys.executable, "comfyui": str(tmp_path / "ComfyUI"), "base": "", "arguments": []}
+    with pytest.raises(Problem, match="(?s)while starting.*no model here"):
+        host.Host({**settings, "row_seconds": 1.0})
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_leash_gives_the_programs_exit_status_and_says_nothing(tmp_path: Path) -> None:
