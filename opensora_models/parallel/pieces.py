@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from ..vae.tiling import Compute, Layout, Piece
-from .ranks import Ranks
+from .ranks import SLOWER, Ranks
 
 WRITING = 3600.0
 """Seconds rank 0 may need between two rounds, since it writes a file meanwhile; where it ends, its pipe says so."""
@@ -41,9 +42,11 @@ class SharedDecoding:
             if piece.number in rounds:
                 others = rounds[piece.number]
                 own = self._checked(layout, piece, compute(piece))
-                shapes = [self._shape(layout, each) for each in others]
+                shapes: list[tuple[int, ...]] = [self._shape(layout, each) for each in others]
                 shapes += [(0,)] * (self.ranks.size - len(others))
-                found = self.ranks.exchange([own, *self._nothing(own)], shapes)
+                most = max(map(prod, shapes)) / prod(shapes[0])  # a narrow tile is done long before a whole one
+                with self.ranks.patient(slower=SLOWER * most):
+                    found = self.ranks.exchange([own, *self._nothing(own)], shapes)
                 arrived.update({each.number: part for each, part in zip(others, found, strict=False)})
             return arrived.pop(piece.number)
 

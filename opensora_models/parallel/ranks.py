@@ -58,7 +58,7 @@ class Ranks:
     """The members of a group as seen by one of them: number ``rank`` of ``size``.
 
     ``sent`` counts the bytes this rank sent to others, ``exchanges`` the calls. ``group`` is a ``ProcessGroup`` or
-    None for a single rank. Whoever does not answer for ``patience`` seconds, or :data:`SLOWER` times as long as this
+    None for a single rank. Whoever does not answer for ``patience`` seconds, or ``slower`` times as long as this
     rank has worked since the last exchange of any group, is lost.
     """
 
@@ -68,6 +68,7 @@ class Ranks:
     sent: int = 0
     exchanges: int = 0
     patience: float = PATIENCE
+    slower: float = SLOWER
     clock: Clock = field(default_factory=lambda: Clock())
     place: torch.device = torch.device("cpu")
     """Where tensors have to be to travel."""
@@ -100,34 +101,46 @@ class Ranks:
             raise RankLost(f"Rank {self.rank} of {self.size} was sent other numbers than the ones that left.")
 
     @contextmanager
-    def patient(self, seconds: float) -> Iterator[None]:
-        """The others are waited for so long in exchanges inside."""
-        self.patience, before = seconds, self.patience
+    def patient(self, seconds: float | None = None, slower: float = SLOWER) -> Iterator[None]:
+        """The others are waited for so long in exchanges inside, ``seconds`` being as ever where none are given."""
+        before = self.patience, self.slower
+        self.patience, self.slower = self.patience if seconds is None else seconds, slower
         try:
             yield
         finally:
-            self.patience = before
+            self.patience, self.slower = before
 
     def leave(self) -> None:
-        """Close the connections, so that nobody waits for this rank."""
-        if isinstance(self.group, _Nccl):
-            self.group.abort()
-        self.group = None  # the last reference; a gloo group closes nothing when told to abort
+        """Close the connections, so that nobody waits for this rank, and it for nobody; from any thread."""
+        group, self.group = self.group, None
+        if isinstance(group, _Nccl):
+            group.abort()
+        del group  # the last reference; a gloo group closes nothing when told to abort
 
     def _all_to_all(self, received: Tensor, sending: Tensor, to_me: list[int], from_me: list[int]) -> None:
         width = sending.element_size()  # as bytes, so that every dtype travels
         counts = [[count * width for count in each] for each in (to_me, from_me)]
         from torch.distributed import AllToAllOptions
 
-        if self.group is None:
+        settle(self.place)  # before the clock is read: a GPU that is behind has not worked yet
+        group = self.group  # another thread may take it away
+        if group is None:
             raise RankLost(f"Rank {self.rank} of {self.size} has left the others.")
         options = AllToAllOptions()
-        options.timeout = timedelta(seconds=self.patience + SLOWER * self.clock.since())
+        options.timeout = timedelta(seconds=self.patience + self.slower * self.clock.since())
         try:
-            self.group.alltoall_base(received.view(torch.uint8), sending.view(torch.uint8), *counts, options).wait()
+            group.alltoall_base(received.view(torch.uint8), sending.view(torch.uint8), *counts, options).wait()
         except RuntimeError as error:
             raise RankLost(f"Rank {self.rank} of {self.size} lost another rank while exchanging tokens.") from error
+        finally:
+            del group  # an error that is looked at keeps what this frame holds, and then nothing would be closed
         self.clock.restart()
+
+
+def settle(place: torch.device) -> None:
+    """Wait until a GPU has done what it was given, which this process only hands over."""
+    if place.type == "cuda":
+        torch.cuda.current_stream(place).synchronize()
 
 
 def _pieces(flat: Tensor, counts: Sequence[int], shapes: Sequence[Shape], rank: int) -> list[tuple[Tensor, Shape]]:

@@ -68,8 +68,8 @@ class Crew:
         return Team(plan, self.everybody, self._peers[plan], plan.spans(batch, self.everybody.size))
 
     def leave(self) -> None:
-        """Close all connections."""
-        for ranks in (self.everybody, *self._peers.values()):
+        """Close all connections; from any thread."""
+        for ranks in (self.everybody, *list(self._peers.values())):
             ranks.leave()
 
     @property

@@ -26,6 +26,9 @@ from .wire import Wire
 BEAT = 0.5
 """Seconds between two signs of life."""
 
+LEAVE = "leave"
+"""The order that is followed at once and has no answer: rank 0 has left the call."""
+
 JOINING = 8.0
 """Seconds that ranks which are all ready wait for one another to join a group."""
 
@@ -81,9 +84,9 @@ def joined(
 def serve(wire: Wire, load: Callable[[Mapping[str, Any]], Task]) -> None:
     """Follow orders until told to end; ``load`` makes a task of the settings of a "load" order."""
     orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(wire, orders), daemon=True).start()
-    threading.Thread(target=_beat, args=(wire,), daemon=True).start()
     worker = _Worker(wire, load)
+    threading.Thread(target=_listen, args=(wire, orders, worker), daemon=True).start()
+    threading.Thread(target=_beat, args=(wire,), daemon=True).start()
     while True:
         word, content = orders.get()
         if word == "end":
@@ -99,9 +102,12 @@ def serve_pipes(load: Callable[[Mapping[str, Any]], Task]) -> None:
     serve(Wire(reader, writer), load)
 
 
-def _listen(wire: Wire, orders: queue.SimpleQueue[Message]) -> None:
+def _listen(wire: Wire, orders: queue.SimpleQueue[Message], worker: _Worker) -> None:
     while (order := wire.receive()) is not None:
-        orders.put(order)
+        if order[0] == LEAVE:
+            worker.wake()
+        else:
+            orders.put(order)
     os._exit(0)  # the main thread may be waiting for somebody who is gone, too
 
 
@@ -133,6 +139,15 @@ class _Worker:
             self._failed("error", error)
         else:
             self._wire.send("done", order=word)
+
+    def wake(self) -> None:
+        """End the exchange in which the main thread may be waiting, as rank 0 has left.
+
+        Gloo's ends by itself, as connections close; NCCL's goes on for as long as this rank is patient. The thread
+        that wakes it is one of its own, since the one that listens must see when the pipe is closed.
+        """
+        if (crew := self._crew) is not None:
+            threading.Thread(target=crew.leave, daemon=True).start()
 
     def _failed(self, kind: str, error: Exception) -> None:
         self._leave()

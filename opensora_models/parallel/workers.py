@@ -27,7 +27,7 @@ from .ranks import LOOPBACK, PATIENCE, RankLost
 from .stack import Crew, Hook, Run
 from .traffic import Link, link_between
 from .wire import Wire, message
-from .worker import BEAT, joined, store_at
+from .worker import BEAT, LEAVE, joined, store_at
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -72,6 +72,10 @@ def with_workers(workers: Workers, inputs: Mapping[str, Any], fingerprint: str, 
     return hook
 
 
+COLLECTING = {"load": LOADING, "call": STARTING}
+"""How long a worker's late answer is waited for, where it was told to do more than to come to the end of a block."""
+
+
 class WorkersFailed(RuntimeError):
     """A call that workers could not finish; the sentence says which and why."""
 
@@ -87,6 +91,7 @@ class _Process:
 
     def __init__(self, process: Any, rank: int) -> None:
         self.rank, self.began, self.busy = rank, time.monotonic(), ""
+        self.loading = MODEL, ""  # the slot of the last "load", and the name of what was to be loaded
         self.process, self.host = process, getattr(process, "host", LOOPBACK)
         self.wire = Wire(self.process.stdout, self.process.stdin)
         self.answers: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
@@ -128,24 +133,33 @@ class _Process:
         ``meanwhile`` is called several times a second and may raise.
         """
         until = time.monotonic() + seconds
-        while True:
-            try:
-                said, content = self.answers.get(timeout=BEAT / 5)
-                self.busy = self.busy if said == "begun" else ""
-                return said, content
-            except queue.Empty:
-                meanwhile()
-                trouble = self.trouble(silence)
-                if trouble is None and time.monotonic() > until:
-                    trouble = f"Worker {self.rank} did not answer within {seconds:.0f} s and was ended."
-                if trouble is not None and self.answers.empty():
-                    self.kill()
-                    raise WorkersFailed(trouble) from None
+        while (answer := self.look(until, seconds, silence)) is None:
+            meanwhile()
+        return answer
+
+    def look(self, until: float, seconds: float, silence: float) -> tuple[str, dict[str, Any]] | None:
+        """As :meth:`answer`, a moment of it: None where nothing is there yet."""
+        try:
+            said, content = self.answers.get(timeout=BEAT / 5)
+        except queue.Empty:
+            trouble = self.trouble(silence)
+            if trouble is None and time.monotonic() > until:
+                trouble = f"Worker {self.rank} did not answer within {seconds:.0f} s and was ended."
+            if trouble is None or not self.answers.empty():
+                return None
+            self.kill()
+            raise WorkersFailed(trouble) from None
+        self.busy = "begun" if said == "begun" else ""
+        return said, content
 
     def ask(self, word: str, **content: Any) -> None:
         """Give an order. Raises ValueError for what cannot travel."""
         self._orders.put(message(word, **content))
         self.busy = "" if word == "end" else word
+
+    def leave(self) -> None:
+        """Tell it that the call or the meeting is left; what it is busy with still has its answer."""
+        self._orders.put(message(LEAVE))
 
     def kill(self) -> None:
         """End it, whatever it does."""
@@ -192,6 +206,15 @@ def _end(processes: dict[int, _Process]) -> None:
             process.process.wait(timeout=ANSWERING)
         process.kill()
     processes.clear()
+
+
+def _own(told: Mapping[int, Mapping[str, Any]]) -> str | None:
+    """The sentence of the first that failed by itself, and not because others had left."""
+    for rank, content in told.items():
+        if content.get("kind") != "lost":
+            short = "has too little memory for its part" if content["kind"] == "memory" else "failed"
+            return f"Worker {rank} {short}: {content['sentence']}"
+    return None
 
 
 class Workers:
@@ -255,6 +278,7 @@ class Workers:
             if self._loaded.get((rank, slot)) != name:
                 self._loaded.pop((rank, slot), None)
                 process.ask("load", slot=slot, settings=dict(settings))
+                process.loading = slot, name
         for rank, process in self._processes.items():
             if (rank, slot) not in self._loaded:
                 self._expect(process, "done", LEAVING)
@@ -301,8 +325,10 @@ class Workers:
             self._folder = None
 
     def _leave(self) -> None:
-        """Close the connections to the workers' groups, which ends what they are computing."""
+        """Close the connections to the workers' groups, and have them do so, which ends what they are computing."""
         if self._crew is not None:
+            for process in self._processes.values():
+                process.leave()
             self._crew.leave()
         self._crew = None
 
@@ -332,10 +358,13 @@ class Workers:
             process.ask("join", rank=rank, host=process.host, link=link and asdict(link), **told)
         try:
             self._crew = _joined(store, self._host, size, self._patience, direct, link)
+            for process in self._processes.values():
+                self._expect(process, "done", LEAVING)
         except RankLost as error:
             raise WorkersFailed(self._reason(otherwise=str(error), seconds=LEAVING)) from None
-        for process in self._processes.values():
-            self._expect(process, "done", LEAVING)
+        except BaseException:  # an interrupt, too: that all have joined is not known
+            self._leave()
+            raise
 
     def _meeting(self, size: int) -> tuple[Any, dict[str, Any]]:
         """A new store and where workers find it: a file, or a port that other machines reach.
@@ -365,36 +394,38 @@ class Workers:
     def _reason(
         self, told: dict[int, dict[str, Any]] | None = None, otherwise: str = LOST, seconds: float = ANSWERING
     ) -> str:
-        """Why a call failed: what workers say themselves, or that they are gone.
+        """Why a call failed: what workers say themselves, else that they are gone.
 
-        Ends those that do not answer within ``seconds``; who meets gets more, since it may be the first thing it does.
+        All are asked at once, and only until one knows why: the others may still be loading, or computing a block.
+        Ends those that are gone, and where nobody knows why, those that do not answer within ``seconds``; who meets
+        gets more, since it may be the first thing it does.
         """
         told = dict(told or {})
-        gone = []
-        for rank, process in self._processes.items():
-            try:
-                while process.busy and rank not in told:
-                    said, content = process.answer(seconds, max(SILENCE, seconds))
-                    if said == "failed":
-                        told[rank] = content
-            except WorkersFailed as error:
-                gone.append(str(error))
-        own = [(rank, content) for rank, content in told.items() if content.get("kind") != "lost"]
-        if gone:
-            return " ".join(gone)
-        if not own:
-            return otherwise
-        rank, content = own[0]
-        short = "has too little memory for its part" if content["kind"] == "memory" else "failed"
-        return f"Worker {rank} {short}: {content['sentence']}"
+        gone: list[str] = []
+        until = time.monotonic() + seconds
+        asked = list(self._processes.values())
+        while not gone and _own(told) is None and (asked := [each for each in asked if each.busy]):
+            for process in asked:
+                try:
+                    said, content = process.look(until, seconds, max(SILENCE, seconds)) or ("", {})
+                except WorkersFailed as error:
+                    gone.append(str(error))
+                    continue
+                if said == "failed":
+                    told[process.rank] = content
+        if (own := _own(told)) is not None:
+            return own
+        return " ".join(gone) or otherwise
 
     def _clear_away(self) -> None:
         """Take note of late answers of a call that was left, and of workers that are gone."""
-        for process in self._processes.values():
+        for rank, process in self._processes.items():
             try:
-                while process.busy:
-                    seconds = LOADING if process.busy == "load" else LEAVING
-                    process.answer(seconds, LEAVING, self._meanwhile)
+                while order := process.busy:
+                    said, _ = process.answer(COLLECTING.get(order, LEAVING), LEAVING, self._meanwhile)
+                    if order == "load" and said == "done":
+                        slot, name = process.loading
+                        self._loaded[rank, slot] = name
             except WorkersFailed:
                 continue
         for rank in [rank for rank, process in self._processes.items() if process.trouble(LEAVING)]:

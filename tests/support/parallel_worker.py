@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,10 +18,11 @@ from torch import Tensor
 from . import parallel_cases as cases
 
 STDiT3, STACK_HOOK = cases.STDiT3, cases.STACK_HOOK
-from opensora.opensora_models.parallel.pieces import SharedDecoding  # noqa: E402
+from opensora.opensora_models.parallel.pieces import WRITING, SharedDecoding  # noqa: E402
+from opensora.opensora_models.parallel.ranks import _Nccl  # noqa: E402
 from opensora.opensora_models.parallel.stack import Crew, Hook, shared_stdit3  # noqa: E402
 from opensora.opensora_models.parallel.worker import serve_pipes  # noqa: E402
-from opensora.opensora_models.parallel.workers import started  # noqa: E402
+from opensora.opensora_models.parallel.workers import ANSWERING, started  # noqa: E402
 
 from .vaes import tiny12  # noqa: E402
 
@@ -56,14 +58,43 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "stuck": lambda: time.sleep(60),
     "slow": lambda: time.sleep(1.5),
+    "busy": lambda: time.sleep(2.5 * ANSWERING),
+    "": lambda: None,
 }
 
 
-class TinyTask:
-    """A tiny 1.2 whose weights are multiplied by ``settings["strength"]``, as a patch would do it."""
+class Deaf:
+    """A group of GPUs whose exchanges end when they are told to, and not because others have left."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
+        self.aborted = threading.Event()
+
+    def _set_default_timeout(self, seconds: Any) -> None:
+        """As long as it likes."""
+
+    def alltoall_base(self, *args: Any) -> Deaf:
+        """What is waited for."""
+        return self
+
+    def wait(self) -> None:
+        """Without an end."""
+        self.aborted.wait()
+        raise RuntimeError("aborted")
+
+    def abort(self) -> None:
+        """End what is under way."""
+        self.aborted.set()
+
+
+class TinyTask:
+    """A tiny 1.2 whose weights are multiplied by ``settings["strength"]``, as a patch would do it.
+
+    ``settings["faults"]`` happen while it is loaded: by the ``rank`` that loads it, as a text.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], rank: int = 0) -> None:
         assert isinstance(CASE.config, cases.STDiT3Config)
+        FAULTS[settings.get("faults", {}).get(str(rank), "")]()
         self.config = CASE.config
         self.network = cases.filled(STDiT3(self.config, **{**cases.EXACT, "attention": self.attention}))
         with torch.no_grad():
@@ -81,7 +112,8 @@ class TinyTask:
         return cases.query_by_query(*args, **options)
 
     def ready(self, crew: Crew, inputs: Mapping[str, Any]) -> None:
-        """It always is."""
+        """It is, but for the faults of ``unready``: by the rank, as a text."""
+        FAULTS[inputs.get("unready", {}).get(str(crew.everybody.rank), "")]()
 
     def hook(self, crew: Crew) -> Hook:
         """Around the blocks, the same on every rank."""
@@ -90,15 +122,27 @@ class TinyTask:
 
     def compute(self, crew: Crew | None, inputs: Mapping[str, Any]) -> Tensor:
         """One call; ``fault`` and ``who`` say what happens to which rank. Without a crew it is computed alone."""
+        if "deaf" in inputs and crew is not None:
+            self.wait_deaf(crew, inputs["deaf"])
         if "latents" in inputs:
             return self.decode(crew, inputs["latents"])
         inputs = dict(inputs)
         fault, who = inputs.pop("fault", ""), inputs.pop("who", 0)
+        inputs.pop("unready", None)
         rank = crew.everybody.rank if crew else 0
         self.fault, self.calls = fault if rank == who else "", 0
         options = {} if crew is None else {STACK_HOOK: self.hook(crew)}
         with torch.no_grad():
             return self.network(**inputs, transformer_options=options)
+
+    def wait_deaf(self, crew: Crew, mark: str) -> None:
+        """Wait for rank 0 as a helper of a decode does, from card to card; a file tells when."""
+        ranks = crew.everybody
+        ranks.group, kept = _Nccl(Deaf()), ranks.group  # which stays connected
+        with ranks.patient(WRITING):
+            Path(mark).touch()
+            ranks.exchange([torch.empty(0)] * ranks.size, [(0,)] * ranks.size)
+        del kept
 
     def decode(
         self, crew: Crew | None, latents: Tensor, between: Callable[[int, int], None] = lambda done, of: None
@@ -118,7 +162,7 @@ class TinyTask:
 def program(rank: int) -> list[str]:
     """What a process runs that is to be a worker: :func:`main`."""
     tests = str(Path(__file__).resolve().parents[1])
-    code = f"import sys; sys.path.insert(0, {tests!r}); from support.parallel_worker import main; main()"
+    code = f"import sys; sys.path.insert(0, {tests!r}); from support.parallel_worker import main; main({rank})"
     return [sys.executable, "-c", code]
 
 
@@ -127,7 +171,7 @@ def start(rank: int) -> subprocess.Popen[bytes]:
     return started(program(rank))
 
 
-def main() -> None:
+def main(rank: int) -> None:
     """Be a worker."""
     torch.set_num_threads(1)
-    serve_pipes(TinyTask)
+    serve_pipes(lambda settings: TinyTask(settings, rank))

@@ -36,7 +36,7 @@ from opensora.opensora_models.parallel.workers import (
 )
 from opensora.opensora_models.transformer.stack import STACK_HOOK
 from support.parallel_cases import stdit3_inputs
-from support.parallel_worker import CASE, Interrupted, TinyTask, start
+from support.parallel_worker import CASE, Interrupted, TinyTask, interrupted, start
 from support.processes import gone, python
 
 pytestmark = [
@@ -113,10 +113,86 @@ def test_who_lets_go_of_an_earlier_meeting_late_finds_its_folder(
     assert workers._meetings > meetings and meeting_place(workers) == folder and folder.is_dir()
 
 
+def test_a_meeting_that_is_interrupted_leaves_no_crew(
+    workers: Workers, tasks: dict[float, TinyTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 has joined, and whether the others have is not known yet."""
+    works(workers, tasks[1.0])
+    workers._leave()
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(_Process, "answer", lambda *args: interrupted())
+        workers.prepare(SETTINGS, "1.0")
+    assert workers._crew is None
+    works(workers, tasks[1.0])
+
+
+def test_who_waits_from_card_to_card_is_woken_by_an_interrupt_of_rank_0(
+    workers: Workers, tasks: dict[float, TinyTask], tmp_path: Path
+) -> None:
+    """NCCL does not notice that rank 0 has left, and a helper of a decode is patient for an hour."""
+    works(workers, tasks[1.0])
+    pids, mark = workers.pids, tmp_path / "waits"
+    inputs = {**stdit3_inputs(CASE), "deaf": str(mark)}
+    with pytest.raises(Interrupted), workers.call(inputs, tasks[1.0].fingerprint):
+        while not mark.exists():
+            time.sleep(0.01)
+        raise Interrupted
+    works(workers, tasks[1.0])
+    assert workers.pids == pids
+
+
+FULL = r"Worker 1 has too little memory for its part: OutOfMemoryError: Tried to allocate 2.00 GiB."
+
+
+def test_who_says_why_is_quoted_and_who_still_loads_is_left_alone(
+    workers: Workers, tasks: dict[float, TinyTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works(workers, tasks[1.0])
+    pids, faults, asked = workers.pids, {"1": "memory", "2": "busy"}, []
+    with pytest.raises(WorkersFailed, match=f"^{FULL}$"):
+        workers.prepare({**SETTINGS, "faults": faults}, "another")
+    assert workers.pids == pids
+    ask = _Process.ask
+
+    def noted(process: _Process, word: str, **content: Any) -> None:
+        asked.append((word, process.rank))
+        ask(process, word, **content)
+
+    monkeypatch.setattr(_Process, "ask", noted)
+    workers.prepare(SETTINGS, "another")
+    assert [rank for word, rank in asked if word == "load"] == [1], "what was loaded meanwhile is there"
+    works(workers, tasks[1.0])
+    assert workers.pids == pids
+
+
+def test_who_says_why_is_quoted_and_who_still_makes_ready_is_left_alone(
+    workers: Workers, tasks: dict[float, TinyTask]
+) -> None:
+    works(workers, tasks[1.0])
+    pids = workers.pids
+    with pytest.raises(WorkersFailed, match=f"^{FULL}$"):
+        together(workers, tasks[1.0], unready={"1": "memory", "2": "busy"})
+    works(workers, tasks[1.0])
+    assert workers.pids == pids
+
+
+def test_who_knows_why_is_heard_while_another_computes() -> None:
+    silent = [sys.executable, "-c", "import time; time.sleep(60)"]
+    workers = Workers(lambda rank: started(silent), 2)
+    one, two = (_Process(started(silent), rank) for rank in (1, 2))
+    workers._processes.update({1: one, 2: two})
+    one.busy = two.busy = "call"
+    threading.Timer(0.5, two.answers.put, [("failed", {"kind": "error", "sentence": "ValueError: No."})]).start()
+    assert workers._reason() == "Worker 2 failed: ValueError: No." and one.process.poll() is None
+    for each in (one, two):
+        each.kill()
+    workers.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "who", "sentence"),
     [
-        ("memory", 1, r"Worker 1 has too little memory for its part: OutOfMemoryError: Tried to allocate 2.00 GiB."),
+        ("memory", 1, FULL),
         ("error", 2, r"Worker 2 failed: ValueError: This block does not like you."),
         ("kill", 1, r"Worker 1 was ended by signal 9."),
         ("stop", 2, r"Worker 2 has given no sign of life for \d+ s and was ended."),
