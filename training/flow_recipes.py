@@ -48,6 +48,11 @@ _settled = partial(Phase, trains_text=False, rate_share=0.5)
 _telling_apart = partial(
     BatchConfig, motions=TURNING_OR_STILL, rivals=True, scenes=EVERYWHERE_TURNING, bank_scenes=FROM_MIDDLE_TURNING
 )
+# Everything, and which shape it is.
+_asking = partial(
+    _telling_apart, given_share=0.3, frame_mask_share=0.05, noisy_shift=1.5, rest=True, given_rivals=True,
+    recognised=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class FlowConfig:
             rate_share=0.4,
             stays=0.25,
         ),
+        _settled(7000, _asking(buckets=buckets("1.3", pictures=0.2))),
+        _settled(3500, _asking(buckets=buckets("1.3", pictures=0.15)), rate_share=0.4),
     )  # fmt: skip
     # Attention over time knows only distances between frames, so a network sees which frame is the first from the edges
     # of a clip alone. Large models find that out by themselves; this one is taught by a second loss of this weight.
