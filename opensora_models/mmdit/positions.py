@@ -51,7 +51,7 @@ def rotary(ids: Tensor, config: MMDiTConfig) -> AnyRotary:
     parts = []
     for axis, width in enumerate(config.axes_dim):
         exponents = torch.arange(0, width, 2, dtype=precision, device=device) / max(1, width)
-        parts.append(ids[..., axis, None].to(device, precision) * config.theta**-exponents)
+        parts.append(ids[..., axis, None].to(device).to(precision) * config.theta**-exponents)
     angles = torch.cat(parts, dim=-1)[..., None, :]
     tables = (table.float().to(ids.device) for table in (angles.cos(), angles.sin()))
     return (Rotary if interleaved else HalfSplitRotary)(*tables)

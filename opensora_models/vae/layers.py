@@ -75,25 +75,11 @@ def convolution3d(base: type[nn.Module]) -> type[nn.Module]:
 
     class Convolution3d(base):  # type: ignore[misc, valid-type]
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, **more: Any) -> Tensor:
-            if _takes_onednn(x):
-                return convolve3d(x, weight, bias, self.stride, self.padding, self.groups)
+            if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+                return torch.mkldnn_convolution(x, weight, bias, self.padding, self.stride, (1, 1, 1), self.groups)
             return super()._conv_forward(x, weight, bias, *rest, **more)
 
     return Convolution3d
-
-
-def _takes_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-
-
-def convolve3d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...] = (1, 1, 1),
-    padding: tuple[int, ...] = (0, 0, 0), groups: int = 1,
-) -> Tensor:  # fmt: skip
-    """3-D convolution, always by the fast kernel."""
-    if _takes_onednn(x):
-        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), groups)
-    return F.conv3d(x, weight, bias, stride, padding, 1, groups)
 
 
 def window(read: Read, height: int, first: int, last: int) -> tuple[Tensor, int, int]:
@@ -192,13 +178,14 @@ def doubling_strip(
 def doubling_convolution(base: type[nn.Module], axes: tuple[Doubling, ...]) -> type[nn.Module]:
     """A convolution class that computes ``base(nearest_upsample(x, 2))`` on the small grid.
 
-    ``axes``: how each axis is doubled, which also says what margin the input must have.
+    ``axes``: how each axis is doubled, which also says what margin the input must have. The parts are convolved by
+    ``base`` as well, which may know of kernels to go round; its stride and padding are those of a plain convolution.
     """
+    plain: Any = convolution3d(base) if len(axes) == 3 else base
 
-    class DoublingConvolution(base):  # type: ignore[misc, valid-type]
+    class DoublingConvolution(plain):  # type: ignore[misc]
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
-            convolve = convolve3d if x.ndim == 5 else F.conv2d
-            return doubled_convolution(x, weight, bias, axes, convolve, memory_format(x))
+            return doubled_convolution(x, weight, bias, axes, super()._conv_forward, memory_format(x))
 
     return DoublingConvolution
 

@@ -21,8 +21,10 @@ Moments = tuple[Tensor, Tensor]
 # A strip must be at least as high as the rows its neighbours look back at when a layer is overwritten in place:
 # two convolutions and one up-sampling.
 MIN_ROWS = 4
-# Bytes of a float32 copy that a strip of half precision is measured from.
+# Bytes of a float32 copy that a strip is measured from where its type or layout is not the kernel's.
 COPY_BYTES = 16 * 2**20
+NO_FLOAT64 = frozenset({"mps"})
+"""Kinds of devices that have no float64; what few numbers need it are merged on the CPU there."""
 
 
 class Rows:
@@ -203,6 +205,11 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last_3d if tensor.ndim == 5 else torch.channels_last
 
 
+def kernel_layout(tensor: Tensor) -> torch.memory_format:
+    """The layout the group-norm kernel takes ``tensor`` in: off the CPU it refuses any but the plain one."""
+    return memory_format(tensor) if tensor.device.type == "cpu" else torch.contiguous_format
+
+
 def moments_of(tensor: Tensor, groups: int) -> Moments:
     """Statistics of a whole stored tensor."""
     measured = _Moments(groups)
@@ -215,13 +222,16 @@ class _Moments:
 
     def __init__(self, groups: int) -> None:
         self.groups = groups
+        self.device: torch.device | None = None
         self.counts: list[int] = []
         self.parts: list[Moments] = []
 
     def add(self, strip: Tensor) -> None:
-        """Measure a strip; of half precision a few frames at a time, so that their float32 copy stays small."""
+        """Measure a strip; where the kernel needs a copy a few frames at a time, so that the copy stays small."""
+        self.device = strip.device
         frames = strip.shape[2] if strip.ndim == 5 else 1
-        if strip.dtype != torch.float32 and frames > 1:
+        copied = strip.dtype != torch.float32 or kernel_layout(strip) != memory_format(strip)
+        if copied and frames > 1:
             at_once = max(1, COPY_BYTES * frames // (strip.numel() * torch.float32.itemsize))
             parts = strip.split(at_once, dim=2)
         else:
@@ -236,7 +246,7 @@ class _Moments:
         shares = shares[:, None, None]
         mean = (means * shares).sum(0)
         variance = ((variances + (means - mean).square()) * shares).sum(0)
-        return mean.float(), variance.float()
+        return mean.float().to(self.device), variance.float().to(self.device)
 
 
 def _moments(strip: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -245,6 +255,10 @@ def _moments(strip: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     positions = strip[0, 0].numel()
     # The tiny epsilon only keeps the reciprocal of a constant group finite; it is taken off again below.
     epsilon = 1e-12
-    values = strip.float().contiguous(memory_format=memory_format(strip))
+    layout = kernel_layout(strip)
+    # Type and layout in one copy; the second call is for slices, which are in no layout.
+    values = strip.to(torch.float32, memory_format=layout).contiguous(memory_format=layout)
     _, mean, inverse = torch.native_group_norm(values, None, None, samples, channels, positions, groups, epsilon)
+    if strip.device.type in NO_FLOAT64:
+        mean, inverse = mean.cpu(), inverse.cpu()
     return mean.double(), (inverse.double().pow(-2) - epsilon).clamp_min_(0.0)
