@@ -33,13 +33,15 @@ PATCHER_NOTES = frozenset({
     *("load_device", "offload_device", "weight_inplace_update", "is_multigpu_base_clone", "non_dynamic_delegate_model"),
     *("backup", "backup_buffers", "object_patches_backup", "hook_backup", "hook_patches_backup"),
     *("is_injected", "skip_injection", "current_hooks", "cached_hook_patches", "hook_mode"),
+    *("_last_prepare_log_key", "_last_free_log_time", "_free_methods"),  # what was logged of streamed weights
 })  # fmt: skip
 """Attributes of a patcher that tell where and how a model is kept. ``model`` is looked at by itself."""
 
 MODULE_NOTES = re.compile(
-    r"(prev_)?comfy_\w+|\w+_comfy_model_dtype|(weight|bias|\w+_lowvram)_function|seed_key|_v\w*|_pin\w*|_prefetch\w*"
-    r"|device|current_patcher|current_weight_patches_uuid|dynamic_\w+|lowvram_patch_counter|opensora_weights"
-    r"|model_(loaded_weight_memory|lowvram|offload_buffer_memory)|memory_usage_\w+|plan|true_length|_said|apart"
+    r"(prev_)?comfy_\w+|\w+_comfy_model_dtype|(weight|bias|\w+_lowvram)_function|seed_key|_v\w*|_prefetch\w*"
+    r"|_pin\w*|pin_failed|device|current_patcher|current_weight_patches_uuid|dynamic_\w+|lowvram_patch_counter"
+    r"|opensora_weights|model_(loaded_weight_memory|lowvram|offload_buffer_memory)|memory_usage_\w+|plan"
+    r"|true_length|_said|apart"
 )
 """Attributes of modules that core, and our networks, change while they run."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,53 @@ def test_sampling_does_not_change_what_a_run_is(change: str, native: SimpleNames
     assert run.identity() == own, "the model is loaded and patched now"
     if change != "a row of a large weight":
         assert plain.identity() == before, "the other clone of the model is loaded and patched"
+
+
+DECIDES = frozenset({
+    *("patches", "object_patches", "weight_wrapper_patches", "model_options", "force_cast_weights", "attachments"),
+    *("additional_models", "callbacks", "wrappers", "injections", "hook_patches", "forced_hooks", "is_clip"),
+})  # fmt: skip
+"""Attributes of core's patchers that decide results."""
+
+
+def stored_in(module: Any, kinds: str) -> Iterator[tuple[str, str]]:
+    """What the source of classes with such a name stores in an attribute: the name it is stored in, the attribute."""
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    for part in ast.walk(ast.Module([each for each in tree.body if getattr(each, "name", "").startswith(kinds)], [])):
+        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and isinstance(part.value, ast.Name):
+            yield part.value.id, part.attr
+        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "setattr":
+            owner, name = part.args[:2]
+            if isinstance(owner, ast.Name) and isinstance(name, ast.Constant):
+                yield owner.id, str(name.value)
+
+
+def test_every_attribute_of_cores_patchers_is_a_note_or_decides(native: SimpleNamespace) -> None:
+    """Also of the one that streams weights, which no CPU has: a note that is not known makes stored work anew."""
+    import comfy.model_patcher
+
+    found = {name for owner, name in stored_in(comfy.model_patcher, "ModelPatcher") if owner in ("self", "n")}
+    assert found >= {"patches", "pinned"}
+    unknown = found - native.identity.PATCHER_NOTES - DECIDES
+    assert not unknown, "add to PATCHER_NOTES what only tells how a model is kept, else to DECIDES above"
+
+
+def test_every_attribute_core_sets_on_layers_of_a_loaded_model_is_a_note(native: SimpleNamespace) -> None:
+    import comfy.model_patcher
+    import comfy.pinned_memory
+
+    found = [*stored_in(comfy.model_patcher, "ModelPatcher"), *stored_in(comfy.pinned_memory, "")]
+    names = {name for owner, name in found if owner in ("m", "item", "module", "s")}
+    assert names >= {"comfy_cast_weights", "seed_key"}
+    assert not {name for name in names if not native.identity.MODULE_NOTES.fullmatch(name)}
+
+
+def test_what_the_patcher_of_streamed_weights_notes_changes_nothing(native: SimpleNamespace, tiny_models: Path) -> None:
+    run = Run.make(native, tiny_models)
+    before = run.identity()
+    run.inputs.model._last_prepare_log_key = (1, 2, 3)
+    run.inputs.model._free_methods, run.inputs.model._last_free_log_time = {"vbar": 2}, 17.5
+    assert run.identity() == before and before.unknown == ()
 
 
 def test_a_context_handler_that_has_run_is_the_same(native: SimpleNamespace, tiny_models: Path) -> None:
