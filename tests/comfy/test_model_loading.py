@@ -163,6 +163,29 @@ def test_plain_fp8_files_stay_fp8(weights: dict, reference: torch.Tensor, tmp_pa
     assert 0 < relative(result_of(open_model(tmp_path / "f.safetensors")), reference) < 0.8
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3", "2.0"])
+def test_small_tensors_of_8_bit_models_stay_larger_where_weights_stream(
+    comfy: Path, tiny_models: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There ComfyUI brings every tensor to the dtype noted beside it when it reaches the device."""
+    import comfy.model_patcher
+
+    class Streaming(comfy.model_patcher.ModelPatcher):
+        """A patcher that says of itself what ComfyUI's of dynamic memory says."""
+
+        def is_dynamic(self) -> bool:
+            return True
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Streaming)
+    network = open_model(model_file(tiny_models, version), "fp8_e4m3fn").model.diffusion_model
+    small, large = 0, 0
+    for module in network.modules():
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            assert getattr(module, f"{name}_comfy_model_dtype") == tensor.dtype, f"{type(module).__name__}.{name}"
+            small, large = small + (tensor.dtype == torch.bfloat16), large + (tensor.dtype == torch.float8_e4m3fn)
+    assert small > 20 and large > 20
+
+
 @pytest.mark.parametrize("version", ["1.2", "2.0"])
 def test_custom_layer_classes_take_over(comfy: Path, tiny_models: Path, version: str) -> None:
     import comfy.ops

@@ -192,9 +192,23 @@ def _is_small(name: str, tensor: Tensor) -> bool:
     return tensor.ndim < 2 or name.endswith((TABLE, "y_embedding"))
 
 
+def _note_small_dtypes(model: OpenSoraBase) -> None:
+    """Correct the dtypes that streamed weights are brought to on the device: ComfyUI noted those of the empty model."""
+    network = model.diffusion_model
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        path, _, last = name.rpartition(".")
+        layer, note = network.get_submodule(path), f"{last}_comfy_model_dtype"
+        noted = getattr(layer, note, None)
+        eight_bit = noted is not None and noted.is_floating_point and noted.itemsize == 1
+        if eight_bit and _is_small(model.model_config.to_checkpoint_key(name), tensor):
+            setattr(layer, note, SMALL_TENSORS_DTYPE)
+
+
 def _after_loading(model: OpenSoraBase, patcher: ModelPatcher) -> None:
     model.diffusion_model.requires_grad_(False)
-    if not patcher.is_dynamic():
+    if patcher.is_dynamic():
+        _note_small_dtypes(model)
+    else:
         # ComfyUI noted the dtypes of the empty model; small tensors of 8-bit models have another one.
         getattr(comfy.model_management, "archive_model_dtypes", lambda module: None)(model.diffusion_model)
     add_to(patcher)
