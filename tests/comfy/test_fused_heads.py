@@ -14,6 +14,9 @@ import torch
 
 from opensora.opensora_models.mmdit.config import MMDiTConfig
 from opensora.opensora_models.mmdit.network import MMDiT
+from opensora.opensora_models.mmdit.positions import HalfSplitRotary
+from opensora.opensora_models.transformer.arithmetic import Arithmetic
+from opensora.opensora_models.transformer.positions import Rotary
 from support.native import randn, relative
 
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
@@ -102,6 +105,42 @@ def test_kernels_give_the_numbers_of_the_plain_formulas(form: str, dtype: torch.
     else:
         distance = [float((y.float() - exact).norm() / exact.norm()) for y in (fused, plain)]
         assert distance[0] <= 1.2 * distance[1] < 0.03
+
+
+@pytest.mark.parametrize("halves", [True, False], ids=["half-split", "interleaved"])
+@torch.inference_mode()
+def test_no_call_has_more_tokens_than_a_grid_of_cuda_counts(
+    halves: bool, comfy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip of 129 frames of 1024x576 has 76,032 tokens."""
+    import comfy.ops
+    import comfy.quant_ops
+
+    from opensora.opensora_models.native.model.fused_heads import IN_PLACE
+
+    name = IN_PLACE[halves]
+    original = getattr(getattr(comfy.quant_ops, "ck", None), name, None)
+    if original is None:
+        pytest.skip("This ComfyUI lacks some of the fused kernels.")
+    lengths: list[int] = []
+
+    def watched(q: torch.Tensor, *rest: Any) -> Any:
+        lengths.append(q.shape[1])
+        return original(q, *rest)
+
+    monkeypatch.setattr(comfy.quant_ops.ck, name, watched)
+    tokens = 76_032
+    norms = [comfy.ops.manual_cast.RMSNorm(4, eps=1e-6).requires_grad_(False) for _ in range(2)]
+    for norm in norms:
+        torch.nn.init.constant_(norm.weight, 2.0)
+    angles = randn(tokens, 1, 2, seed=3)
+    rotary = (HalfSplitRotary if halves else Rotary)(angles.cos(), angles.sin())
+    q, k = (randn(1, tokens, 2, 4, seed=seed) for seed in (1, 2))
+    want = Arithmetic().norm_rotary(q, k, *norms, rotary)
+    got = forced().norm_rotary_over(q.clone(), k.clone(), *norms, rotary)
+    assert sum(lengths) == tokens and max(lengths) <= 65535
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @EVERY

@@ -32,6 +32,10 @@ STRIDED = "rms_rope_"
 """A function of every version of comfy_kitchen whose rotary kernels read views of packed projections (0.2.21)."""
 
 
+TOKENS_AT_ONCE = 65535
+"""Most tokens of one call of the kernels for both steps: Triton's counts them by the third axis of CUDA's grid."""
+
+
 class FusedArithmetic(Arithmetic):
     """Accurate arithmetic in fused kernels of the given ``backends``; where a call has none, plain formulas."""
 
@@ -64,7 +68,7 @@ class FusedArithmetic(Arithmetic):
             return super().norm_rotary(q, k, q_norm, k_norm, rotary)
         shape, table = q.shape, _table(rotary, q)
         q, k = q.flatten(0, -4), k.flatten(0, -4)  # the kernels take [batch, any, any, d]
-        weighted = isinstance(q_norm, nn.RMSNorm)
+        weighted = isinstance(q_norm, nn.RMSNorm) and q.shape[1] <= TOKENS_AT_ONCE
         if weighted and self._has("rms_rope", {"q": q, "k": k, "freqs_cis": table, **_like_weights(q)}):
             q, k = self._norm_and_rotate(q, k, q_norm, k_norm, table)
             return q.view(shape), k.view(shape)

@@ -14,7 +14,7 @@ from ...mmdit.blocks import norm_rotary_over
 from ...mmdit.positions import AnyRotary, HalfSplitRotary
 from ...transformer.arithmetic import NORM_EPS, Arithmetic
 from ...transformer.positions import Rotary
-from .fused import FusedArithmetic
+from .fused import TOKENS_AT_ONCE, FusedArithmetic
 
 IN_PLACE = {True: "rms_rope_split_half_", False: "rms_rope_"}
 """The kernels of both steps, by whether a head is split into halves."""
@@ -34,7 +34,10 @@ class FusedHeads(FusedArithmetic):
     def norm_rotary_over(
         self, q: Tensor, k: Tensor, q_norm: nn.Module, k_norm: nn.Module, rotary: AnyRotary
     ) -> tuple[Tensor, Tensor]:
-        """q and k [B, L, heads, d] written over with their norm and rotation, in one pass where there is a kernel."""
+        """q and k [B, L, heads, d] written over with their norm and rotation, in one pass where there is a kernel.
+
+        Of more tokens than a kernel takes, in spans of them.
+        """
         halves = isinstance(rotary, HalfSplitRotary)
         table = cast("Any", rotary).half_matrices if halves else cast("Any", rotary).matrices
         table = table[None] if table.ndim == 5 else table
@@ -44,7 +47,9 @@ class FusedHeads(FusedArithmetic):
             return norm_rotary_over(self, q, k, q_norm, k_norm, rotary)
         q_weight, _, q_stream = comfy.ops.cast_bias_weight(q_norm, q, offloadable=True)
         k_weight, _, k_stream = comfy.ops.cast_bias_weight(k_norm, k, offloadable=True)
-        getattr(self.kernels, IN_PLACE[halves])(q, k, table, q_weight, k_weight, NORM_EPS)
+        kernel = getattr(self.kernels, IN_PLACE[halves])
+        for parts in zip(*(each.split(TOKENS_AT_ONCE, dim=1) for each in (q, k, table)), strict=True):
+            kernel(*parts, q_weight, k_weight, NORM_EPS)
         comfy.ops.uncast_bias_weight(q_norm, q_weight, None, q_stream)
         comfy.ops.uncast_bias_weight(k_norm, k_weight, None, k_stream)
         return q, k
