@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.comfyui import comfyui_root, use_comfyui
 from support.native import conditioning, empty, load, randn, relative, sample, spy
@@ -128,6 +130,32 @@ def test_a_run_in_two_parts_counts_in_the_whole_one(model: Any) -> None:
     watched.set_model_sampler_post_cfg_function(look)
     ours(watched, text_scale=10.0, levels=LEVELS[2:])
     assert seen == pytest.approx([6, 4, 2])
+
+
+def test_an_accelerator_is_waited_for_as_often_however_many_steps_a_run_has() -> None:
+    class Waits(TorchDispatchMode):
+        """Counts the numbers that are read one by one."""
+
+        count = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            Waits.count += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    class Predict:
+        """The guider's own prediction."""
+
+        class_obj = SimpleNamespace(cfg=10.0)
+
+        def __call__(self, x: Tensor, *rest: Any) -> Tensor:
+            return x
+
+    for steps in (4, 40):
+        levels, x = torch.linspace(1, 0, steps + 1), torch.zeros(1, 4, 1, 2, 2)
+        Waits.count = 0
+        with Waits():
+            GuidanceOverTime(FALLING)(Predict(), x, levels[1:2], {"transformer_options": {"sample_sigmas": levels}})
+        assert Waits.count <= 1
 
 
 def test_where_nothing_is_left_the_negative_row_is_not_computed(model: Any) -> None:

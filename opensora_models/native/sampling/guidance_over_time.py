@@ -41,7 +41,9 @@ class GuidanceOverTime:
         self, executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         """ComfyUI's wrapper around ``CFGGuider.predict_noise``; ``timestep`` is the noise level ``[B]``."""
-        levels = self.schedule or tuple(model_options.get("transformer_options", {}).get("sample_sigmas", ()))
+        sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
+        # As numbers at once: each of a tensor's on an accelerator would be waited for by itself.
+        levels = self.schedule or (() if sigmas is None else tuple(sigmas.tolist()))
         if not _counts(levels):
             return executor(x, timestep, model_options, *args, **kwargs)
         step, steps = step_of(float(timestep.flatten()[0]), levels), len(levels) - 1
