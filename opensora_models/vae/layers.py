@@ -181,7 +181,9 @@ def doubling_convolution(base: type[nn.Module], axes: tuple[Doubling, ...]) -> t
     ``axes``: how each axis is doubled, which also says what margin the input must have. The parts are convolved by
     ``base`` as well, which may know of kernels to go round; its stride and padding are those of a plain convolution.
     """
-    plain: Any = convolution3d(base) if len(axes) == 3 else base
+    plain: Any = base
+    if len(axes) == 3:
+        plain = convolution3d(plain)
 
     class DoublingConvolution(plain):  # type: ignore[misc]
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
