@@ -94,6 +94,14 @@ class FlowConfig:
         ),
         _settled(7000, _asking(buckets=buckets("1.3", pictures=0.2))),
         _settled(3500, _asking(buckets=buckets("1.3", pictures=0.15)), rate_share=0.4),
+        # Rivals cost roundness: circles were back at 0.96 of the drawings' compactness with fewer, and motion went.
+        _settled(
+            2000,
+            _asking(buckets=buckets("1.3", pictures=0.15), noisy_shift=1.0),
+            rate_share=0.3,
+            mistaken_share=0.25,
+            stays=0.6,
+        ),
     )  # fmt: skip
     # Attention over time knows only distances between frames, so a network sees which frame is the first from the edges
     # of a clip alone. Large models find that out by themselves; this one is taught by a second loss of this weight.
