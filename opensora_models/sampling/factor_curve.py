@@ -14,7 +14,8 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from ..messages.quoting import described, shortened
@@ -33,10 +34,19 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class FactorCurve:
-    """``points``: (share, factor), sorted by share; outside of them the first and the last factor hold."""
+    """``points``: (share, factor), sorted by share; outside of them the first and the last factor hold.
+
+    ``slopes`` are those of a smooth curve at its points. They are made with the curve, not when first asked for: what
+    a run was made with is known again by all attributes of what it was given.
+    """
 
     points: tuple[Point, ...] = ((0.0, 1.0), (1.0, 1.0))
     smooth: bool = False
+    slopes: tuple[float, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.smooth and len(self.points) > 1:
+            object.__setattr__(self, "slopes", _slopes(self.points))
 
     @property
     def flat(self) -> bool:
@@ -45,38 +55,43 @@ class FactorCurve:
 
     def at(self, share: float) -> float:
         """The factor at a share between 0 and 1."""
-        shares = [place for place, _ in self.points]
-        if not shares[0] < share < shares[-1]:
-            return self.points[0 if share <= shares[0] else -1][1]
-        after = bisect_right(shares, share)
+        (start, first), (end, last) = self.points[0], self.points[-1]
+        if not start < share < end:
+            return first if share <= start else last
+        after = bisect_right(self.points, share, key=itemgetter(0))
         (left, low), (right, high) = self.points[after - 1 : after + 1]
         width = right - left
         t = (share - left) / width
         if not self.smooth:
             return low + (high - low) * t
-        begins, ends = self._slopes()[after - 1 : after + 1]
+        begins, ends = self.slopes[after - 1 : after + 1]
         bend = t * (1 - t) * ((1 - t) * width * begins - t * width * ends)
         return low + (high - low) * t * t * (3 - 2 * t) + bend
 
     def over(self, count: int) -> tuple[float, ...]:
         """The factors of ``count`` steps or frames: 0 is the first one and 1 the last one. One alone is the first."""
-        return tuple(self.at(place / max(1, count - 1)) for place in range(count))
+        return tuple(self.of(place, count) for place in range(count))
 
-    def _slopes(self) -> list[float]:
-        """The slope at every point: between its neighbours', flat at turns, and never so steep that it overshoots."""
-        pairs = list(zip(self.points, self.points[1:], strict=False))
-        secants = [(high - low) / (right - left) if right > left else 0.0 for (left, low), (right, high) in pairs]
-        inner = [(one + two) / 2 if one * two > 0 else 0.0 for one, two in zip(secants, secants[1:], strict=False)]
-        slopes = [secants[0], *inner, secants[-1]]
-        for place, secant in enumerate(secants):
-            if secant == 0:
-                slopes[place] = slopes[place + 1] = 0.0
-                continue
-            length = math.hypot(slopes[place], slopes[place + 1]) / abs(secant)
-            if length > STEEPEST:
-                slopes[place] *= STEEPEST / length
-                slopes[place + 1] *= STEEPEST / length
-        return slopes
+    def of(self, place: int, count: int) -> float:
+        """The factor of one of ``count`` steps or frames, counted from 0."""
+        return self.at(place / max(1, count - 1))
+
+
+def _slopes(points: Sequence[Point]) -> tuple[float, ...]:
+    """The slope at every point: between its neighbours', flat at turns, and never so steep that it overshoots."""
+    pairs = list(zip(points, points[1:], strict=False))
+    secants = [(high - low) / (right - left) if right > left else 0.0 for (left, low), (right, high) in pairs]
+    inner = [(one + two) / 2 if one * two > 0 else 0.0 for one, two in zip(secants, secants[1:], strict=False)]
+    slopes = [secants[0], *inner, secants[-1]]
+    for place, secant in enumerate(secants):
+        if secant == 0:
+            slopes[place] = slopes[place + 1] = 0.0
+            continue
+        length = math.hypot(slopes[place], slopes[place + 1]) / abs(secant)
+        if length > STEEPEST:
+            slopes[place] *= STEEPEST / length
+            slopes[place + 1] *= STEEPEST / length
+    return tuple(slopes)
 
 
 FLAT = FactorCurve()

@@ -38,7 +38,8 @@ from opensora.opensora_models.native.sampling.guiders import (  # noqa: E402
     with_given_frames,
 )
 from opensora.opensora_models.releases.guidance import Guidance  # noqa: E402
-from opensora.opensora_models.sampling.factor_curve import FLAT, read_curve  # noqa: E402
+from opensora.opensora_models.sampling.factor_curve import FLAT, FactorCurve, read_curve  # noqa: E402
+from opensora.opensora_models.sampling.guidance import lowered  # noqa: E402
 
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 
@@ -232,6 +233,85 @@ def test_the_sampler_says_which_way_the_scale_goes(model: Any, caplog: pytest.Lo
     ended = said(lambda: cores(over(model, read_curve("0:1, 1:0"))))
     assert "falls to 1 over the run; in 1 of 5 steps it would be below 1 and is 1, no guidance." in ended
     assert "Text guidance 1 is no more than none (1)" in said(lambda: cores(over(model, FALLING), 1.0))
+
+
+def test_several_nodes_say_one_course_of_a_scale(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def said(on: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="opensora"):
+            cores(on, 7.0)
+        return [message for message in caplog.messages if "guidance" in message]
+
+    half, none = read_curve("0:0.5"), "; in 1 of 5 steps it would be below 1 and is 1, no guidance."
+    assert said(over(over(model, FALLING), half)) == [f"Text guidance 7 falls from 3.5 to 1 over the run{none}"]
+    assert said(over(over(model, half), FALLING)) == [f"Text guidance 7 falls from 3.5 to 1 over the run{none}"]
+    assert said(over(over(model, FALLING), image=half)) == [
+        "Text guidance 7 falls to 1.4 over the run.",
+        "This run has no image guidance of its own, so the curve of it is not used.",
+    ]
+    # The run is the first half of what the second curve goes over, so only its first half counts.
+    longer = tuple(LEVELS.tolist())[:-1] + (0.2 - 0.05, 0.1, 0.05, 0.02, 0.01, 0.0)
+    apart = over(over(model, half), read_curve("0:1, 1:0"), schedule=longer)
+    assert said(apart) == ["Text guidance 7 falls from 3.5 to 1.94444 over the run."]
+    stuck = over(over(model, FALLING), half, schedule=(0.5, 0.5, 0.5))
+    assert said(stuck) == [
+        "A curve of guidance whose noise levels do not fall from step to step is not used.",
+        "Text guidance 7 falls to 1.4 over the run.",
+    ]
+
+
+def test_a_prediction_asks_each_curve_for_one_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    own = FactorCurve.at
+
+    def at(curve: FactorCurve, share: float) -> float:
+        asked.append(share)
+        return own(curve, share)
+
+    monkeypatch.setattr(FactorCurve, "at", at)
+    changing = GuidanceOverTime(FALLING, FALLING)
+    levels = torch.linspace(1, 0, 61)
+    options = {"transformer_options": {"sample_sigmas": levels}}
+    seen: list[float] = []
+
+    class Executor(SimpleNamespace):
+        def __call__(self, *args: Any) -> None:
+            seen.append(self.class_obj.cfg)
+
+    executor = Executor(class_obj=SimpleNamespace(cfg=7.0))
+    for level in levels[:-1]:
+        changing(executor, torch.zeros(1), level.reshape(1), options)
+    assert len(asked) == 2 * 60
+    assert seen == [lowered(7.0, factor) for factor in FALLING.over(60)]
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ("0:nan", "The factor of point 1 is 'nan', but must be a number between 0 and 1."),
+        ("0:1, 1:1.5", "The factor of point 2 is 1.5, but must lie between 0 and 1; the nearest good value is 1."),
+        ("0:inf", "The factor of point 1 is 'inf', but must be a number between 0 and 1."),
+        (",".join(["0:1"] * 1001), "The curve has 1001 points, at most 1000 are allowed."),
+        ("0:1:2", "Point 1 of the curve is '0:1:2'; a point is a share and a factor"),
+    ],
+)
+def test_points_that_are_none_are_refused_by_both_inputs(points: str, said: str) -> None:
+    said = said[0].lower() + said[1:]
+    for name in ("text", "image"):
+        refused = str(GuidanceCurve.validate_inputs(**{f"{name}_points": points}))
+        assert refused.startswith(f"The input {name}_points is no curve: {said}")
+
+
+def test_odd_points_that_are_a_curve_are_one() -> None:
+    for points in (
+        "",
+        " ",
+        ",;\n,",
+        "1:0.2, 0:1",
+        ", ".join(f"{place / 999}:{place % 7 / 7}" for place in range(1000)),
+    ):
+        assert GuidanceCurve.validate_inputs(text_points=points, image_points=points) is True
+    assert read_curve("1:0.2, 0:1") == FALLING
 
 
 def test_the_guider_has_its_own_scale_again_whatever_happens(model: Any) -> None:

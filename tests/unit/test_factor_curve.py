@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from opensora.opensora_models.sampling import factor_curve
 from opensora.opensora_models.sampling.factor_curve import FLAT, FactorCurve, course_of, read_curve
 from opensora.opensora_models.sampling.guidance import lowered
 
@@ -35,6 +36,40 @@ def test_a_smooth_curve_goes_through_its_points_and_never_beyond_them() -> None:
     assert min(seen) >= 0.1 - 1e-12 and max(seen) <= 1 + 1e-12
     falling, rising = seen[:401], seen[800:]
     assert falling == sorted(falling, reverse=True) and rising == sorted(rising)
+
+
+def test_the_slopes_of_a_curve_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    own = factor_curve._slopes
+
+    def counted(points: Any) -> Any:
+        found.append(len(points))
+        return own(points)
+
+    monkeypatch.setattr(factor_curve, "_slopes", counted)
+    curve = read_curve([[place / 999, place % 7 / 7] for place in range(1000)])
+    curve.over(60)
+    assert found == [1000]
+    assert [curve.of(place, 60) for place in range(60)] == list(curve.over(60)) and found == [1000]
+    assert read_curve("0:1, 1:0").slopes == read_curve([[0, 0.5]]).slopes == (), (
+        "straight lines and one point have none"
+    )
+
+
+def test_using_a_curve_leaves_it_as_it_was() -> None:
+    """Attributes tell whether a run was made before."""
+    curve = read_curve([[0, 1], [0.3, 0.2], [1, 0.6]])
+    before = dict(vars(curve))
+    curve.over(9)
+    assert vars(curve) == before
+
+
+def test_shares_and_factors_go_over_the_whole_of_many_points() -> None:
+    points = [[place / 999, place % 7 / 7] for place in range(1000)]
+    for smooth in ("linear", "monotone_cubic"):
+        curve = read_curve({"points": points, "interpolation": smooth})
+        assert curve.over(1000) == pytest.approx([factor for _, factor in points])
+        assert all(0 <= factor <= 1 for factor in curve.over(3001))
 
 
 @pytest.mark.parametrize(

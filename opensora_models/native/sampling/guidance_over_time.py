@@ -8,18 +8,19 @@ is another number while one prediction is made, and its own again afterwards.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, get_all_wrappers
 from torch import Tensor
 
 from ...caching.tables import falls
 from ...releases.guidance import Guidance
-from ...sampling.factor_curve import FLAT, FactorCurve, course_of
+from ...sampling.factor_curve import FLAT, FactorCurve, course_of, together
 from ...sampling.guidance import NO_GUIDANCE, lowered, step_of
 from ..messages import tell
 from .guiders import ROWS, OpenSoraGuider, PatchedRows, has_given
@@ -47,32 +48,21 @@ class GuidanceOverTime:
         if not _counts(levels):
             return executor(x, timestep, model_options, *args, **kwargs)
         step, steps = step_of(float(timestep.flatten()[0]), levels), len(levels) - 1
-        text, image = (curve.over(steps)[step] for curve in (self.text, self.image))
+        text, image = (curve.of(step, steps) for curve in (self.text, self.image))
         with _scaled(executor.class_obj, text, image):
             return executor(x, timestep, _scaled_rows(model_options, image), *args, **kwargs)
 
     def announced(
         self, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """ComfyUI's wrapper around ``Sampler.sample``: says which way the scales of this run go."""
-        levels = self.schedule or tuple(sigmas.tolist())
-        if _counts(levels):
-            tell(*self._sentences(guider, extra_args["model_options"], len(levels) - 1), level=logging.INFO)
-        else:
-            tell("The noise levels of this run do not fall from step to step, so guidance stays as it is.")
-        return executor(guider, sigmas, extra_args, *args, **kwargs)
+        """ComfyUI's wrapper around ``Sampler.sample``: says which way the scales of this run go.
 
-    def _sentences(self, guider: Any, options: dict[str, Any], steps: int) -> Iterator[str]:
-        for what, curve, scales in (
-            ("text", self.text, text_scales(guider)),
-            ("image", self.image, image_scales(guider, options)),
-        ):
-            if curve.flat:
-                continue
-            if not scales:
-                yield f"This run has no {what} guidance of its own, so the curve of it is not used."
-            for scale in scales:
-                yield sentence_on(what, scale, curve, steps)
+        The first of several speaks for all of them, since what they make of a scale is one number.
+        """
+        every = _of_run(extra_args["model_options"]) or [self]
+        if every[0] is self:
+            _tell_course(every, guider, extra_args["model_options"], tuple(sigmas.tolist()))
+        return executor(guider, sigmas, extra_args, *args, **kwargs)
 
 
 def with_guidance_over_time(model: ModelPatcher, over: GuidanceOverTime) -> ModelPatcher:
@@ -85,15 +75,61 @@ def with_guidance_over_time(model: ModelPatcher, over: GuidanceOverTime) -> Mode
     return patched
 
 
-def sentence_on(what: str, scale: float, curve: FactorCurve, steps: int) -> str:
-    """What becomes of a scale in a run of so many steps."""
+def _of_run(options: dict[str, Any]) -> list[GuidanceOverTime]:
+    """All that change the guidance of a run, in the order in which they do."""
+    wrappers = get_all_wrappers(WrappersMP.SAMPLER_SAMPLE, options, is_model_options=True)
+    owners = [getattr(wrapper, "__self__", None) for wrapper in wrappers]
+    return [owner for owner in owners if isinstance(owner, GuidanceOverTime)]
+
+
+def _tell_course(
+    every: Sequence[GuidanceOverTime], guider: Any, options: dict[str, Any], levels: tuple[float, ...]
+) -> None:
+    """Says what all curves of a run with these noise levels make of its scales."""
+    working = [over for over in every if _counts(over.schedule or levels)]
+    if not working:
+        tell("The noise levels of this run do not fall from step to step, so guidance stays as it is.")
+    elif len(working) < len(every):
+        tell("A curve of guidance whose noise levels do not fall from step to step is not used.")
+    tell(*_sentences(working, guider, options, levels), level=logging.INFO)
+
+
+def _sentences(
+    every: Sequence[GuidanceOverTime], guider: Any, options: dict[str, Any], levels: tuple[float, ...]
+) -> Iterator[str]:
+    for what, curves, scales in (
+        ("text", [(over.text, over.schedule) for over in every], text_scales(guider)),
+        ("image", [(over.image, over.schedule) for over in every], image_scales(guider, options)),
+    ):
+        bent = [(curve, schedule or levels) for curve, schedule in curves if not curve.flat]
+        if not bent:
+            continue
+        if not scales:
+            yield f"This run has no {what} guidance of its own, so the curve of it is not used."
+        for scale in scales:
+            yield sentence_on(what, scale, _factors(bent, levels))
+
+
+def _factors(curves: Sequence[tuple[FactorCurve, Sequence[float]]], levels: Sequence[float]) -> tuple[float, ...]:
+    """The product of curves, each over its own noise levels: in every step of the whole run where those are the same
+    for all of them, else in the steps of the part with these ``levels``."""
+    counted = {tuple(own) for _, own in curves}
+    if len(counted) == 1:
+        return together([curve for curve, _ in curves], len(counted.pop()) - 1)
+    return tuple(
+        math.prod(curve.of(step_of(level, own), len(own) - 1) for curve, own in curves) for level in levels[:-1]
+    )
+
+
+def sentence_on(what: str, scale: float, factors: Sequence[float]) -> str:
+    """What becomes of a scale in a run whose steps have these factors."""
     name = f"{what.capitalize()} guidance {scale:g}"
     if scale <= NO_GUIDANCE:
         return f"{name} is no more than none (1), so its curve has nothing to take away."
-    wanted = [scale * factor for factor in curve.over(steps)]
-    made = [lowered(scale, factor) for factor in curve.over(steps)]
+    wanted = [scale * factor for factor in factors]
+    made = [lowered(scale, factor) for factor in factors]
     held = sum(value < NO_GUIDANCE for value in wanted)
-    rest = f"; in {held} of {steps} steps it would be below 1 and is 1, no guidance" if held else ""
+    rest = f"; in {held} of {len(factors)} steps it would be below 1 and is 1, no guidance" if held else ""
     if made[0] == scale and made[-1] < scale and made == sorted(made, reverse=True):
         return f"{name} falls to {made[-1]:g} over the run{rest}."
     return f"{name} {course_of(made)} over the run{rest}."
