@@ -269,6 +269,6 @@ class PlaceReferences(OpenSoraNode):
             strategy=mask_strategy,
             align=align,
         )
-        written = strategy_notes(references, clip, mask_strategy, align)
+        written = strategy_notes(references, clip, "" if mask_strategy else placed.strategy, align)
         tell(*placed.notes[len(references.notes) :], *written, level=logging.INFO)
         return io.NodeOutput(placed.latent, placed.positive, placed.negative, placed.strategy, report_with(references))

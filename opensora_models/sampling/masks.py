@@ -176,6 +176,20 @@ def place(
     return spans
 
 
+def moved(
+    groups: Sequence[Strategy], reference_lengths: Sequence[int], clip_length: int, align: int | None
+) -> list[int]:
+    """The references of which any group, of any loop, would lie elsewhere if starts were snapped; see :func:`place`."""
+    return sorted(
+        {
+            group.reference
+            for group in groups
+            if place([group], reference_lengths, clip_length, group.loop, align)
+            != place([group], reference_lengths, clip_length, group.loop, None)
+        }
+    )
+
+
 def check_reference(number: int, count: int) -> None:
     """Refuse the number of a reference that is not among the ``count`` connected ones."""
     if count < 1:

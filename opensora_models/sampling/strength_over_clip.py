@@ -50,10 +50,16 @@ def with_strength_curve(references: Sequence[Reference], number: int, curve: Fac
 
 
 def _kept(number: int, reference: Reference) -> str:
-    """Why no factor changes a reference that is kept as it is."""
+    """Why no factor changes a reference that is kept as it is, by its own strength or by curves it has already."""
     release = RELEASES.get(reference.release or "")
     if release is not None and not release.given.frame_mask:
         return f"The curve changes nothing: {release.title} can only keep the frames of reference {number} as they are."
+    if reference.edit_ratio != KEPT:
+        return (
+            f"The curve changes nothing: the curves before it bring the strength of reference {number} from "
+            f"{reference.edit_ratio:g} to {KEPT:g}, and a factor on it leaves it there; raise one of them or take it "
+            "away."
+        )
     return (
         f"The curve changes nothing: the strength of reference {number} is {KEPT:g}, and a factor on it leaves it "
         f"there. To keep its beginning and free its end, give it strength 1 and let the curve rise from 0 to 1."

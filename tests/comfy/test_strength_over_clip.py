@@ -117,6 +117,16 @@ def test_a_strategy_made_of_a_curve_gives_the_same_run(version: str, tiny_models
     assert ("references 0 to 1 by groups of one strength each" in report) == (version == "1.2")
 
 
+def test_only_a_strategy_that_aligning_would_move_asks_for_none() -> None:
+    latent = clip_of("1.2", 10)
+    for points, asks in (("0:0.5", False), ("0:0, 0.5:0, 0.5:1, 1:1", False), (RISING, True)):
+        chain = curved(chain_of("1.2", 10), points)
+        first, strategy, report = placed(chain, latent)
+        again, *_ = placed(chain_of("1.2", 10), latent, mask_strategy=strategy)
+        assert ("read it with align off" in report) == asks
+        assert torch.equal(first["noise_mask"], again["noise_mask"]) != asks
+
+
 def test_what_a_strategy_sets_aside_is_told() -> None:
     latent, _, report = placed(curved(chain_of("1.2", 5)), clip_of("1.2", 10), mask_strategy="0,0,0,5,5,0.3")
     assert latent["noise_mask"].flatten()[5:].tolist() == pytest.approx([0.3] * 5)

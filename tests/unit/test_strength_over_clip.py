@@ -10,7 +10,7 @@ from torch import Tensor
 
 from opensora.opensora_models.releases.known import RELEASES
 from opensora.opensora_models.sampling.factor_curve import FLAT, FactorCurve, read_curve, together
-from opensora.opensora_models.sampling.masks import parse_strategy
+from opensora.opensora_models.sampling.masks import moved, parse_strategy
 from opensora.opensora_models.sampling.references import (
     Reference,
     apply_strategy,
@@ -115,6 +115,29 @@ def test_a_factor_on_nothing_is_told_and_leaves_the_reference() -> None:
         kept = film(5, release=release)
         made = with_strength_curve([kept], 0, RISING)
         assert made.references[0] is kept and not made.works and said in made.said
+
+
+def test_a_strength_that_curves_made_nothing_is_not_blamed_on_the_reference() -> None:
+    early, late = read_curve("0:1, 0.5:1, 0.5:0, 1:0"), read_curve("0:0, 0.5:0, 0.5:1, 1:1")
+    for curves in ((read_curve("0:0"),), (read_curve("0:0.5, 1:0.5"), read_curve("0:0")), (early, late)):
+        gone = film(4, edit_ratio=0.5, curves=curves)
+        made = with_strength_curve([gone], 0, RISING)
+        assert made.references[0] is gone and not made.works
+        assert made.said == (
+            "The curve changes nothing: the curves before it bring the strength of reference 0 from 0.5 to 0, and a "
+            "factor on it leaves it there; raise one of them or take it away."
+        )
+
+
+def test_aligning_moves_only_groups_that_begin_elsewhere() -> None:
+    half = film(10, edit_ratio=1.0, curves=(read_curve("0:0.5"),))
+    steps = film(10, edit_ratio=1.0, curves=(read_curve("0:0, 0.5:0, 0.5:1, 1:1"),))
+    for chain, expected in (([half], []), ([steps], []), ([half, film(10, edit_ratio=1.0, curves=(RISING,))], [1])):
+        groups = parse_strategy(strategy_text(chain, 15, 5))
+        assert moved(groups, [each.frames for each in chain], 15, 5) == expected
+        again = apply_strategy(chain, groups)
+        if not expected:
+            assert lay_out(again, clip(), align=5).mask.tolist() == lay_out(chain, clip(), align=5).mask.tolist()
 
 
 @pytest.mark.parametrize(

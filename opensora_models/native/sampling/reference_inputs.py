@@ -15,7 +15,7 @@ from ...releases.groups import SPATIAL_FACTOR
 from ...releases.known import RELEASES
 from ...releases.release import Release
 from ...sampling.fitting import Fit, fit_pictures
-from ...sampling.masks import KEPT, Span, format_strategy, parse_strategy
+from ...sampling.masks import KEPT, Span, format_strategy, moved, parse_strategy
 from ...sampling.placements import plan, unused
 from ...sampling.references import (
     Placed,
@@ -244,9 +244,14 @@ def _as_they_are(placed: Placed, unused: bool) -> list[str]:
 
 
 def strategy_notes(chain: ReferenceChain, clip: ClipSize, strategy: str, align: bool) -> list[str]:
-    """A sentence on what a strategy made of the chain needs to be read back, where it says curves."""
-    release, numbers = clip.release, [n for n, reference in enumerate(chain.references) if reference.curves]
-    if strategy or not numbers or not align or release is None or release.given.align is None:
+    """A sentence on what a strategy made of the chain needs to be read back, where aligning would move a curve."""
+    release, curved = clip.release, {n for n, reference in enumerate(chain.references) if reference.curves}
+    if not curved or not align or release is None or release.given.align is None:
+        return []
+    lengths = [reference.frames for reference in chain.references]
+    elsewhere = moved(parse_strategy(strategy), lengths, clip.latent_frames, release.given.align)
+    numbers = [number for number in elsewhere if number in curved]
+    if not numbers:
         return []
     return [
         f"The strategy says the curve on {called(numbers)} by groups of one strength each, which begin between the "
