@@ -95,12 +95,15 @@ class _Describer:
     def __init__(self, between: Callable[[], None]) -> None:
         self.between = between
         self._open: list[ModelPatcher] = []
+        self._named: dict[nn.Module, str] = {}
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, ModelPatcher):
             return self._patcher(value)
         if isinstance(value, nn.Module):
-            return self._module(value, {}, {})
+            # A part of the network that is met again (behind a bound method, say) is looked at in its own place, where
+            # it is known what its weights were before they were patched.
+            return self._named.get(value) or self._module(value, {}, {})
         if isinstance(value, Workers):
             return value.count  # who computes, and whether they are there yet, changes no more than rounding
         for kind, names in RUNNING.items():
@@ -118,13 +121,16 @@ class _Describer:
         weights = {name: kept.weight for name, kept in patcher.backup.items()}
         weights |= getattr(patcher, "backup_buffers", {})
         weights |= {name: kept[0] for name, kept in getattr(patcher, "hook_backup", {}).items()}
+        objects, around = dict(patcher.object_patches_backup), self._named
         self._open.append(patcher)
         try:
             with _not_injected(patcher):
-                model = self._module(patcher.model, weights, dict(patcher.object_patches_backup))
+                self._named = {**around, **_names(patcher.model, objects, f"part {len(self._open)} ")}
+                model = self._module(patcher.model, weights, objects)
                 found = identity({"patcher": own, "network": model}, self)
         finally:
             self._open.remove(patcher)
+            self._named = around
         if found.unknown:
             raise Unknown(found.unknown[0])
         return found.digest
@@ -136,8 +142,7 @@ class _Describer:
         """
         tensors: dict[str, Tensor] = {}
         rest: dict[str, Any] = {}
-        replaced = tuple(f"{name}." for name in objects)
-        parts = [(name, value) for name, value in _parts(module) if not f"{name}.".startswith(replaced)]
+        parts = [(name, value) for name, value in _parts(module) if not _is_below(name, objects)]
         for name, value in objects.items():
             parts += _parts(value, name) if isinstance(value, nn.Module) else [(name, value)]
         for name, value in parts:
@@ -197,6 +202,20 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
                     yield f"{start}{name}", list(value.values()) if name in HOOKS else value
         for name, value in (*part._parameters.items(), *part._buffers.items()):
             yield f"{start}{name}", value
+
+
+def _names(module: nn.Module, objects: Mapping[str, Any], word: str) -> dict[nn.Module, str]:
+    """``word`` and the name in a module for every part of it; ``objects`` as for :meth:`_Describer._module`."""
+    found = {part: word + path for path, part in module.named_modules() if not _is_below(path, objects)}
+    for name, value in objects.items():
+        if isinstance(value, nn.Module):
+            found |= {part: word + path for path, part in value.named_modules(prefix=name)}
+    return found
+
+
+def _is_below(name: str, objects: Mapping[str, Any]) -> bool:
+    """Whether a name is that of an exchanged object, or of something in it."""
+    return f"{name}.".startswith(tuple(f"{each}." for each in objects))
 
 
 def _is_own(part: nn.Module, name: str, value: Any) -> bool:

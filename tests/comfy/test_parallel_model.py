@@ -199,6 +199,26 @@ def test_where_weights_are_streamed_files_and_settings_are_compared(
     assert len(digests) == 3 and numbers_of(load(tiny_models, "1.2")) in digests
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3", "2.0"])
+def test_a_lora_on_every_layer_comes_along_before_and_while_it_is_loaded(
+    tiny_models: Path, workers: Workers, version: str
+) -> None:
+    """As patches, the model loaded without them and with them; tables, whose layers carry a method, are among them."""
+    model, latent = load(tiny_models, version), empty(version)
+    patched = model.clone()
+    for name, weight in model.model.diffusion_model.named_parameters("diffusion_model"):
+        if weight.ndim == 2:
+            halves = randn(len(weight), 2, seed=1), 0.02 * randn(2, weight.shape[1], seed=2)
+            patched.add_patches({name: LoRAAdapter({name}, (*halves, 2.0, None, None, None))}, 0.7)
+    tables = ("scale_shift_table", "modulation.lin", "_mod.lin")
+    assert any(table in name for name in patched.patches for table in tables)
+    plain = sample(model, latent)
+    first = helped(workers, patched, latent)
+    assert len(patched.backup) == len(patched.patches) and relative(first, plain) > 100 * SAME
+    assert torch.equal(helped(workers, patched, latent), first) and relative(first, sample(patched, latent)) < SAME
+    assert relative(helped(workers, model, latent), plain) < SAME
+
+
 def test_settings_and_patches_arrive_as_they_are(tiny_models: Path) -> None:
     """Through the wire and into another MODEL, whose numbers have the same digest."""
     model = load(tiny_models, "1.3", weight_dtype="bf16", choices=Choices(window=4))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from support.native import empty, model_file, sample
+from support.native import empty, load, model_file, sample
 from support.processes import output, python
 from support.runs import CHANGES, VAE_CHANGES, Run, lora, node, option, rooms
 
@@ -187,6 +187,39 @@ def test_what_the_patcher_of_streamed_weights_notes_changes_nothing(native: Simp
     run.inputs.model._last_prepare_log_key = (1, 2, 3)
     run.inputs.model._free_methods, run.inputs.model._last_free_log_time = {"vbar": 2}, 17.5
     assert run.identity() == before and before.unknown == ()
+
+
+LAYOUTS = {"1.2": {}, "1.3": {}, "2.0": {}, "2.0 high compression": {}, "2.0 apart": {"modulations_apart": True}}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_patched_weights_are_does_not_count_whatever_they_are_of(
+    layout: str, native: SimpleNamespace, tiny_models: Path
+) -> None:
+    """Every weight, and what refers to the layer that has it: its own methods, methods and lists kept elsewhere."""
+    import comfy.model_management
+
+    model = load(tiny_models, layout.removesuffix(" apart"), **LAYOUTS[layout])
+    network = model.model.diffusion_model
+    network.final_layer.others = [*network.modules()][1:4]
+    network.final_layer.forward_of_another = [*network.modules()][-1].forward
+    model.model_options["transformer_options"]["of_the_network"] = network.forward
+    patched, weights = model.clone(), network.state_dict(prefix="diffusion_model.")
+    assert set(patched.add_patches({name: (torch.full_like(each, 0.1),) for name, each in weights.items()})) == set(
+        weights
+    )
+
+    def digests() -> list[str]:
+        found = [native.identity.model_identity({"model": each}) for each in (model, patched)]
+        assert not any(each.unknown for each in found)
+        return [each.digest for each in found]
+
+    before = digests()
+    for loaded in (patched, model, patched.clone()):
+        comfy.model_management.load_models_gpu([loaded])
+        assert (len(loaded.backup) > 0) == (loaded is not model) and digests() == before
+    comfy.model_management.unload_all_models()
+    assert digests() == before and before[0] != before[1]
 
 
 def test_a_context_handler_that_has_run_is_the_same(native: SimpleNamespace, tiny_models: Path) -> None:
