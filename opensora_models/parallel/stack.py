@@ -48,13 +48,17 @@ class Crew:
         self.everybody, self._open_group, self.link = everybody, open_group, link
         self._peers: dict[Plan, Ranks] = {}
         self.plan: Plan | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Another run, whose calls ``said`` is about."""
         self._most = 0
         self.said = ""
 
     def of_call(self, batch: int, clip: Clip) -> Team:
         """The ranks as they stand to one another in a call of ``batch`` rows; its plan is kept in ``plan``.
 
-        ``said`` is the sentence about the call with most rows so far.
+        ``said`` is the sentence about the run's call with most rows so far.
         """
         size = self.everybody.size
         self.plan = plan = plan_of_call(batch, clip, size, self.link)

@@ -285,6 +285,9 @@ class Workers:
                 self._loaded[rank, slot] = name
         if self._crew is None:
             self._meet()
+        else:
+            self._crew.begin()
+        self.said = ""
 
     @contextmanager
     def call(self, inputs: Mapping[str, Any], fingerprint: str, slot: str = MODEL) -> Iterator[Crew]:

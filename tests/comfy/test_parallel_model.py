@@ -309,6 +309,23 @@ def workers_that(devices: list[str]) -> Workers:
         return parallel.workers_on_ray(None, LOCAL, devices)
 
 
+def test_how_work_was_dealt_is_told_of_this_run(
+    tiny_models: Path, workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the run before it had more rows, and as many rows of another clip; rows that may be left out are told
+    as such.
+    """
+    caplog.set_level("INFO")
+    model, told = shared(load(tiny_models, "1.2")), list[str]()
+    for cfg, frames in ((1.0, 5), (4.0, 5), (1.0, 5), (1.0, 10)):
+        caplog.clear()
+        sample(model, empty("1.2", frames), cfg=cfg)
+        told += [line for line in caplog.messages if line.startswith("2 ranks as ")]
+        assert " of a step with 2 rows at most, as 2 x 1." in caplog.text
+    assert told[1].startswith("2 ranks as 2 x 1") and told[0].startswith("2 ranks as 1 x 2")
+    assert told[2] == told[0] != told[3] and len(told) == 4
+
+
 def test_unloading_a_model_ends_its_workers(tiny_models: Path) -> None:
     """As ComfyUI unloads it, and as it forgets it; another copy of the network keeps them."""
     model, latent = load(tiny_models, "1.2"), empty("1.2")
@@ -364,10 +381,11 @@ def test_size_and_length_tells_what_each_device_needs(tiny_models: Path, workers
 def test_rows_of_long_clips_go_together_where_devices_share_them(tiny_models: Path, workers: Workers) -> None:
     """One device computes them one by one; several would then have to share every row."""
     model, latent = load(tiny_models, "2.0"), empty("2.0")
+    prompts = conditioning(7, seed=1), conditioning(7, seed=2)  # as long as one another, as encoded ones are
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(mmdit_model, "MOST_TOKENS_TOGETHER", 1)
         with spy() as calls:
-            alone = sample(model, latent)
+            alone = sample(model, latent, *prompts)
         assert {len(call["x"]) for call in calls} == {1}
-        assert relative(helped(workers, model, latent), alone) < SAME
+        assert relative(helped(workers, model, latent, *prompts), alone) < SAME
     assert workers.said.startswith("2 ranks as 2 x 1")

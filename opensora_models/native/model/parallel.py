@@ -114,7 +114,7 @@ def memory_of_share(model: ModelPatcher, shape: list[int]) -> str:
     rows = f"{shape[0]} row{'s' if shape[0] > 1 else ''}"
     return (
         f"Each of {sharing.ranks} devices holds all weights ({model.model_size() / GIGA:.2f} GB) and at most "
-        f"{share / GIGA:.2f} GB of a step with {rows}, as {plan.rows} x {plan.sequence}."
+        f"{share / GIGA:.2f} GB of a step with {rows} at most, as {plan.rows} x {plan.sequence}."
     )
 
 
