@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from opensora.devtools.batch import ray_engine
+from opensora.devtools.console import Problem
 from opensora.opensora_models.parallel import on_ray, ray_connection
 from opensora.opensora_models.parallel.on_ray import RayProcess, connected, free_gpus, own_address
 from opensora.opensora_models.parallel.ranks import LOOPBACK
@@ -50,16 +52,45 @@ def test_batch_connects_to_ray_by_the_same_file_and_needs_nothing_else() -> None
         assert not re.search(r"RAY_AUTH|RAY_USAGE|ray\.init\(|import_module\(.ray.\)|ray>=", text), other.__name__
 
 
-@pytest.mark.parametrize("address", ["local", "head:6379"])
-def test_a_ray_of_our_own_stays_on_the_loopback(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """The address of somebody."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        yield f"{LOOPBACK}:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_refused_before_ray_asks_for_minutes(
+    scheme: str, listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    asked: list[str] = []
+    pretended = SimpleNamespace(init=lambda address, **given: asked.append(address), is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", pretended)
+    with socket.create_server((LOOPBACK, 0)) as server:
+        closed = f"{LOOPBACK}:{server.getsockname()[1]}"
+    told = f"^The input address is '{scheme}{closed}', and no Ray is there: nobody listens at {closed} "
+    with pytest.raises(ValueError, match=told):
+        connected(scheme + closed)
+    with pytest.raises(Problem, match=f"^No Ray at {scheme}{closed}: nobody listens at {closed} "):
+        ray_engine.connect(scheme + closed)
+    assert asked == []
+    for address in (scheme + listening, "auto"):
+        assert connected(address) is pretended
+    assert asked == [scheme + listening, "auto"]
+
+
+@pytest.mark.parametrize("place", ["local", "cluster"])
+def test_a_ray_of_our_own_stays_on_the_loopback(place: str, listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     asked: list[dict[str, Any]] = []
     pretended = SimpleNamespace(init=lambda **given: asked.append(given), is_initialized=lambda: False)
     monkeypatch.setitem(sys.modules, "ray", pretended)
+    address = place if place == "local" else listening
     assert ray_engine.connect(address) is connected(address) is pretended
-    own = address == "local"
+    own = place == "local"
     assert [("include_dashboard" in each, each["address"]) for each in asked] == [(own, address)] * 2
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and ("RAY_AUTH_TOKEN" in os.environ) == own
     assert os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == ("0" if own else None)
