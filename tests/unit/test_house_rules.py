@@ -169,7 +169,9 @@ def test_nodes_speak_to_comfyui_through_its_node_api_only(path: Path) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=named)
 def test_no_network_and_no_code_in_data(path: Path) -> None:
     imported = set(imports(path)) | {name.split(".")[0] for name in imports(path)}
-    assert imported & NETWORK == set()
+    # Ray is where a person writes it to be; whether it answers is asked before Ray itself asks for minutes.
+    asks = {"socket"} if named(path) == "opensora_models/parallel/ray_connection.py" else set()
+    assert imported & NETWORK == asks
     assert not EXECUTES_DATA.search(re.sub(r"\.eval\(", "", path.read_text(encoding="utf-8")))
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
