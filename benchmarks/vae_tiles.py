@@ -17,8 +17,10 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from _measure import Measured, measure
 from torch import Tensor
 
@@ -30,7 +32,6 @@ from opensora.opensora_models.vae.dcae import DcAeConfig, Enlargement  # noqa: E
 from opensora.opensora_models.vae.doubling import nearest  # noqa: E402
 from opensora.opensora_models.vae.edges import BorderUpsample, border_around  # noqa: E402
 from opensora.opensora_models.vae.hunyuan import HunyuanConfig  # noqa: E402
-from opensora.opensora_models.vae.layers import convolve3d  # noqa: E402
 from opensora.opensora_models.vae.strips import Strips  # noqa: E402
 from opensora.opensora_models.vae.tiled import (  # noqa: E402
     OpenSora20,
@@ -73,13 +74,16 @@ def unfold(model: TiledAutoencoder) -> TiledAutoencoder:
 
 
 def _causal(layer: BorderUpsample, x: Tensor, above: int, below: int) -> Tensor:
-    conv = layer.conv.conv
-    return convolve3d(border_around(nearest(x, layer.axes), 2, above, below, 1), conv.weight, conv.bias)
+    return _plain(layer.conv.conv, border_around(nearest(x, layer.axes), 2, above, below, 1))
 
 
 def _centred(layer: Enlargement, x: Tensor, *_: int) -> Tensor:
-    conv = layer.main.conv.conv
-    return convolve3d(nearest(x, layer.axes), conv.weight, conv.bias, padding=(1, 1, 1))
+    return _plain(layer.main.conv.conv, F.pad(nearest(x, layer.axes), (1, 1, 1, 1, 1, 1)))
+
+
+def _plain(conv: Any, x: Tensor) -> Tensor:
+    """What the class below a doubling convolution's computes with its weights."""
+    return super(type(conv), conv)._conv_forward(x, conv.weight, conv.bias)
 
 
 def compare(
