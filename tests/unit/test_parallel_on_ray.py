@@ -8,8 +8,10 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,11 +54,33 @@ def test_batch_connects_to_ray_by_the_same_file_and_needs_nothing_else() -> None
         assert not re.search(r"RAY_AUTH|RAY_USAGE|ray\.init\(|import_module\(.ray.\)|ray>=", text), other.__name__
 
 
+@contextmanager
+def somebody(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of somebody who does ``answer`` with whoever connects."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+
+        def take() -> None:
+            with suppress(OSError):  # closed
+                while True:
+                    with server.accept()[0] as connection:
+                        answer(connection)
+
+        threading.Thread(target=take, daemon=True).start()
+        yield f"{LOOPBACK}:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def greet(connection: socket.socket) -> None:
+    """As a server of HTTP/2 does: with a frame of settings, here of one."""
+    connection.recv(99)
+    connection.sendall(bytes((0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 64, 0, 0)))
+
+
 @pytest.fixture
 def listening() -> Iterator[str]:
-    """The address of somebody."""
-    with socket.create_server((LOOPBACK, 0)) as server:
-        yield f"{LOOPBACK}:{server.getsockname()[1]}"
+    """The address of somebody who greets as Ray does."""
+    with somebody(greet) as address:
+        yield address
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
@@ -78,6 +102,58 @@ def test_an_address_where_nobody_listens_is_refused_before_ray_asks_for_minutes(
     for address in (scheme + listening, "auto"):
         assert connected(address) is pretended
     assert asked == [scheme + listening, "auto"]
+
+
+def refuse(connection: socket.socket) -> None:
+    """As a web server does."""
+    connection.recv(99)
+    connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+
+STRANGERS: dict[str, tuple[Callable[[socket.socket], object], str]] = {
+    "a web server": (refuse, "a web server listens at {}; the port of a cluster is 6379 unless another was chosen"),
+    "who says nothing": (lambda connection: time.sleep(1), "whoever listens at {} gives no answer within 0.3 s"),
+    "who hangs up": (lambda connection: None, "whoever listens at {} does not answer as Ray does"),
+    "another": (lambda connection: connection.sendall(b"SSH-2.0-x\r\n"), "whoever listens at {} does not answer as"),
+}
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+def test_an_address_where_another_than_ray_listens_is_refused_before_ray_asks_it_for_minutes(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for part in (ray_connection, ray_engine.CONNECTION):
+        assert part.GREETING <= 5
+        monkeypatch.setattr(part, "GREETING", 0.3)
+    asked: list[str] = []
+    pretended = SimpleNamespace(init=lambda address, **given: asked.append(address), is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", pretended)
+    answer, told = STRANGERS[who]
+    with somebody(answer) as address:
+        said = re.escape(told.format(address))
+        with pytest.raises(ValueError, match=f"^The input address is '{address}', and no Ray is there: {said}"):
+            connected(address)
+        with pytest.raises(Problem, match=f"^No Ray at {address}: {said}"):
+            ray_engine.connect(address)
+        assert asked == []
+        os.environ["RAY_USE_TLS"] = "1"  # Ray's to judge
+        assert connected(address) is pretended
+
+
+def test_who_is_asked_is_whom_ray_would_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which for ``auto`` may be the head of a cluster that is gone, and for localhost is this machine's address."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with socket.create_server((LOOPBACK, 0)) as server:
+        closed = f"{LOOPBACK}:{server.getsockname()[1]}"
+    services = SimpleNamespace(canonicalize_bootstrap_address={"auto": closed, "local": None}.get)
+    asked: list[str] = []
+    pretended = SimpleNamespace(init=lambda address, **given: asked.append(address), is_initialized=lambda: False)
+    pretended._private = SimpleNamespace(services=services)
+    monkeypatch.setitem(sys.modules, "ray", pretended)
+    with pytest.raises(ValueError, match=f"auto is {closed} for Ray, and nobody listens at {closed} \\("):
+        connected("auto")
+    assert connected("local") is pretended and asked == ["local"]
 
 
 @pytest.mark.parametrize("place", ["local", "cluster"])
@@ -106,6 +182,12 @@ def ray() -> Iterator[Any]:
     module.shutdown()
     os.environ.clear()
     os.environ.update(before)
+
+
+def test_a_real_ray_is_taken_for_one_and_found_where_it_would_be_asked(ray: Any) -> None:
+    here = str(ray.get_runtime_context().gcs_address)
+    ray_connection._expect_ray(ray, here)
+    assert ray_connection._asked(ray, here) == ray_connection._asked(ray, "auto") == here
 
 
 def test_another_cluster_is_refused_while_one_is_there(ray: Any) -> None:
