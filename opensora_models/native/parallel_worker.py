@@ -85,7 +85,7 @@ class DecodingTask:
         with torch.inference_mode():
             latents = inputs["latents"].to(self.vae.device)
             layout, compute = self.vae.network.decoding(latents, inputs["num_frames"], Strips(**inputs["plan"]))
-            pieces = layout.remaining(inputs["first_part"])
+            pieces = layout.needed(inputs["first_part"], inputs["end_part"])
             SharedDecoding(crew.everybody, len(latents)).help(layout, compute, pieces)
 
 

@@ -119,22 +119,24 @@ class PiecewiseAutoencoder(nn.Module):
 
     def decoded(
         self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *, first_part: int = 0,
-        between: Between | None = None, store: RowStore | None = None, helped: Helped | None = None,
+        end_part: int | None = None, between: Between | None = None, store: RowStore | None = None,
+        helped: Helped | None = None,
     ) -> Iterator[Tensor]:  # fmt: skip
         """Yield pixels [B, 3, t, H, W] part by part.
 
-        ``first_part`` leaves out earlier parts: what follows equals what the whole run would yield there. ``store``
-        keeps finished rows of tiles. ``helped`` makes of what decodes a piece something that has pieces decoded
-        elsewhere; it is handed the layout, and the pieces in the order in which they are asked for.
+        ``first_part`` leaves out earlier parts, ``end_part`` itself and later ones: what is left equals what the whole
+        run would yield there. ``store`` keeps finished rows of tiles. ``helped`` makes of what decodes a piece
+        something that has pieces decoded elsewhere; it is handed the layout, and the pieces in the order in which they
+        are asked for.
         """
         layout, compute = self.decoding(latents, num_frames, plan)
-        pieces = layout.remaining(first_part)
+        pieces = layout.needed(first_part, end_part)
         if helped is not None:
             if store is not None:
                 raise ValueError("Pieces that are decoded elsewhere cannot be kept in a store of rows; leave one away.")
             compute = helped(layout, compute, pieces)
         told = _reported(compute, pieces, between)
-        yield from joined(layout, told, first_part=first_part, store=store)
+        yield from joined(layout, told, first_part=first_part, end_part=end_part, store=store)
 
     def decode(
         self, latents: Tensor, num_frames: int | None = None, plan: Strips | None = None, *,

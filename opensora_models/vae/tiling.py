@@ -160,10 +160,10 @@ class Layout:
                 break
         return part
 
-    def remaining(self, first_part: int) -> list[Piece]:
-        """The pieces that must be computed to get all parts from ``first_part`` on."""
-        begin = self.first_needed(first_part)
-        return [piece for piece in self.pieces if piece.part >= begin]
+    def needed(self, first_part: int, end_part: int | None = None) -> list[Piece]:
+        """The pieces that must be computed to get all parts from ``first_part`` on; those in front of ``end_part``."""
+        parts = range(self.first_needed(first_part), self.parts if end_part is None else end_part)
+        return [piece for piece in self.pieces if piece.part in parts]
 
 
 class RowStore(Protocol):
@@ -176,13 +176,15 @@ class RowStore(Protocol):
         """Keep a row."""
 
 
-def joined(layout: Layout, compute: Compute, *, first_part: int = 0, store: RowStore | None = None) -> Iterator[Tensor]:
-    """Yield the finished frames [B, C, t, H, W] part by part, beginning with ``first_part``.
+def joined(
+    layout: Layout, compute: Compute, *, first_part: int = 0, end_part: int | None = None, store: RowStore | None = None
+) -> Iterator[Tensor]:
+    """Yield the finished frames [B, C, t, H, W] part by part, from ``first_part`` on and in front of ``end_part``.
 
     ``store``: where rows of tiles are kept, and taken from, in parts that have several.
     """
     before: Tensor | None = None
-    for part in range(layout.first_needed(first_part), layout.parts):
+    for part in range(layout.first_needed(first_part), layout.parts if end_part is None else end_part):
         frames = _joined_tiles(layout, part, compute, store)
         if before is not None:
             _blend(before, frames, TIME, layout.time)

@@ -51,6 +51,7 @@ from opensora.opensora_models.parallel.workers import Workers  # noqa: E402
 from opensora.opensora_models.releases.guidance import Guidance  # noqa: E402
 from opensora.opensora_models.releases.known import RELEASES  # noqa: E402
 from opensora.opensora_models.sampling.factor_curve import read_curve  # noqa: E402
+from opensora.opensora_models.vae.video_file import GroupedVideo  # noqa: E402
 
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
 TWO = "cpu x 2"
@@ -279,7 +280,7 @@ def test_a_shared_video_is_no_interrupted_call(
     """Behind the last group the decode ends, and workers stay together."""
     caplog.set_level("INFO")
     vae, latents = load_vae(tiny_models / "vae" / "random-vae-v1.2.safetensors"), randn(1, 4, 15, 4, 4)
-    both = in_parallel(load(tiny_models, "1.2"), TWO, vae)[1]
+    both = shared_after_a_run(tiny_models, vae)
     with torch.inference_mode():
         alone = video(vae, latents, tmp_path / "alone", monkeypatch)
         assert video(both, latents, tmp_path / "together", monkeypatch) == alone
@@ -288,9 +289,49 @@ def test_a_shared_video_is_no_interrupted_call(
         assert video(both, latents, tmp_path / "again", monkeypatch) == alone and workers._crew is crew
 
 
+def test_a_shared_video_with_holes_is_decoded_by_workers_that_stay_together(
+    tiny_models: Path,
+    workers: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whose call ends with the last group in front of one that is there; the groups in between are not decoded."""
+    caplog.set_level("INFO")
+    vae, latents = load_vae(tiny_models / "vae" / "random-vae-v1.2.safetensors"), randn(1, 4, 35, 4, 4)
+    both = shared_after_a_run(tiny_models, vae)
+    with torch.inference_mode():
+        alone = video(vae, latents, tmp_path / "alone", monkeypatch)
+        with monkeypatch.context() as cut_off, pytest.raises(comfy.model_management.InterruptProcessingException):
+            cut_off.setattr(GroupedVideo, "join_new", interrupt)
+            video(both, latents, tmp_path / "together", monkeypatch)
+        crew = workers._crew
+        parts = sorted((tmp_path / "together").rglob("0*.mp4"))
+        assert crew is not None and len(parts) == 7
+        for number in (1, 2, 4, 5):
+            parts[number].unlink() if number % 2 else parts[number].write_bytes(b"damaged")
+        caplog.clear()
+        assert video(both, latents, tmp_path / "together", monkeypatch) == alone and workers._crew is crew
+    assert "3 of 7 groups are there" in caplog.text
+    assert [line for line in caplog.messages if " ranks " in line] == 2 * [
+        "2 ranks decoded 2 pieces of this clip in turn."
+    ]
+
+
+def shared_after_a_run(tiny_models: Path, vae: Any) -> Any:
+    """The VAE with workers that hold the MODEL as well, so that they stay when a decode has ended."""
+    model, both = in_parallel(load(tiny_models, "1.2"), TWO, vae)
+    sample(model, empty("1.2"))
+    return both
+
+
+def interrupt(*args: Any) -> None:
+    raise comfy.model_management.InterruptProcessingException
+
+
 def video(vae: Any, latents: torch.Tensor, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """The file that Decode to Video makes."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(folder))
     kept = OutputFile(folder, "clip.latent", "")
     return decoding.decode_to_video(vae, latents, None, 24.0, "mp4 (h264)", 18, "256", kept, None).path.read_bytes()

@@ -134,22 +134,24 @@ def test_temporal_tiles_equal_the_original(frames: int, extra: int, overlap: flo
 
 
 @pytest.mark.parametrize("overlap", [0.25, 0.0, 0.75])
-def test_later_parts_alone_equal_those_of_the_whole_run(overlap: float) -> None:
+def test_some_parts_alone_equal_those_of_the_whole_run(overlap: float) -> None:
     compute = Tiles(torch.float32, lambda n: 4 * n, enlarged, enlarged)
     axis = Cut.overlapping(4, 16, overlap).axis(14, lambda n: 4 * n)
     layout = Layout(axis, Axis.whole(2, enlarged), Axis.whole(2, enlarged))
     parts = list(joined(layout, compute.piece))
-    for first in range(layout.parts):
+    cases = [(first, end) for end in (None, *range(1, layout.parts + 1)) for first in range(end or layout.parts)]
+    for first, end in cases:
         asked: list[int] = []
 
         def noted(piece: Piece, asked: list[int] = asked) -> Tensor:
             asked.append(piece.number)
             return compute.piece(piece)
 
-        rest = list(joined(layout, noted, first_part=first))
-        assert len(rest) == layout.parts - first
-        assert all(torch.equal(a, b) for a, b in zip(rest, parts[first:], strict=True))
-        assert asked == [piece.number for piece in layout.remaining(first)]
+        some = list(joined(layout, noted, first_part=first, end_part=end))
+        assert len(some) == (end or layout.parts) - first
+        assert all(torch.equal(a, b) for a, b in zip(some, parts[first:end], strict=True))
+        assert asked == [piece.number for piece in layout.needed(first, end)]
+        assert asked[-1] == (end or layout.parts) - 1
         if overlap == 0.25 and 0 < first < layout.parts - 1:
             assert asked[0] == first - 1  # the part before suffices
 

@@ -63,7 +63,7 @@ def own_vae(vae: Any) -> OpenSoraVAE:
 
 def _decoded_parts(
     vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0,
-    store: RowStore | None = None,
+    end_part: int | None = None, store: RowStore | None = None,
 ) -> Generator[Tensor, None, None]:  # fmt: skip
     """Yield pixels [B, 3, t, H, W] in [-1, 1] on the VAE's device, part after part, with progress."""
     network = vae.network
@@ -72,20 +72,26 @@ def _decoded_parts(
     plan = prepared(vae, samples.shape, plan, decoding=True)
     latents = network.to_own(samples.to(vae.device, vae.vae_dtype))
     layout = network.decode_layout(samples.shape, num_frames)
-    wanted = sum(piece.part >= first_part for piece in layout.pieces)
-    again = len(layout.remaining(first_part)) - wanted  # pieces of the part before, whose end is blended
-    total = len(layout.pieces)
-    progress = comfy.utils.ProgressBar(total)
+    needed = layout.needed(first_part, end_part)
+    again = sum(piece.part < first_part for piece in needed)  # pieces of the part before, whose end is blended
+    progress = comfy.utils.ProgressBar(len(layout.pieces))
 
     def between(done: int, pieces: int) -> None:
         interrupted()
         if done > again:
-            progress.update_absolute(total - pieces + done)
+            progress.update_absolute(needed[0].number + done)
 
-    with helpers(vae, latents, num_frames, plan, first_part) as helped:
+    with helpers(vae, latents, num_frames, plan, first_part, end_part) as helped:
         rows = None if helped else store  # rows of tiles are whole on one device alone
         for pixels in network.decoded(
-            latents, num_frames, plan, first_part=first_part, between=between, store=rows, helped=helped
+            latents,
+            num_frames,
+            plan,
+            first_part=first_part,
+            end_part=end_part,
+            between=between,
+            store=rows,
+            helped=helped,
         ):
             check_pixels(pixels)
             yield pixels
@@ -99,10 +105,10 @@ def _images(vae: OpenSoraVAE, pixels: Tensor) -> Tensor:
 
 def decoded_groups(
     vae: OpenSoraVAE, samples: Tensor, num_frames: int | None, plan: Strips | None, first_part: int = 0,
-    store: RowStore | None = None,
+    end_part: int | None = None, store: RowStore | None = None,
 ) -> Generator[Tensor, None, None]:  # fmt: skip
     """Yield images [B, t, H, W, 3] in [0, 1] on the output device, part after part, with progress."""
-    for pixels in _decoded_parts(vae, samples, num_frames, plan, first_part, store):
+    for pixels in _decoded_parts(vae, samples, num_frames, plan, first_part, end_part, store):
         yield _images(vae, pixels)
 
 
@@ -228,9 +234,9 @@ def decode_to_video(
         rows = TileRows(video.pieces, partial(tell, "Continuing an unfinished video: some rows of tiles are there."))
         layout = vae.network.decode_layout(samples.shape, num_frames)
 
-        def decoded(first: int) -> Generator[Tensor, None, None]:
+        def decoded(run: range) -> Generator[Tensor, None, None]:
             settled = plan or plan_begun_with(video.pieces, "video", vae, samples.shape)
-            return decoded_groups(vae, samples, num_frames, settled, first, rows)
+            return decoded_groups(vae, samples, num_frames, settled, run.start, run.stop, rows)
 
         def write(number: int, images: Tensor) -> None:
             video.write(number, images[0])
@@ -260,26 +266,24 @@ def _job(store: Path, vae: OpenSoraVAE, samples: Tensor, settings: Mapping[str, 
 def _complete(
     video: GroupedVideo,
     groups: int,
-    decoded: Callable[[int], Generator[Tensor, None, None]],
+    decoded: Callable[[range], Generator[Tensor, None, None]],
     write: Callable[[int, Tensor], None],
     choose: Callable[[], Path],
     metadata: Mapping[str, Any] | None,
 ) -> Path:
     """Make the groups that are missing, each written while the next is decoded, and join all.
 
-    Where there are no locks, another process may remove some.
+    A decode goes up to the next group that is there and ends by itself: broken off, workers that share it would take
+    that for an interrupt and have to meet anew. Where there are no locks, another process may remove some.
     """
     for _ in range(ATTEMPTS):
         missing = video.missing(groups)
         if 0 < len(missing) < groups:
             tell(f"Continuing an unfinished video: {groups - len(missing)} of {groups} groups are there.")
-        while missing:
-            with closing(decoded(missing[0])) as stream, beside() as writer:
-                for number, images in enumerate(stream, missing[0]):
+        for run in _runs(missing):
+            with closing(decoded(run)) as stream, beside() as writer:
+                for number, images in enumerate(stream, run.start):
                     writer.start(partial(write, number, images))
-                    missing.remove(number)
-                    if number + 1 < groups and number + 1 not in missing:
-                        break  # behind the last group it ends by itself: workers would take a break for an interrupt
         try:
             return video.join_new(groups, choose, metadata)
         except PartsMissing:
@@ -288,6 +292,14 @@ def _complete(
         f"Another program removes the parts of this video from '{video.folder}' while it is made; stop it and run "
         "again."
     )
+
+
+def _runs(numbers: list[int]) -> list[range]:
+    """Rising numbers as the ranges they form."""
+    known = set(numbers)
+    starts = [number for number in numbers if number - 1 not in known]
+    ends = [number + 1 for number in numbers if number + 1 not in known]
+    return [range(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
 def _tell_unfinished(store: Path) -> None:

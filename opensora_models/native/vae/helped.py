@@ -59,19 +59,21 @@ def numbers_of_vae(vae: OpenSoraVAE) -> str:
 
 @contextmanager
 def helpers(
-    vae: OpenSoraVAE, latents: Tensor, num_frames: int | None, plan: Strips, first_part: int
+    vae: OpenSoraVAE, latents: Tensor, num_frames: int | None, plan: Strips, first_part: int, end_part: int | None
 ) -> Iterator[Helped | None]:
     """Workers decode meanwhile, where the VAE has some and a clip is more than one piece.
 
     ``latents`` [B, C, T, h, w] are the network's own. Raises :class:`..workers.WorkersFailed` where one is lost.
     """
-    workers, pieces = vae.workers, vae.network.decode_layout(latents.shape, num_frames).remaining(first_part)
+    workers, layout = vae.workers, vae.network.decode_layout(latents.shape, num_frames)
+    pieces = layout.needed(first_part, end_part)
     if workers is None or len(pieces) < 2:
         yield None
         return
     numbers = numbers_of_vae(vae)
     workers.prepare(settings_of_vae(vae), numbers, VAE)
-    inputs = {"latents": latents, "num_frames": num_frames, "plan": asdict(plan), "first_part": first_part}
+    parts = {"first_part": first_part, "end_part": end_part}
+    inputs = {"latents": latents, "num_frames": num_frames, "plan": asdict(plan), **parts}
     try:
         with workers.call(inputs, numbers, VAE) as crew:
             yield SharedDecoding(crew.everybody, len(latents)).helped
