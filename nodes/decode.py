@@ -11,12 +11,11 @@ from ..opensora_models.native.graph_words import workflow_metadata
 from ..opensora_models.native.sampling.clips import marked
 from ..opensora_models.native.vae import decoding
 from ..opensora_models.native.vae.decoding import own_vae
-from ..opensora_models.native.vae.plans import AUTO, TILE_SIZES
 from ..opensora_models.releases.known import said_release
 from ..opensora_models.vae.latent_file import load_latent
 from ..opensora_models.vae.video_file import FORMATS
 from .door import OpenSoraNode
-from .encode import TILE_TOOLTIP
+from .encode import tile_input
 from .files import FileInput, FileName, PrefixInput, SavingNode
 
 NUM_FRAMES_TOOLTIP = (
@@ -40,7 +39,7 @@ def _common_inputs(prefix: str) -> list[Any]:
     return [
         io.Latent.Input("samples", lazy=True, tooltip="Open-Sora latents [batch, channels, frames, height, width]."),
         io.Vae.Input("vae", tooltip="From Open-Sora Load VAE, of the same version as the model."),
-        io.Combo.Input("tile_size", options=list(TILE_SIZES), default=AUTO, tooltip=TILE_TOOLTIP),
+        tile_input(),
         PrefixInput(prefix),
         io.Int.Input("num_frames", default=0, min=0, max=100_000, advanced=True, tooltip=NUM_FRAMES_TOOLTIP),
     ]

@@ -10,12 +10,18 @@ from ..opensora_models.native.vae.decoding import encode_images, own_vae
 from ..opensora_models.native.vae.plans import AUTO, TILE_SIZES
 from .door import OpenSoraNode
 
-TILE_TOOLTIP = (
-    "Least memory for most pixels: each layer is computed in strips of about this area (512: 512 x 512 pixels). The "
-    "result is the same but for rounding. auto: what fits into free memory. off: whole layers."
-)
-
 MODE, SAMPLE = "mode", "sample"
+
+
+def tile_input() -> io.Input:
+    """How much of a clip a VAE computes at once."""
+    return io.Combo.Input(
+        "tile_size",
+        options=list(TILE_SIZES),
+        default=AUTO,
+        tooltip="Least memory for most pixels: each layer is computed in strips of about this area (512: 512 x 512 "
+        "pixels). The result is the same but for rounding. auto: what fits into free memory. off: whole layers.",
+    )
 
 
 class Encode(OpenSoraNode):
@@ -32,7 +38,7 @@ class Encode(OpenSoraNode):
             inputs=[
                 io.Image.Input("images", tooltip="One picture, or the frames of one clip."),
                 io.Vae.Input("vae", tooltip="From Open-Sora Load VAE."),
-                io.Combo.Input("tile_size", options=list(TILE_SIZES), default=AUTO, tooltip=TILE_TOOLTIP),
+                tile_input(),
                 io.Combo.Input(
                     "posterior",
                     options=[MODE, SAMPLE],

@@ -13,10 +13,22 @@ from ..opensora_models.native.sampling.samplers import sampler
 from ..opensora_models.releases.guidance import DEFAULT_FORCE_STEPS, Guidance
 from ..opensora_models.sampling.released_settings import GUIDER_STARTS
 from .door import OpenSoraNode
-from .sigmas import CATEGORY
+from .sigmas import CATEGORY, full_schedule_input
 
 OFF, TEXT, TEXT_AND_IMAGE, IMAGE = "off", "text", "text and image", "image"
 OSCILLATIONS = (OFF, TEXT, TEXT_AND_IMAGE, IMAGE)
+
+
+def cfg_input() -> io.Input:
+    """How strong text guidance is."""
+    return io.Float.Input(
+        "cfg",
+        default=GUIDER_STARTS["cfg"],
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3 and 2.0.",
+    )
 
 
 def guidance_inputs() -> list[io.Input]:
@@ -100,13 +112,7 @@ def interval_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Part of the run after which guidance ends.",
         ),
-        io.Sigmas.Input(
-            "full_schedule",
-            optional=True,
-            advanced=True,
-            tooltip="The sigmas of the whole run, if the sampler gets only a part of them (Split Sigmas): steps are "
-            "then counted in the whole run.",
-        ),
+        full_schedule_input(),
     ]
 
 
@@ -149,14 +155,7 @@ class Guider(OpenSoraNode):
                 io.Model.Input("model", tooltip="An Open-Sora model."),
                 io.Conditioning.Input("positive", lazy=True, tooltip="The prompt, with given frames if there are any."),
                 io.Conditioning.Input("negative", lazy=True, tooltip="The negative or empty prompt."),
-                io.Float.Input(
-                    "cfg",
-                    default=GUIDER_STARTS["cfg"],
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3 and 2.0.",
-                ),
+                cfg_input(),
                 *guidance_inputs(),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],

@@ -13,7 +13,7 @@ from ..opensora_models.native.messages import tell
 from ..opensora_models.native.sampling.guidance_over_time import GuidanceOverTime, with_guidance_over_time
 from ..opensora_models.sampling.factor_curve import read_points
 from .door import OpenSoraNode
-from .sigmas import CATEGORY
+from .sigmas import CATEGORY, full_schedule_input, levels_of
 
 UNCHANGED = "Both curves are flat at 1: the model is as it was."
 
@@ -44,12 +44,7 @@ class GuidanceCurve(OpenSoraNode):
                     "The same for image_cfg (1.3 and 2.0, where frames are given).",
                     advanced=True,
                 ),
-                io.Sigmas.Input(
-                    "full_schedule",
-                    optional=True,
-                    advanced=True,
-                    tooltip="The sigmas of the whole run, if the sampler gets only a part of them (Split Sigmas).",
-                ),
+                full_schedule_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the curves; connect it to a sampler.")
@@ -74,8 +69,7 @@ class GuidanceCurve(OpenSoraNode):
     ) -> io.NodeOutput:
         text = chosen_curve("text", text_points, text_curve)
         image = chosen_curve("image", image_points, image_curve)
-        levels = None if full_schedule is None else tuple(full_schedule.tolist())
-        over = GuidanceOverTime(text, image, levels)
+        over = GuidanceOverTime(text, image, levels_of(full_schedule))
         if text.flat and image.flat:
             tell(UNCHANGED, level=logging.INFO)
         return io.NodeOutput(with_guidance_over_time(model, over))

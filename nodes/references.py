@@ -40,6 +40,18 @@ def references_input(tooltip: str, **options: Any) -> io.Input:
     return References.Input("references", optional=True, tooltip=tooltip, **options)
 
 
+def resize_input() -> io.Input:
+    """What is done with a picture of another size than the clip's."""
+    return io.Combo.Input(
+        "resize",
+        options=list(FITS),
+        default="crop",
+        advanced=True,
+        tooltip="How a picture of another size is brought to the clip's: crop (for 2.0 in the original's very way), "
+        "pad, stretch, or crop with smooth filters whatever the release.",
+    )
+
+
 class Reference(OpenSoraNode):
     """``OSoraReference``: a picture, a clip or a latent, and where it goes; chain as many as you like."""
 
@@ -119,14 +131,7 @@ class Reference(OpenSoraNode):
                     advanced=True,
                     tooltip="Count the position in frames of the video or in latent frames.",
                 ),
-                io.Combo.Input(
-                    "resize",
-                    options=list(FITS),
-                    default="crop",
-                    advanced=True,
-                    tooltip="How a picture of another size is brought to the clip's: crop (for 2.0 in the original's "
-                    "very way), pad, stretch, or crop with smooth filters whatever the release.",
-                ),
+                resize_input(),
                 io.Int.Input(
                     "segment",
                     default=0,

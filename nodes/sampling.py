@@ -21,28 +21,16 @@ from ..opensora_models.native.sampling.guiders import Conditioning
 from ..opensora_models.native.sampling.reference_inputs import ReferenceChain, check_clip, method_for, place_references
 from ..opensora_models.sampling.released_settings import RUN_STARTS
 from .door import OpenSoraNode
+from .guidance import cfg_input
 from .references import references_input, report_with
-from .sigmas import CATEGORY
+from .sigmas import CATEGORY, steps_input
 
 
 def run_inputs() -> list[io.Input]:
     """Steps, guidance and seed."""
     return [
-        io.Int.Input(
-            "steps",
-            default=int(RUN_STARTS["steps"]),
-            min=1,
-            max=1000,
-            tooltip="Sampling steps; released: 30, for 2.0 50.",
-        ),
-        io.Float.Input(
-            "cfg",
-            default=RUN_STARTS["cfg"],
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            tooltip="How strongly the text pulls. Released: 7 for 1.2, 7.5 for 1.3 and 2.0.",
-        ),
+        steps_input(),
+        cfg_input(),
         io.Int.Input(
             "seed",
             default=42,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..opensora_models.native.sampling.clips import (
     Latent,
@@ -23,6 +24,33 @@ from .door import OpenSoraNode
 PRECISIONS = {"exact": torch.float32, "as released (bfloat16)": torch.bfloat16}
 VIDEO = "video"
 CATEGORY = "Open-Sora/sampling"
+
+
+def steps_input() -> io.Input:
+    """How many steps a schedule has."""
+    return io.Int.Input(
+        "steps",
+        default=int(STEPS_START["steps"]),
+        min=1,
+        max=1000,
+        tooltip="Sampling steps; released: 30, for 2.0 50.",
+    )
+
+
+def full_schedule_input() -> io.Input:
+    """The whole of a schedule, for what changes over the steps of a run; :func:`levels_of` reads it."""
+    return io.Sigmas.Input(
+        "full_schedule",
+        optional=True,
+        advanced=True,
+        tooltip="The sigmas of the whole run, if the sampler gets only a part of them (Split Sigmas): steps are then "
+        "counted in the whole run.",
+    )
+
+
+def levels_of(full_schedule: Tensor | None) -> tuple[float, ...] | None:
+    """The noise levels of the whole run; None where those of the sampler are all."""
+    return None if full_schedule is None else tuple(full_schedule.tolist())
 
 
 def shift_inputs() -> list[io.Input]:
@@ -68,13 +96,7 @@ class Sigmas(OpenSoraNode):
             inputs=[
                 io.Model.Input("model", tooltip="An Open-Sora model; its version decides about the schedule."),
                 io.Latent.Input("latent", tooltip="The clip to be sampled; only its size and length are read."),
-                io.Int.Input(
-                    "steps",
-                    default=int(STEPS_START["steps"]),
-                    min=1,
-                    max=1000,
-                    tooltip="Sampling steps; released: 30, for 2.0 50.",
-                ),
+                steps_input(),
                 io.Float.Input(
                     "denoise",
                     default=1.0,

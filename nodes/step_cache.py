@@ -16,6 +16,7 @@ from ..opensora_models.native.model.step_cache import CachedRun, with_step_cache
 from ..opensora_models.native.sampling.cached_steps import chosen_table
 from .door import OpenSoraNode
 from .files import FileInput
+from .sigmas import full_schedule_input, levels_of
 
 CATEGORY = "Open-Sora/speed"
 OFF, FROM_TEXT = "off", "from steps"
@@ -79,12 +80,7 @@ class StepCache(OpenSoraNode):
                     advanced=True,
                     tooltip="Share of the run in whose steps all rows are computed, before guidance_every begins.",
                 ),
-                io.Sigmas.Input(
-                    "full_schedule",
-                    optional=True,
-                    advanced=True,
-                    tooltip="The sigmas of the whole run, if the sampler gets only a part of them (Split Sigmas).",
-                ),
+                full_schedule_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the cache; connect it to a sampler.")
@@ -118,8 +114,7 @@ class StepCache(OpenSoraNode):
     ) -> io.NodeOutput:
         plain = {OFF: EVERY_STEP, FROM_TEXT: steps, **PUBLISHED}.get(table)
         chosen = chosen_table(model, plain, table, computed_percent)
-        levels = None if full_schedule is None else tuple(full_schedule.tolist())
-        run = CachedRun(chosen, GuidanceReuse(guidance_every, guidance_after), levels)
+        run = CachedRun(chosen, GuidanceReuse(guidance_every, guidance_after), levels_of(full_schedule))
         return io.NodeOutput(with_step_cache(model, run))
 
 

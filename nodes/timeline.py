@@ -20,11 +20,11 @@ from ..opensora_models.native.sampling.timeline_inputs import (
     numbered_pictures,
     plan_references,
 )
-from ..opensora_models.sampling.fitting import FITS, Fit
+from ..opensora_models.sampling.fitting import Fit
 from ..opensora_models.sampling.timeline import EXAMPLE, parse_plan
 from ..opensora_models.sampling.timeline_use import most_important
 from .door import OpenSoraNode
-from .references import CATEGORY, References, references_input
+from .references import CATEGORY, References, references_input, resize_input
 
 SHEET = "opensora_timeline"
 """What the file of small pictures is called among those that ComfyUI clears when it starts."""
@@ -71,14 +71,7 @@ class Timeline(OpenSoraNode):
                     tooltip=f"The plan as text, counted in latent frames: {EXAMPLE}, or Open-Sora's mask strategy, for "
                     "example 0,0,0,0;0,1,0,-1.",
                 ),
-                io.Combo.Input(
-                    "resize",
-                    options=list(FITS),
-                    default="crop",
-                    advanced=True,
-                    tooltip="How a picture of another size is brought to the clip's: crop (for 2.0 in the original's "
-                    "very way), pad, stretch, or crop with smooth filters whatever the release.",
-                ),
+                resize_input(),
             ],
             outputs=[
                 References.Output(display_name="references", tooltip="The chain, for a sampler or Place References."),

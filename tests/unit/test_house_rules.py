@@ -166,6 +166,19 @@ def test_nodes_speak_to_comfyui_through_its_node_api_only(path: Path) -> None:
     assert not [name for name in relative_to_pack(path) if name.split(".")[0] in ("training", "devtools", "tests")]
 
 
+def test_an_input_that_nodes_share_is_declared_once() -> None:
+    """One with bounds, options or the like, by its kind, name and words; a function gives it to the others."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for path in sources("nodes"):
+        for call in ast.walk(tree(path)):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".Input") and len(call.keywords) > 2:
+                words = [ast.unparse(each.value) for each in call.keywords if each.arg == "tooltip"]
+                declared = (ast.unparse(call.func), *map(ast.unparse, call.args), *words)
+                places.setdefault(declared, []).append(f"{named(path)}:{call.lineno}")
+    assert len(places) > 50
+    assert {declared: found for declared, found in places.items() if len(found) > 1} == {}
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=named)
 def test_no_network_and_no_code_in_data(path: Path) -> None:
     imported = set(imports(path)) | {name.split(".")[0] for name in imports(path)}
