@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOME = REPOSITORY / ".comfyui"  # all that dev.py makes; git-ignored, may be deleted at any time
@@ -21,6 +23,15 @@ BROWSER_PATHS = (
     "C:/Program Files/Google/Chrome/Application/chrome.exe",
     "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
 )
+
+
+def machine_file(path: str) -> Any:
+    """A file below ``opensora_models/`` that needs Python's own library alone; its package would bring torch along."""
+    spec = importlib.util.spec_from_file_location(f"opensora_{Path(path).stem}", REPOSITORY / "opensora_models" / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def venv_python(venv: Path) -> Path:

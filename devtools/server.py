@@ -71,6 +71,7 @@ class ComfyServer(ComfyClient):
     """A headless ComfyUI process with the pack linked; use it as a context manager."""
 
     stdin: int | None = None  # what the process gets as standard input, as for subprocess
+    held: tuple[int, ...] = ()  # handles of this process that it gets as well, outside Windows
 
     def __init__(
         self,
@@ -109,6 +110,7 @@ class ComfyServer(ComfyClient):
             group["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP  # so that it alone gets Ctrl-Break
         else:
             group["preexec_fn"] = _listen_to_interrupts
+            group["pass_fds"] = self.held
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
                 self.command(),

@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..opensora_models.native.core import marks, startup
 from ..opensora_models.native.sampling.samplers import register_scheduler
 from ..opensora_models.native.stored import remove_expired
+from ..opensora_models.parallel.workers import clear_leftovers
 from .calibration import CalibrateStepCache
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .decode import Decode, DecodeToVideo, LoadLatent
@@ -78,6 +79,7 @@ class OpenSoraExtension(ComfyExtension):
         marks.register(guilty_input)
         register_scheduler()
         remove_expired()
+        clear_leftovers()
         await register_old_packs()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
+import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..places import machine_file
 from ..server import ComfyServer
+from .leash import NOTHING
 from .servers import ServerWorker
 from .work import Job, RowFailed, SentFile, WorkerLost
 
+logger = logging.getLogger("opensora")
+
+TEMPORARY = machine_file("storage/temporary.py")
+FOLDERS = "batch"
 LEASH = Path(__file__).with_name("leash.py")
-MODELS_FILE = "model_paths.yaml"  # JSON is YAML
 
 
 class LeashedServer(ComfyServer):
@@ -26,8 +30,11 @@ class LeashedServer(ComfyServer):
 
     def __init__(self, python: Path, root: Path, source: Path, arguments: Sequence[str]) -> None:
         """``source`` is the base directory that holds ``models``, ``custom_nodes`` and ``input``."""
-        base = Path(tempfile.mkdtemp(prefix="opensora-batch-"))
-        super().__init__(python, root, base, source, arguments=arguments)
+        for folder, why in TEMPORARY.cleared_leftovers(FOLDERS):
+            logger.warning("'%s', left by an actor that was killed, %s.", folder, why or "is removed")
+        self._folder = TEMPORARY.TemporaryFolder(FOLDERS)
+        self.held = (self._folder.handle,)
+        super().__init__(python, root, Path(self._folder.name), source, arguments=arguments)
         self.source = source
 
     def prepare(self) -> None:
@@ -42,7 +49,8 @@ class LeashedServer(ComfyServer):
         fixed = ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.source), *folders]
         fixed += ["--database-url", f"sqlite:///{(self.base / 'comfyui.db').as_posix()}"]
         fixed += ["--disable-api-nodes", "--disable-auto-launch", *self.arguments]
-        return [sys.executable, str(LEASH), str(self.base), str(self.python), str(self.root / "main.py"), *fixed]
+        held = NOTHING if sys.platform == "win32" else str(self._folder.handle)
+        return [sys.executable, str(LEASH), str(self.base), held, str(self.python), str(self.root / "main.py"), *fixed]
 
     def stop(self) -> int:
         """Let go of the leash first: whatever holds ComfyUI back, it then ends with it."""
@@ -53,7 +61,7 @@ class LeashedServer(ComfyServer):
     def remove(self) -> None:
         """End it and delete what it wrote."""
         self.stop()
-        shutil.rmtree(self.base, ignore_errors=True)
+        self._folder.cleanup()
 
 
 class Host:

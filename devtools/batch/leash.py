@@ -1,7 +1,9 @@
-"""Runs a program that ends when its starter does, even by kill -9: ``python leash.py FOLDER PROGRAM ARGUMENT…``.
+"""Runs a program that ends when its starter does, even by kill -9: ``python leash.py FOLDER HELD PROGRAM …``.
 
 The starter holds the other end of this process's standard input; when the starter ends, the system closes it. Then the
-folder the program wrote into goes as well, because nobody is left who knows of it.
+folder the program wrote into goes as well, because nobody is left who knows of it. HELD is the handle of the lock by
+which the folder is known to be in use, or ``-``: the program gets it too, so that whoever clears away what killed
+processes left lets this folder be while any of them lives.
 
 There are two of this process: Ray kills the children of an actor that ended, and would kill the only one before it can
 end the program. The second is no child of the actor, and has the same standard input.
@@ -17,14 +19,16 @@ from types import FrameType
 
 END_SECONDS = 10
 SECOND = "--second"
+NOTHING = "-"
 
 
 def main() -> int:
     """The exit status of the program."""
     if sys.argv[1] != SECOND:
-        return _wait(subprocess.Popen([sys.executable, __file__, SECOND, *sys.argv[1:]], start_new_session=True))
-    folder, *command = sys.argv[2:]
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        again = [sys.executable, __file__, SECOND, *sys.argv[1:]]
+        return _wait(subprocess.Popen(again, start_new_session=True, pass_fds=_handles(sys.argv[2])))
+    folder, held, *command = sys.argv[2:]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=_handles(held))
     left_alone = threading.Event()
 
     def wait_for_the_starter() -> None:
@@ -42,6 +46,10 @@ def main() -> int:
     if left_alone.is_set():
         shutil.rmtree(folder, ignore_errors=True)
     return code
+
+
+def _handles(held: str) -> "tuple[int, ...]":
+    return () if held == NOTHING else (int(held),)
 
 
 def _wait(child: "subprocess.Popen[bytes]") -> int:

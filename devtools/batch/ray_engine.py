@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import sys
 import time
@@ -14,22 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..console import Problem
-from ..places import REPOSITORY
+from ..places import REPOSITORY, machine_file
 from .outputs import Made
 from .work import Job, RowFailed, WorkerLost, content_of
 
-
-def _connection() -> Any:
-    """How the pack connects to Ray: one file, read without the package it lies in, which would bring torch along."""
-    path = REPOSITORY / "opensora_models" / "parallel" / "ray_connection.py"
-    spec = importlib.util.spec_from_file_location("opensora_ray_connection", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CONNECTION = _connection()
+CONNECTION = machine_file("parallel/ray_connection.py")
 LOCAL: str = CONNECTION.LOCAL
 HOST = "devtools.batch.host:Host"
 START_SECONDS = 900  # a device may have to be waited for, and ComfyUI loads many packs

@@ -8,6 +8,7 @@ does the same without ending anybody.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import subprocess
@@ -17,20 +18,20 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..storage.temporary import temporary_folder
+from ..messages.quoting import shown_path
+from ..storage.temporary import TemporaryFolder, cleared_leftovers
 from .ranks import LOOPBACK, PATIENCE, RankLost
 from .stack import Crew, Hook, Run
 from .traffic import Link, link_between
 from .wire import Wire, message
 from .worker import BEAT, LEAVE, joined, store_at
 
-if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
+logger = logging.getLogger("opensora")
 
 SILENCE = 6 * BEAT
 """Seconds without a sign of life after which a worker that was lost counts as hanging."""
@@ -50,6 +51,9 @@ ANSWERING = 2.0
 
 LOST = "The workers lost touch with one another, and none of them says why; the next run meets anew."
 """Why a call failed that nobody can be blamed for."""
+
+MEETINGS = "ranks"
+"""What the folder is for in which workers of one machine meet."""
 
 MODEL, VAE = "model", "vae"
 """Slots: what a worker holds at the same time."""
@@ -74,6 +78,12 @@ def with_workers(workers: Workers, inputs: Mapping[str, Any], fingerprint: str, 
 
 COLLECTING = {"load": LOADING, "call": STARTING}
 """How long a worker's late answer is waited for, where it was told to do more than to come to the end of a block."""
+
+
+def clear_leftovers() -> None:
+    """Remove the meeting places of processes that were killed, and say so in the log."""
+    for folder, why in cleared_leftovers(MEETINGS):
+        logger.info("'%s', left by a ComfyUI that was killed, %s.", shown_path(folder), why or "is removed")
 
 
 class WorkersFailed(RuntimeError):
@@ -244,7 +254,7 @@ class Workers:
         self._loaded: dict[tuple[int, str], str] = {}
         self._crew: Crew | None = None
         self.said = ""
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder: TemporaryFolder | None = None
         self._meetings = 0
         weakref.finalize(self, _end, self._processes)
 
@@ -381,7 +391,7 @@ class Workers:
             store = TCPStore(self._host, 0, None, True, wait_for_workers=False)
             return store, {"host": self._host, "port": store.port}
         if self._folder is None:
-            self._folder = temporary_folder("ranks")
+            self._folder = TemporaryFolder(MEETINGS)
         self._meetings += 1
         meeting = {"file": os.path.join(self._folder.name, f"meeting-{self._meetings}")}
         return store_at(meeting, size), meeting

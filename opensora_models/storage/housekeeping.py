@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .locks import LOCK, WANTED, FolderLock, try_lock
+from .locks import WANTED, FolderLock
 from .pieces import RECORD, about_in
 from .places import is_file, is_folder
+from .temporary import LOCK, try_lock
 
 IN_USE = "in use"
 NOT_OURS = "holds files that are not ours, which stay"

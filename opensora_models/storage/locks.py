@@ -19,42 +19,14 @@ from pathlib import Path
 from ..messages.quoting import shown_path
 from .failures import explained
 from .places import clear, is_file, is_folder, own_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-try:
-    import msvcrt
-except ImportError:
-    msvcrt = None  # type: ignore[assignment]
+from .temporary import LOCK, try_lock
 
 logger = logging.getLogger("opensora")
 
-LOCK = "lock"
 WANTED = "wanted"
 """A file in the folder that tells its worker that somebody waits."""
 POLL_SECONDS = 0.2
-HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 TRIES = 50
-
-
-def try_lock(handle: int) -> bool | None:
-    """Lock an open file for this process without waiting.
-
-    True: it is ours until the handle is closed or the process ends. False: somebody else has it. None: there are no
-    locks here.
-    """
-    try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        elif msvcrt is not None:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            return None
-    except OSError as error:
-        return False if error.errno in HELD else None
-    return True
 
 
 class FolderLock:

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from ..messages.quoting import shown_path
 from .failures import CannotStore, explained
-from .locks import try_lock
 from .places import clear, is_file
+from .temporary import try_lock
 
 T = TypeVar("T")
 Name = TypeVar("Name", bound="os.PathLike[str]")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import io
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import folder_paths  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy.weight_adapter import LoRAAdapter  # noqa: E402
 
+from opensora.nodes import OpenSoraExtension  # noqa: E402
 from opensora.opensora_models.caching.guidance_rows import GuidanceReuse  # noqa: E402
 from opensora.opensora_models.caching.tables import StepTable  # noqa: E402
 from opensora.opensora_models.checkpoint.settings import Choices  # noqa: E402
@@ -51,6 +54,7 @@ from opensora.opensora_models.parallel.workers import Workers  # noqa: E402
 from opensora.opensora_models.releases.guidance import Guidance  # noqa: E402
 from opensora.opensora_models.releases.known import RELEASES  # noqa: E402
 from opensora.opensora_models.sampling.factor_curve import read_curve  # noqa: E402
+from opensora.opensora_models.storage.temporary import TemporaryFolder  # noqa: E402
 from opensora.opensora_models.vae.video_file import GroupedVideo  # noqa: E402
 
 pytestmark = [pytest.mark.comfy, pytest.mark.compat]
@@ -365,6 +369,17 @@ def test_how_work_was_dealt_is_told_of_this_run(
         assert " of a step with 2 rows at most, as 2 x 1." in caplog.text
     assert told[1].startswith("2 ranks as 2 x 1") and told[0].startswith("2 ranks as 1 x 2")
     assert told[2] == told[0] != told[3] and len(told) == 4
+
+
+def test_comfyui_clears_what_a_killed_one_left_when_it_starts(
+    executor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lives, left = TemporaryFolder("ranks"), tmp_path / "opensora-ranks-left"
+    left.mkdir()
+    (left / "lock").touch()
+    asyncio.run(OpenSoraExtension().on_load())
+    assert list(tmp_path.iterdir()) == [Path(lives.name)]
 
 
 def test_unloading_a_model_ends_its_workers(tiny_models: Path) -> None:

@@ -68,8 +68,10 @@ def test_a_server_killed_in_mid_run_leaves_no_worker_and_the_next_one_works(
         server.stop()
     assert len(workers) == 2 and gone(workers)
     again = TestServer(tmp_path / "base", tiny_models)
+    said = again.log_size()
     again.start()
     try:
+        assert "', left by a ComfyUI that was killed, is removed." in again.log(said)
         both = graph(together=sampled("shared", 3), alone=sampled("model", 3))
         latents = saved_latents(again, object_info, both, "together", "alone")
         assert relative(latents["together"], latents["alone"]) < SAME and latents["alone"].std() > 0.1

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,9 @@ from opensora.devtools.batch.ray_engine import connect
 from opensora.devtools.batch.servers import checked_url
 from opensora.devtools.batch.table import Row, read_table
 from opensora.devtools.console import Problem
+from support.drivers import processes
 from support.fake_comfyui import OBJECT_INFO, WORKFLOW
+from support.processes import python
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -366,7 +369,7 @@ def test_a_comfyui_that_ends_while_it_starts_leaves_no_folder(tmp_path: Path, mo
     """Ray knows no actor then that could be told to close."""
     (tmp_path / "ComfyUI").mkdir()
     (tmp_path / "ComfyUI" / "main.py").write_text("raise SystemExit('no model here')", encoding="utf-8")
-    monkeypatch.setattr(host.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     settings = {"python": sys.executable, "comfyui": str(tmp_path / "ComfyUI"), "base": "", "arguments": []}
     with pytest.raises(Problem, match="(?s)while starting.*no model here"):
@@ -375,7 +378,7 @@ def test_a_comfyui_that_ends_while_it_starts_leaves_no_folder(tmp_path: Path, mo
 
 
 def test_a_leash_gives_the_programs_exit_status_and_says_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, leash.__file__, str(tmp_path / "own"), sys.executable, "-c", "raise SystemExit(7)"]
+    command = [sys.executable, leash.__file__, str(tmp_path / "own"), "-", sys.executable, "-c", "raise SystemExit(7)"]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert holder.wait(30) == 7 and holder.stdout is not None and holder.stdout.read() == b""
 
@@ -395,6 +398,53 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.Monke
         connect("local")
 
 
+STARTER = """
+import time
+from pathlib import Path
+from opensora.devtools.batch.host import LeashedServer
+server = LeashedServer(Path(sys.executable), Path(sys.argv[1]), Path(sys.argv[1]), [])
+server.ready = lambda: True
+server.start()
+print(server.base, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
+def test_what_is_left_when_all_are_killed_is_removed_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not before the last of them has ended."""
+    places = {name: tmp_path / name for name in ("ComfyUI", "temporary")}
+    for place in places.values():
+        place.mkdir()
+    (places["ComfyUI"] / "main.py").write_text("import time; time.sleep(60)", encoding="utf-8")
+    monkeypatch.setenv("TMPDIR", str(places["temporary"]))
+    monkeypatch.setattr(tempfile, "tempdir", str(places["temporary"]))
+
+    def next_start() -> Path:
+        server = host.LeashedServer(Path(sys.executable), places["ComfyUI"], places["ComfyUI"], [])
+        server.remove()
+        return server.base
+
+    starter = python(STARTER, places["ComfyUI"])
+    assert starter.stdout is not None
+    left = Path(starter.stdout.readline().strip())
+    until(lambda: len(processes(str(left))) == 3)  # ComfyUI behind two of the leash
+    assert next_start() != left and left.exists()
+    (comfyui,) = {*processes(str(left))} - {*processes(str(left), "leash.py")}
+    for pid in (starter.pid, *processes(str(left), "leash.py")):
+        os.kill(pid, signal.SIGKILL)
+    starter.wait()
+    until(lambda: processes(str(left)) == [comfyui])
+    assert next_start() and (left / "output").exists(), "ComfyUI lives"
+    os.kill(comfyui, signal.SIGKILL)
+    until(lambda: processes(str(left)) == [])
+    assert caplog.messages == []
+    assert next_start() and list(places["temporary"].iterdir()) == []
+    assert caplog.messages == [f"'{left}', left by an actor that was killed, is removed."]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="has no kill -9")
 @pytest.mark.parametrize("how", ["the starter", "the starter and its child, as Ray does"])
 def test_a_leashed_program_ends_with_its_starter(tmp_path: Path, how: str) -> None:
@@ -403,7 +453,7 @@ def test_a_leashed_program_ends_with_its_starter(tmp_path: Path, how: str) -> No
     program = f"import time, pathlib\nwhile True:\n    pathlib.Path({str(mark)!r}).touch(); time.sleep(0.05)"
     holder = (
         "import subprocess, sys, time\n"
-        f"leash = [{leash.__file__!r}, {str(tmp_path / 'own')!r}]\n"
+        f"leash = [{leash.__file__!r}, {str(tmp_path / 'own')!r}, '-']\n"
         f"command = [sys.executable, *leash, sys.executable, '-c', {program!r}]\n"
         "print(subprocess.Popen(command, stdin=subprocess.PIPE).pid, flush=True)\n"
         "time.sleep(60)"

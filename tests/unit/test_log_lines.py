@@ -49,6 +49,10 @@ LOG_ONLY = {
     ("opensora_models/native/model/clip_layout.py", "--force-channels-last"): "an option of the start, not of a run",
     ("opensora_models/storage/locks.py", "'%s' lies on a file system"): "one ComfyUI works there as anywhere",
     ("opensora_models/storage/locks.py", ""): "the default of `one_writer(tell=)`, for callers without a node",
+    (
+        "opensora_models/parallel/workers.py",
+        "'%s', left by a ComfyUI",
+    ): "at the start, of what no run reads again",
     # The one door of all that is told.
     ("opensora_models/native/messages.py", "%s"): "`tell` itself",
 }

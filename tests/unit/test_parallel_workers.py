@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from opensora.opensora_models.parallel.workers import (
     Workers,
     WorkersFailed,
     _Process,
+    clear_leftovers,
     started,
     with_workers,
 )
@@ -325,13 +327,25 @@ def test_a_port_that_nobody_answers_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("host", [LOOPBACK, "localhost"], ids=["by a file", "by a port"])
-def test_nothing_is_left_behind_a_killed_parent(host: str) -> None:
+def test_nothing_is_left_behind_a_killed_parent(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its workers end; where they met is cleared by the next start, and said."""
+    caplog.set_level("INFO")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # found anew
     parent = python(PARENT, host)
     assert parent.stdout is not None
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    pids, folders = [int(pid) for pid in parent.stdout.readline().split()], list(tmp_path.iterdir())
+    assert len(folders) == (host == LOOPBACK)
+    clear_leftovers()
+    assert list(tmp_path.iterdir()) == folders, "it lives"
     parent.kill()
     parent.wait()
     assert len(pids) == 1 and gone(pids, BUSY)
+    clear_leftovers()
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.messages == [f"'{each}', left by a ComfyUI that was killed, is removed." for each in folders]
 
 
 def test_messages_arrive_as_they_were_sent() -> None:

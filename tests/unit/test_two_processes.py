@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from opensora.opensora_models.storage import locks
+from opensora.opensora_models.storage import locks, temporary
 from opensora.opensora_models.storage.failures import CannotStore
-from opensora.opensora_models.storage.locks import LOCK, FolderLock, one_writer, remove_if_idle
+from opensora.opensora_models.storage.locks import FolderLock, one_writer, remove_if_idle
+from opensora.opensora_models.storage.temporary import LOCK
 from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
 from support.damage import ANYWHERE
 from support.processes import output, python
@@ -250,8 +251,8 @@ def test_a_disk_without_locks_lets_everybody_work(tmp_path: Path, monkeypatch: p
     def refused(*args: object) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
-    assert locks.fcntl is not None
-    monkeypatch.setattr(locks.fcntl, "flock", refused)
+    assert temporary.fcntl is not None
+    monkeypatch.setattr(temporary.fcntl, "flock", refused)
     with one_writer(tmp_path / "run"), one_writer(tmp_path / "run"):
         assert not remove_if_idle(tmp_path / "run"), "somebody may work there"
     assert remove_if_idle(tmp_path / "run", ours=True)
