@@ -1,7 +1,8 @@
 // Opens ComfyUI's page in a headless browser, runs one scenario in it, and prints what happened as JSON.
 //
 // Scenario file: module.exports = async (page, tools) => value. `tools.shot(name, options)` saves a picture among the
-// artefacts, `tools.input` is the JSON given on standard input. The answer: {value, errors, failed, foreign}.
+// artefacts, `tools.reload()` loads the page again, `tools.input` is the JSON given on standard input. The answer:
+// {value, errors, failed, foreign}.
 "use strict";
 
 const fs = require("fs");
@@ -38,6 +39,16 @@ function keepOurs(seen) {
   for (const list of Object.values(seen)) list.splice(0, list.length, ...list.filter(ours));
 }
 
+async function ready(page, seen) {
+  await page.waitForFunction(
+    // Reading `app.graph` this early would itself be logged as an error.
+    () => window.app?.extensionManager && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 0,
+    null, { timeout: READY_MS },
+  );
+  await page.waitForTimeout(2000); // the extensions' setup runs after the node types are known
+  keepOurs(seen); // until here the page also opened a workflow of its own and looked for the models of that
+}
+
 async function main() {
   const [url, scenario, artefacts] = process.argv.slice(2);
   const browser = await chromium.launch({
@@ -47,15 +58,13 @@ async function main() {
     const page = await browser.newPage({ viewport: { width: 1440, height: 900 } });
     const seen = watch(page, url);
     await page.goto(url, { timeout: READY_MS });
-    await page.waitForFunction(
-      // Reading `app.graph` this early would itself be logged as an error.
-      () => window.app?.extensionManager && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 0,
-      null, { timeout: READY_MS },
-    );
-    await page.waitForTimeout(2000); // the extensions' setup runs after the node types are known
-    keepOurs(seen); // until here the page also opened a workflow of its own and looked for the models of that
+    await ready(page, seen);
     const tools = {
       input: JSON.parse(fs.readFileSync(0, "utf8")),
+      reload: async () => {
+        await page.reload({ timeout: READY_MS });
+        await ready(page, seen);
+      },
       shot: (name, options) =>
         page.screenshot({ path: path.join(artefacts, `${name}.png`), timeout: READY_MS, ...options }),
     };
