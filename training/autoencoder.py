@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES
@@ -45,6 +46,7 @@ from .scenes import SceneConfig, draw_scene
 Autoencoder = OpenSora12 | OpenSora13 | OpenSora20
 NETWORKS: dict[str, Callable[..., Autoencoder]] = {"1.2": OpenSora12, "1.3": OpenSora13, "2.0": OpenSora20}
 Part = Literal["all", "decoder", "image decoder", "temporal decoder"]
+DECODING = ("decoder.", "post_quant_conv.")  # in the names of what turns latents into pictures
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class AutoencoderConfig:
     version: str = "1.3"
     networks: tuple[Any, ...] = (CausalConfig(width=16, multipliers=(1, 1, 2, 4), blocks=1, groups=4),)
     stages: tuple[Stage, ...] = (
-        Stage(steps=1500, batch=8, frames=5, size=32, rate=2e-3, final_rate=5e-4, part="decoder"),
-        Stage(steps=800, batch=1, frames=17, size=64, rate=6e-4, final_rate=3e-5, part="decoder"),
+        Stage(steps=1500, batch=8, frames=5, size=32, rate=1e-3, final_rate=2e-4, part="decoder"),
+        Stage(steps=2200, batch=1, frames=17, size=64, rate=3e-4, final_rate=1e-5, part="decoder"),
     )
     scenes: SceneConfig = field(default_factory=lambda: SceneConfig(pattern_share=0.1, camera_share=0.05))
     picture_size: int = 64
@@ -85,7 +87,10 @@ class AutoencoderConfig:
     average: float = 0.99
     warm_up: int = 30
     seed: int = 13
-    muon: float = 0.0  # rate of Muon, which then trains what convolutions and linear layers weigh, in Adam's rates
+    muon: float = 6.0  # rate of Muon, which then trains what convolutions and linear layers weigh, in Adam's rates
+    # Deviation of noise on latents of unit size that decoders learn to draw through: of each clip another one, from the
+    # posterior's up to this. 0: only the posterior's. What diffusion models make is never quite a code of a picture.
+    noise: float = 0.1
 
     @property
     def groups(self) -> int:
@@ -102,23 +107,23 @@ RECIPES: dict[str, AutoencoderConfig] = {
             TemporalConfig(filters=16, blocks=1, groups=4),
         ),
         stages=(
-            Stage(steps=2500, batch=16, frames=1, size=32, rate=2e-3, final_rate=5e-4, part="image decoder"),
-            Stage(steps=800, batch=16, frames=1, size=64, rate=1e-3, final_rate=1e-4, part="image decoder"),
-            Stage(steps=1500, batch=8, frames=17, size=64, rate=2e-3, final_rate=2e-4, part="temporal decoder"),
-            Stage(steps=500, batch=1, frames=17, size=64, rate=4e-4, final_rate=3e-5, part="decoder"),
+            Stage(steps=2500, batch=16, frames=1, size=32, rate=1e-3, final_rate=2e-4, part="image decoder"),
+            Stage(steps=2000, batch=16, frames=1, size=64, rate=5e-4, final_rate=3e-5, part="image decoder"),
+            Stage(steps=1500, batch=8, frames=17, size=64, rate=1e-3, final_rate=5e-5, part="temporal decoder"),
+            Stage(steps=3000, batch=1, frames=17, size=64, rate=3e-4, final_rate=1e-5, part="decoder"),
         ),
+        noise=0.15,
     ),
-    # Not trained yet.
     "2.0": AutoencoderConfig(
         version="2.0",
         networks=(HunyuanConfig(widths=(16, 16, 32, 64), layers=1, groups=4),),
-        # At 1.3's rates the first hundred steps got it 2 dB less far. Adam alone got crops to 18.2 dB in its fourth
-        # fifty steps, with Muon at 6 times its rate to 20.5 (20.0 at 10 times).
+        # At twice these rates the first hundred steps got it 2 dB less far. Adam alone got crops to 18.2 dB in its
+        # fourth fifty steps, with Muon at 6 times its rate to 20.5 (20.0 at 10 times).
         stages=(
             Stage(steps=2000, batch=8, frames=5, size=32, rate=1e-3, final_rate=2e-4, part="decoder"),
             Stage(steps=1000, batch=1, frames=17, size=64, rate=3e-4, final_rate=1e-5, part="decoder"),
         ),
-        muon=6.0,
+        noise=0.0,
     ),
 }
 
@@ -172,10 +177,14 @@ def stage_steps(config: AutoencoderConfig) -> Iterator[tuple[int, Stage, int]]:
 class Run:
     """One training run below a folder: its networks, where it stands, and what looks at reconstructions."""
 
-    def __init__(self, config: AutoencoderConfig, folder: Path, lpips: LPIPS | None = None) -> None:
+    def __init__(
+        self, config: AutoencoderConfig, folder: Path, lpips: LPIPS | None = None,
+        encoder: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.lpips = config, lpips
         self.progress = Progress(folder)
         self.model = new_autoencoder(config)
+        self.model.load_state_dict(encoder or {}, strict=False)
         self.average = MovingAverage(self.model, config.average)
         self.optimiser = torch.optim.Adam(self.model.parameters(), betas=(0.9, 0.98), fused=True)
         self.muon = Muon(matrices(self.model)) if config.muon else None
@@ -259,8 +268,7 @@ class Run:
             raise ValueError(f"Open-Sora {self.config.version} has no {stage.part}.")
         pictures = code.of_frames(video)
         if stage.part == "image decoder":
-            noisy = pictures + math.exp(LOG_VARIANCE / 2) * torch.randn_like(pictures)
-            return self.model.spatial_vae.decode(noisy, None), video, None
+            return self.model.spatial_vae.decode(pictures + self._noise_on(pictures), None), video, None
         latents = self._noisy(pictures[:, :, ::FRAMES_PER_LATENT])
         return self.model.temporal_vae.decode(latents, video.shape[2]), pictures, None
 
@@ -272,12 +280,19 @@ class Run:
         return self.code
 
     def _noisy(self, latents: Tensor) -> Tensor:
-        """The autoencoder's own latents of normalised ones, drawn from the posterior that the start gives."""
+        """The autoencoder's own latents of normalised ones, with noise."""
         latents = self.model.denormalise(latents)
-        noise = torch.randn_like(latents) * math.exp(LOG_VARIANCE / 2)
+        noise = self._noise_on(latents)
         if self.config.version == "1.2":
             noise = noise * torch.tensor(V12_SCALE)[:, None, None, None]
         return latents + noise
+
+    def _noise_on(self, latents: Tensor) -> Tensor:
+        """Noise [B, C, T, h, w] as the posterior that the start gives has it, or up to ``config.noise`` instead."""
+        deviation = math.exp(LOG_VARIANCE / 2) * torch.ones(len(latents), 1, 1, 1, 1)
+        if self.config.noise:
+            deviation += (self.config.noise - deviation) * torch.rand_like(deviation)
+        return deviation * torch.randn_like(latents)
 
     def save(self, video: Tensor) -> None:
         """Write a checkpoint, the curves and a sheet of ``video`` beside its reconstruction."""
@@ -303,15 +318,22 @@ def last_layer(model: Autoencoder) -> Tensor:
 
 
 def train(
-    config: AutoencoderConfig, folder: Path, last_step: int | None = None, lpips: LPIPS | None = None
-) -> tuple[Autoencoder, int]:
-    """Run or resume; returns the averaged model and the number of steps done."""
-    run = Run(config, folder, lpips)
+    config: AutoencoderConfig, folder: Path, last_step: int | None = None, lpips: LPIPS | None = None,
+    encoder: Mapping[str, Tensor] | None = None,
+) -> tuple[Autoencoder, int]:  # fmt: skip
+    """Run or resume; returns the averaged model and the number of steps done. ``encoder``: :func:`encoder_of` one that
+    diffusion models know already."""
+    run = Run(config, folder, lpips, encoder)
     for step, stage, inner in stage_steps(config):
         if step >= run.done and (last_step is None or step < last_step):
             run.update(stage, inner)
     run.save(batch_of(config, config.stages[-1], run.done))
-    return run.average.applied_to(new_autoencoder(config)), run.done
+    return run.average.applied_to(run.model), run.done
+
+
+def encoder_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of an exported autoencoder that make latents."""
+    return {name: value.float() for name, value in weights.items() if not any(part in name for part in DECODING)}
 
 
 def averaged_autoencoder(config: AutoencoderConfig, folder: Path) -> Autoencoder:
@@ -328,6 +350,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m training autoencoder", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
+    parser.add_argument(
+        "--encoder", type=Path, help="an exported autoencoder: its encoder stays and a decoder for it is trained anew"
+    )
     parser.add_argument("--until", type=int, default=None, help="stop after this many steps")
     parser.add_argument("--lpips", type=Path, help="LPIPS weights (safetensors) for a perceptual term; none: without")
     parser.add_argument(
@@ -335,10 +360,11 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     config, lpips = RECIPES[options.release], options.lpips and load_lpips(options.lpips)
+    encoder = options.encoder and encoder_of(load_file(options.encoder))
     if options.calibrate:
         calibrate(partial(calibration_run, config, lpips), [stage.steps for stage in config.stages])
     else:
-        train(config, options.folder, options.until, lpips)
+        train(config, options.folder, options.until, lpips, encoder)
 
 
 def calibration_run(

@@ -53,6 +53,18 @@ def test_drawn_circles_are_round_and_softer_ones_have_wider_edges() -> None:
     assert np.nanmean(blurred.edge) > 1.4 * np.nanmean(sharp.edge)
 
 
+def test_what_is_read_off_clips_is_held_against_their_words() -> None:
+    config = scenes.SceneConfig(0.0, 0.0, spread=0.3, from_middle=True)
+    rows = [("red", "circle", "left"), ("blue", "star", "still")]
+    drawn = [
+        *rendering.render(
+            [*outlines.drawn_scenes(rows, config, 0), *outlines.drawn_scenes(rows, config, 1)], 17, 64, 64
+        )
+    ]
+    assert outlines.read_right(rows, drawn) == "colour 100.0%, shape 100.0%, motion 100.0%"
+    assert outlines.read_right(rows, drawn[::-1]) == "colour 0.0%, shape 0.0%, motion 0.0%"
+
+
 def written(models: Path) -> Pair:
     """Untrained files of 1.3, and the diffusion model in them."""
     recipe = FlowConfig()
@@ -86,6 +98,7 @@ def test_exported_files_come_back_and_are_measured(
         "guidance 1, 2 steps",
     ]  # fmt: skip
     assert "compactness 0.99" in lines[0] and sheet.is_file()
+    assert [number for number, line in enumerate(lines) if "; right: colour " in line] == [1, 4, 5, 6]
 
     path = tmp_path / exported.NETWORK_FILE.format("1.3")
     weights = load_file(path)

@@ -89,3 +89,27 @@ def test_each_part_of_the_older_autoencoder_learns_alone(tmp_path: Path, part: a
     image = {name for name in changed if name.startswith("spatial_vae.module.")}
     assert bool(image) == (part != "temporal decoder") and bool(changed - image) == (part != "image decoder")
     assert not any(".encoder." in name or "quant_conv" in name and "post" not in name for name in changed)
+
+
+def test_a_decoder_is_trained_for_an_encoder_that_stays(tmp_path: Path) -> None:
+    small = small_autoencoder()
+    config = replace(small, stages=small.stages[:1])
+    known = autoencoder.new_autoencoder(replace(config, seed=14)).half().state_dict()
+    trained, _ = autoencoder.train(config, tmp_path, encoder=autoencoder.encoder_of(known))
+    same = {name for name, value in trained.state_dict().items() if torch.equal(value, known[name].float())}
+    assert {name for name in known if name.startswith("encoder.")} <= same
+    assert not any(name.endswith("conv_in.conv.weight") for name in same if name.startswith("decoder."))
+    own = LatentCode(autoencoder.new_autoencoder(config)).weight
+    assert not torch.allclose(LatentCode(trained).weight, own, atol=0.01), "the test would see nothing"
+    again = autoencoder.averaged_autoencoder(config, tmp_path).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in trained.state_dict().items())
+
+
+def test_decoders_are_shown_noise_of_many_sizes(tmp_path: Path) -> None:
+    latents = torch.zeros(64, 16, 2, 8, 8)
+    posterior = 0.05
+    for noise, largest in ((0.0, posterior), (0.4, 0.4)):
+        run = autoencoder.Run(replace(small_autoencoder(), noise=noise), tmp_path / str(noise))
+        deviations = run._noise_on(latents).flatten(1).std(1)
+        assert deviations.min() == pytest.approx(posterior, abs=0.01)
+        assert deviations.max() == pytest.approx(largest, abs=0.03)
