@@ -26,7 +26,7 @@ from ..opensora_models.vae.temporal import TemporalEncoder
 # vary by well under a percent from clip to clip.
 CONSTANT_LEVEL = 30.0
 # Channel deviations are (deviation of the component)^WHITENING before they are brought to a mean square of 1:
-# 1 would give fine detail the same weight as colour, 0 the weight it has in pixels.
+# 0 would give fine detail the same weight as colour, 1 the weight it has in pixels.
 WHITENING = 0.5
 NEARLY = 0.9  # share of a row's largest entry from which on another counts as equally large
 LOG_VARIANCE = -6.0  # of the posterior, constant: deviation 0.05
