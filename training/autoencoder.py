@@ -80,6 +80,9 @@ class AutoencoderConfig:
     scenes: SceneConfig = field(default_factory=lambda: SceneConfig(pattern_share=0.1, camera_share=0.05))
     picture_size: int = 64
     analysed_clips: int = 128
+    # How much stronger the latents of colour are than those of fine detail: 1 as in pixels, 0 alike. What tells shapes
+    # apart is detail, and a diffusion model learns the stronger first.
+    colour_weight: float = 0.5
     kl_weight: float = 1e-3
     perceptual_weight: float = 0.1
     critic: CriticConfig = CriticConfig()
@@ -113,6 +116,7 @@ RECIPES: dict[str, AutoencoderConfig] = {
             Stage(steps=3000, batch=1, frames=17, size=64, rate=3e-4, final_rate=1e-5, part="decoder"),
         ),
         noise=0.15,
+        colour_weight=0.0,
     ),
     "2.0": AutoencoderConfig(
         version="2.0",
@@ -137,7 +141,8 @@ def new_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """A seeded network with a working encoder."""
     torch.manual_seed(config.seed)
     model = empty_autoencoder(config)
-    start(model, clips_to_analyse(config.analysed_clips, config.picture_size, config.scenes, config.seed))
+    pictures = clips_to_analyse(config.analysed_clips, config.picture_size, config.scenes, config.seed)
+    start(model, pictures, config.colour_weight)
     return model
 
 

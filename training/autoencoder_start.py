@@ -37,14 +37,15 @@ def clips_to_analyse(count: int, side: int, scenes: SceneConfig, seed: int) -> T
 
 
 @torch.no_grad()
-def start(model: OpenSora12 | OpenSora13 | OpenSora20, pictures: Tensor) -> None:
-    """Set the weights of a freshly made ``model``; its latents then fit the release's normalisation."""
+def start(model: OpenSora12 | OpenSora13 | OpenSora20, pictures: Tensor, colour_weight: float) -> None:
+    """Set the weights of a freshly made ``model``; its latents then fit the release's normalisation, the nearer the smaller
+    ``colour_weight`` is (:func:`.start_from_patches`)."""
     if isinstance(model, OpenSora13):
-        start_from_patches(model.encoder, pictures, V13_MEAN, V13_STD)
+        start_from_patches(model.encoder, pictures, V13_MEAN, V13_STD, colour_weight)
         decoders = [model.decoder]
     elif isinstance(model, OpenSora20):
         channels, scale, shift = model.latent_channels, model.config.scale, model.config.shift
-        start_from_patches(model.encoder, pictures, (shift,) * channels, (1 / scale,) * channels)
+        start_from_patches(model.encoder, pictures, (shift,) * channels, (1 / scale,) * channels, colour_weight)
         _diagonal(model.quant_conv, torch.ones(2 * channels))
         # The decoder sees latents of unit size.
         _diagonal(model.post_quant_conv, torch.full((channels,), scale), torch.full((channels,), -shift * scale))
@@ -54,7 +55,7 @@ def start(model: OpenSora12 | OpenSora13 | OpenSora20, pictures: Tensor) -> None
         image, temporal = model.spatial_vae.module, model.temporal_vae
         channels = image.config.latent_channels
         # Between the stages latents have unit size.
-        start_from_patches(image.encoder, pictures, (0.0,) * channels, (1 / V12_IMAGE_SCALE,) * channels)
+        start_from_patches(image.encoder, pictures, (0.0,) * channels, (1 / V12_IMAGE_SCALE,) * channels, colour_weight)
         start_from_last_frames(temporal.encoder, V12_SHIFT, V12_SCALE)
         scale = torch.tensor(V12_SCALE)
         _diagonal(image.quant_conv, torch.ones(2 * channels))

@@ -25,9 +25,6 @@ from ..opensora_models.vae.temporal import TemporalEncoder
 # Constant channels are this many times larger than the signal's typical size, so that a group norm's statistics
 # vary by well under a percent from clip to clip.
 CONSTANT_LEVEL = 30.0
-# Channel deviations are (deviation of the component)^WHITENING before they are brought to a mean square of 1:
-# 0 would give fine detail the same weight as colour, 1 the weight it has in pixels.
-WHITENING = 0.5
 NEARLY = 0.9  # share of a row's largest entry from which on another counts as equally large
 LOG_VARIANCE = -6.0  # of the posterior, constant: deviation 0.05
 
@@ -38,10 +35,12 @@ def start_from_patches(
     pictures: Tensor,
     mean: Sequence[float],
     deviation: Sequence[float],
+    colour_weight: float,
 ) -> None:
     """Set ``encoder`` from ``pictures`` [N, 3, H, W] in [-1, 1] (sides are multiples of 8).
 
-    Its latents get about this mean and deviation per channel; its residual branches stay silent until trained.
+    Its latents get about this mean and deviation per channel: exactly that with a ``colour_weight`` of 0, with 1 the
+    weight that each has in pixels, where colour outweighs fine detail. Its residual branches stay silent until trained.
     """
     silence_branches(encoder)
     conv_in, levels, norm, conv_out = _trunk(encoder)
@@ -62,7 +61,7 @@ def start_from_patches(
     basis = _components(features, conv_out.out_channels // 2)
     values = torch.einsum("kc,nchw->nkhw", basis, features)
     spread = values.std(dim=(0, 2, 3))
-    gain = _gain(spread) * torch.tensor(deviation)
+    gain = _gain(spread, colour_weight) * torch.tensor(deviation)
     offset = torch.tensor(mean) - values.mean(dim=(0, 2, 3)) * gain
     shortcut = _shortcuts(levels[-1][0])[0]
     write_linear_code(shortcut, norm, conv_out, basis=basis, gain=gain, offset=offset, size=float(spread.max()))
@@ -90,9 +89,9 @@ def start_from_last_frames(encoder: TemporalEncoder, mean: Sequence[float], devi
     encoder.conv2.conv.bias[channels:] = LOG_VARIANCE + 2 * torch.tensor(deviation).log()
 
 
-def _gain(spread: Tensor) -> Tensor:
+def _gain(spread: Tensor, colour_weight: float) -> Tensor:
     """Factors that bring components of these deviations to a mean square of 1, strong ones still stronger."""
-    scaled = spread**WHITENING
+    scaled = spread**colour_weight
     return scaled / scaled.square().mean().sqrt() / spread
 
 

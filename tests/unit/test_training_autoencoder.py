@@ -38,6 +38,20 @@ def test_the_encoder_starts_as_a_code_of_patches(model: autoencoder.Autoencoder,
     assert 10 * np.log10(4 / error) > wanted, "16 or 4 numbers describe a patch well"
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3", "2.0"])
+def test_colour_may_weigh_as_much_as_detail(version: str) -> None:
+    spreads = {}
+    for weight in (0.0, 0.5, 1.0):
+        config = replace(autoencoder.RECIPES[version], colour_weight=weight)
+        pictures = autoencoder.clips_to_analyse(
+            config.analysed_clips, config.picture_size, config.scenes, config.seed
+        )
+        spreads[weight] = LatentCode(autoencoder.new_autoencoder(config))(pictures).std(dim=(0, 2, 3))
+    assert spreads[0.0].amin() > 0.99 and spreads[0.0].amax() < 1.01
+    squares = spreads[0.5].square()  # roots of what pixels have
+    torch.testing.assert_close(squares / squares.mean(), spreads[1.0] / spreads[1.0].mean(), rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize("frames", [1, 17, 33, 34])
 def test_latents_show_the_frames_they_are_said_to(model: autoencoder.Autoencoder, frames: int) -> None:
     rng = np.random.default_rng(9)
