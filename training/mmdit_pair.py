@@ -17,6 +17,7 @@ from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
 from .clip_l import ClipL, ClipLConfig, PairTokenizer
 from .flow_batches import Batch, Bucket
 from .flow_recipes import FlowConfig
+from .matrix_type import fast_matrices
 from .pair import OPERATIONS, START_GATE, Pair, float_attention
 from .scenes import SHAPES
 from .text_encoder import TextEncoder
@@ -85,7 +86,7 @@ class MMDiTPair(nn.Module):
             return args
 
         options = {"patches": {"single_block": [noting]}}
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training):
+        with fast_matrices(self.training):
             out = self.network(
                 x, times / TRAIN_TIMESTEPS, states, pooled, reference=reference, transformer_options=options
             )

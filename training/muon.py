@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .matrix_type import matrix_type
+
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
 ITERATIONS = 5
@@ -74,7 +76,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """[N, rows, columns] with all singular values brought near 1 (0.7 to 1.2), directions kept."""
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.transpose(1, 2)
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(matrix_type())
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.transpose(1, 2)

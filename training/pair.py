@@ -15,6 +15,7 @@ from ..opensora_models.stdit3.conditions import GivenFrames
 from ..opensora_models.stdit3.network import STACK_HOOK, STDiT3
 from .flow_batches import LEAST_TEXT_LENGTH, TEXT_LENGTH, UNTOLD, Batch, Bucket
 from .flow_recipes import FlowConfig
+from .matrix_type import fast_matrices
 from .rms_norm import RMSNorm
 from .scenes import SHAPES
 from .text_encoder import TextEncoder, Tokenizer
@@ -82,7 +83,7 @@ class Pair(nn.Module):
             return last[0]
 
         options = {TEXT_MASK: kept[:, None, None, :], STACK_HOOK: noting}
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training):
+        with fast_matrices(self.training):
             out = self.network(
                 x, times, states, fps=bucket.fps, height=bucket.height, width=bucket.width, given=given,
                 frame_mask=frame_mask, transformer_options=options,

@@ -10,6 +10,7 @@ import torch
 from golden.runner import load_case, weights_by_rule
 from opensora.training import patch_analysis
 from opensora.training.average import MovingAverage
+from opensora.training.matrix_type import fast_matrices, matrix_type
 from opensora.training.muon import Muon, orthogonal
 from opensora.training.progress import Progress
 from opensora.training.rms_norm import RMSNorm
@@ -114,3 +115,18 @@ def test_muon_solves_a_small_problem_and_leaves_the_rest_alone() -> None:
         errors.append(loss.item())
     assert errors[-1] < 0.01 * errors[0]
     assert torch.equal(layer.bias, bias)
+
+
+@pytest.mark.parametrize(("capability", "wanted"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)])
+def test_matrices_are_multiplied_in_the_type_that_the_machine_is_fast_in(
+    monkeypatch: pytest.MonkeyPatch, capability: str, wanted: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    layer, x = torch.nn.Linear(4, 3), torch.randn(2, 4)
+    with fast_matrices(True):
+        assert layer(x).dtype == matrix_type() == wanted
+    with fast_matrices(False):
+        assert layer(x).dtype == torch.float32
+    made = orthogonal(torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(3)))
+    strengths = torch.linalg.svdvals(made)
+    assert made.dtype == torch.float32 and 0.6 < float(strengths.min()) < float(strengths.max()) < 1.3
