@@ -216,9 +216,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
-    parser.add_argument(
-        "--before", type=Path, help="models folder with the exported text encoder, for 1.2 and 2.0"
-    )
+    parser.add_argument("--before", type=Path, help="models folder with the exported text encoder, for 1.2 and 2.0")
     parser.add_argument(
         "--clip-tokenizer", type=Path, help="for 2.0, ComfyUI's comfy/sd1_tokenizer, if it is elsewhere"
     )

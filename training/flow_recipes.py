@@ -251,24 +251,17 @@ RECIPES: dict[str, FlowConfig] = {
             ),
             # Rivals wait until here and weigh less than in 1.3: they cost exactness, and the text encoder is done.
             _settled(
-                6000,
-                _drawn(
-                    buckets=buckets("1.2", pictures=0.35), frame_mask_share=0.15, masks_like_given=0.8, noisy_shift=1.5,
-                    motions=TURNING_OR_STILL, rivals=True, rest=True,
-                ),
-                mistaken_share=0.5,
-            ),
-            _settled(
-                6000,
-                _joining(buckets=buckets("1.2", pictures=0.3, long=(0.3, 0.05)), frame_mask_share=0.3),
-                mistaken_share=0.25,
-            ),
-            # Words again, with fewer joins: they had been drawn worse.
-            _settled(
-                6000,
+                7000,
                 _joining(buckets=buckets("1.2", pictures=0.35, long=(0.15, 0.03)), frame_mask_share=0.15),
+                rate_share=0.6,
                 mistaken_share=0.5,
-                stays=0.3,
+            ),
+            _settled(
+                3500,
+                _joining(buckets=buckets("1.2", pictures=0.3, long=(0.15, 0.03)), frame_mask_share=0.15),
+                rate_share=0.35,
+                mistaken_share=0.5,
+                stays=0.2,
             ),
         ),
     ),

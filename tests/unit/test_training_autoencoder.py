@@ -43,9 +43,7 @@ def test_colour_may_weigh_as_much_as_detail(version: str) -> None:
     spreads = {}
     for weight in (0.0, 0.5, 1.0):
         config = replace(autoencoder.RECIPES[version], colour_weight=weight)
-        pictures = autoencoder.clips_to_analyse(
-            config.analysed_clips, config.picture_size, config.scenes, config.seed
-        )
+        pictures = autoencoder.clips_to_analyse(config.analysed_clips, config.picture_size, config.scenes, config.seed)
         spreads[weight] = LatentCode(autoencoder.new_autoencoder(config))(pictures).std(dim=(0, 2, 3))
     assert spreads[0.0].amin() > 0.99 and spreads[0.0].amax() < 1.01
     squares = spreads[0.5].square()  # roots of what pixels have
