@@ -38,8 +38,8 @@ def clips_to_analyse(count: int, side: int, scenes: SceneConfig, seed: int) -> T
 
 @torch.no_grad()
 def start(model: OpenSora12 | OpenSora13 | OpenSora20, pictures: Tensor, colour_weight: float) -> None:
-    """Set the weights of a freshly made ``model``; its latents then fit the release's normalisation, the nearer the smaller
-    ``colour_weight`` is (:func:`.start_from_patches`)."""
+    """Set the weights of a freshly made ``model``; its latents then fit the release's normalisation, exactly if
+    ``colour_weight`` is 0 (:func:`.start_from_patches`)."""
     if isinstance(model, OpenSora13):
         start_from_patches(model.encoder, pictures, V13_MEAN, V13_STD, colour_weight)
         decoders = [model.decoder]
