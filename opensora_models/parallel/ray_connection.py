@@ -10,6 +10,8 @@ import importlib
 import os
 import secrets
 import socket
+import ssl
+import time
 from typing import Any
 
 LOCAL = "local"
@@ -23,10 +25,19 @@ GREETING = 5.0
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """How a client of HTTP/2 begins, which gRPC and thus Ray speak: the preface and an empty frame of settings (RFC 9113,
 3.4). Whoever speaks it sends a frame of its own settings first; one of HTTP/1 refuses the method PRI."""
-SETTINGS = bytes((4, 0))
-"""Kind and flags of that frame, behind the three bytes of its length."""
+CALL = b"\x83\x86\x04\x0f/opensora/probe\x01\x01r\x00\x02te\x08trailers\x0f\x10\x10application/grpc"
+"""Headers of a call of gRPC that nobody has, as of RFC 7541: its library answers by itself that it has none, in words
+of gRPC, however busy Ray is. Other servers of HTTP/2 answer as to a browser, or not at all."""
+GRPC = (b"application/grpc", bytes.fromhex("1d75d0620d263d4c4d6564"))
+"""The kind of content of such an answer, as it is and in the code of RFC 7541, which proxies use."""
+SETTINGS, HEADERS = bytes((4, 0)), 1
+"""Kind and flags of the first frame, behind the three bytes of its length; kind of the one that answers a call."""
+ENDS = (3, 7)
+"""Kinds of frames by which a call, or all of them, are given up."""
 PORT = 6379
 """Of a cluster that was started without another."""
+WEB = f"a web server listens at {{place}}; the port of a cluster is {PORT} unless another was chosen"
+STRANGER = "whoever listens at {place} does not answer as Ray does"
 
 
 def module_for(address: str) -> Any:
@@ -79,19 +90,60 @@ def _fault_at(host: str, port: int) -> str:
         why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
         return f"nobody listens at {{place}} ({why})"
     with connection:
-        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-            return ""  # greetings that are encrypted are Ray's to judge
-        connection.settimeout(GREETING)
+        until = time.monotonic() + GREETING
         try:
-            connection.sendall(HELLO)
-            answer = connection.recv(9)
+            connection.settimeout(GREETING)
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                connection = _encrypted(connection)
+            connection.sendall(HELLO + len(CALL).to_bytes(3, "big") + bytes((HEADERS, 5, 0, 0, 0, 1)) + CALL)
+            return _fault_of(connection, until)
         except TimeoutError:
             return f"whoever listens at {{place}} gives no answer within {GREETING:g} s"
-        except OSError:  # hangs up
-            answer = b""
-    if answer.startswith((b"HTTP", b"<")):  # Python's own web server answers an unknown version by a page alone
-        return f"a web server listens at {{place}}; the port of a cluster is {PORT} unless another was chosen"
-    return "" if answer[3:5] == SETTINGS else "whoever listens at {place} does not answer as Ray does"
+        except OSError:  # hangs up, or knows of no encryption
+            return STRANGER
+        finally:
+            connection.close()
+
+
+def _fault_of(connection: socket.socket, until: float) -> str:
+    """Why the answer is not that of a server of gRPC; empty where it is. Raises OSError, TimeoutError at ``until``."""
+    frame = _read(connection, 9, until)
+    if frame.startswith((b"HTTP", b"<")):  # Python's own web server answers an unknown version by a page alone
+        return WEB
+    if frame[3:5] != SETTINGS:
+        return STRANGER
+    while len(frame) == 9 and frame[3] not in ENDS:
+        content = _read(connection, int.from_bytes(frame[:3], "big"), until)
+        if frame[3] == HEADERS:
+            return "" if any(kind in content for kind in GRPC) else WEB
+        frame = _read(connection, 9, until)
+    return STRANGER
+
+
+def _read(connection: socket.socket, count: int, until: float) -> bytes:
+    """So many bytes, fewer where no more come. Raises TimeoutError where it takes until then, and OSError."""
+    content = b""
+    while len(content) < count:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        piece = connection.recv(count - len(content))
+        if not piece:
+            break
+        content += piece
+    return content
+
+
+def _encrypted(connection: socket.socket) -> socket.socket:
+    """The same with TLS, as whom Ray would be; who the other is, is Ray's to judge. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    certificate, key = (os.environ.get(f"RAY_TLS_SERVER_{part}", "") for part in ("CERT", "KEY"))
+    if certificate and key:
+        context.load_cert_chain(certificate, key)
+    return context.wrap_socket(connection)
 
 
 def _stay_on_this_machine() -> None:

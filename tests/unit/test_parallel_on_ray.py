@@ -71,9 +71,43 @@ def somebody(answer: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def greet(connection: socket.socket) -> None:
-    """As a server of HTTP/2 does: with a frame of settings, here of one."""
-    connection.recv(99)
-    connection.sendall(bytes((0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 64, 0, 0)))
+    """As a server of gRPC does: with a frame of settings, and a word that it has no such call; piece by piece."""
+    settle(connection)
+    for piece in (headers := frame(1, b"\x88\x5f\x10application/grpc\x00\x0bgrpc-status\x0212"))[:5], headers[5:]:
+        connection.sendall(piece)
+        time.sleep(0.01)
+
+
+def frame(kind: int, content: bytes) -> bytes:
+    """Of HTTP/2, on the stream of a first call where it is of one."""
+    return len(content).to_bytes(3, "big") + bytes((kind, 0, 0, 0, 0, int(kind == 1))) + content
+
+
+def settle(connection: socket.socket) -> None:
+    """As a server of HTTP/2 begins: with a frame of settings, here of one."""
+    connection.recv(999)
+    for piece in (settings := frame(4, b"\0\4\0\x40\0\0"))[:7], settings[7:]:
+        connection.sendall(piece)
+        time.sleep(0.01)
+
+
+def answer_a_browser(connection: socket.socket) -> None:
+    settle(connection)
+    connection.sendall(frame(4, b"") + frame(1, b"\x8d\x5f\x09text/html"))  # 404
+
+
+def settle_and_drip(connection: socket.socket) -> None:
+    """Frames, of which none answers, and no end."""
+    settle(connection)
+    with suppress(OSError):
+        for _ in range(100):
+            connection.sendall(frame(6, b"12345678"))
+            time.sleep(0.05)
+
+
+def settle_and_go(connection: socket.socket) -> None:
+    settle(connection)
+    connection.sendall(frame(7, b"\0" * 8))
 
 
 @pytest.fixture
@@ -114,6 +148,9 @@ STRANGERS: dict[str, tuple[Callable[[socket.socket], object], str]] = {
     "a web server": (refuse, "a web server listens at {}; the port of a cluster is 6379 unless another was chosen"),
     "who says nothing": (lambda connection: time.sleep(1), "whoever listens at {} gives no answer within 0.3 s"),
     "who hangs up": (lambda connection: None, "whoever listens at {} does not answer as Ray does"),
+    "a web server of HTTP/2": (answer_a_browser, "a web server listens at {}; the port of a cluster is 6379"),
+    "who speaks HTTP/2 and answers no call": (settle_and_drip, "whoever listens at {} gives no answer within 0.3 s"),
+    "who speaks HTTP/2 and goes": (settle_and_go, "whoever listens at {} does not answer as Ray does"),
     "another": (lambda connection: connection.sendall(b"SSH-2.0-x\r\n"), "whoever listens at {} does not answer as"),
 }
 
@@ -123,13 +160,14 @@ def test_an_address_where_another_than_ray_listens_is_refused_before_ray_asks_it
     who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    answer, told = STRANGERS[who]
     for part in (ray_connection, ray_engine.CONNECTION):
         assert part.GREETING <= 5
-        monkeypatch.setattr(part, "GREETING", 0.3)
+        if "0.3 s" in told:
+            monkeypatch.setattr(part, "GREETING", 0.3)
     asked: list[str] = []
     pretended = SimpleNamespace(init=lambda address, **given: asked.append(address), is_initialized=lambda: False)
     monkeypatch.setitem(sys.modules, "ray", pretended)
-    answer, told = STRANGERS[who]
     with somebody(answer) as address:
         said = re.escape(told.format(address))
         with pytest.raises(ValueError, match=f"^The input address is '{address}', and no Ray is there: {said}"):
@@ -137,8 +175,10 @@ def test_an_address_where_another_than_ray_listens_is_refused_before_ray_asks_it
         with pytest.raises(Problem, match=f"^No Ray at {address}: {said}"):
             ray_engine.connect(address)
         assert asked == []
-        os.environ["RAY_USE_TLS"] = "1"  # Ray's to judge
-        assert connected(address) is pretended
+        os.environ["RAY_USE_TLS"] = "1"  # none of them speaks it
+        with pytest.raises(ValueError, match=f"whoever listens at {re.escape(address)} (does not|gives no) answer"):
+            connected(address)
+        assert asked == []
 
 
 def test_who_is_asked_is_whom_ray_would_ask(monkeypatch: pytest.MonkeyPatch) -> None:
