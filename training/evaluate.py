@@ -35,7 +35,7 @@ from .pair import Pair
 from .pictures import contact_sheet, to_bytes
 from .progress import log
 from .reading import Reading, read_clip
-from .scenes import BACKGROUNDS, held_out, set_aside
+from .scenes import BACKGROUNDS, held_out
 
 Words = tuple[str, str, str]
 ROWS_AT_ONCE = 16
@@ -129,7 +129,6 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--prompts", type=Path, help="list of 'colour shape motion'; none: the held-out combinations")
-    parser.add_argument("--set-aside", action="store_true", help="those that nothing is decided on; read them once")
     parser.add_argument("--count", type=int, help="only the first prompts of the list")
     parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
@@ -139,7 +138,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     options = parser.parse_args(arguments)
     recipe = AUTOENCODERS[options.release]
-    rows = (list(set_aside()) if options.set_aside else read_rows(options.prompts))[: options.count]
+    rows = read_rows(options.prompts)[: options.count]
     code, model = LatentCode(new_autoencoder(recipe)), None
     if options.flow is None:
         pair = exported_pair(options.models, options.release)

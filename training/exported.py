@@ -25,15 +25,11 @@ NOT_EXPORTED = ("clock.", "shape_reader.", "clip_l.")  # of training alone; made
 
 def exported_weights(models: Path, release: str) -> dict[str, Tensor]:
     """Float32 weights under the names of :class:`.pair.Pair`, from a models folder such as ``demo/models``."""
-    network = load_file(models / NETWORK_FILE.format(release))
+    network, text = load_file(models / NETWORK_FILE.format(release)), load_file(models / TEXT_FILE)
     key = from_mmdit_key if isinstance(RECIPES[release].network, MMDiTConfig) else from_checkpoint_key
-    own = {f"network.{key(name)}": value.float() for name, value in network.items()}
-    return own | exported_text_encoder(models)
-
-
-def exported_text_encoder(models: Path) -> dict[str, Tensor]:
-    """Those of them that are the T5's."""
-    return {f"text_encoder.{name}": value.float() for name, value in load_file(models / TEXT_FILE).items()}
+    return {f"network.{key(name)}": value.float() for name, value in network.items()} | {
+        f"text_encoder.{name}": value.float() for name, value in text.items()
+    }
 
 
 def exported_pair(models: Path, release: str) -> Pair | MMDiTPair:

@@ -2,8 +2,8 @@
 
 Rectified flow (arXiv 2209.03003): x_t = (1 - τ)·x₀ + τ·ε, the network predicts x₀ - ε. Text is dropped for some rows
 (they see the fixed null text), given frames are told in some steps, and some rows of those get empty frames instead,
-which is what guidance on text and on images needs. The text encoder that 1.3 was trained with stays as it is for the
-others, so that one serves all.
+which is what guidance on text and on images needs. The model of 1.2 goes on from the exported 1.3: whatever has the
+same name and shape in both starts where 1.3 ended, and the text encoder stays, so that one serves both.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..opensora_models.mmdit.config import MMDiTConfig
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import new_autoencoder
 from .average import MovingAverage
 from .calibration import CALIBRATION, calibrate
 from .clip_bank import ClipBank
 from .clip_l import tokenizer_of
-from .exported import exported_text_encoder
+from .exported import exported_weights
 from .flow_batches import Batch, batch_of
 from .flow_losses import losses_of
 from .flow_recipes import RECIPES, FlowConfig, Phase
@@ -216,7 +217,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
-    parser.add_argument("--before", type=Path, help="models folder with the exported text encoder, for 1.2 and 2.0")
+    parser.add_argument(
+        "--before", type=Path, help="models folder with the exported 1.3: 1.2 goes on from it, 2.0 reads its T5"
+    )
     parser.add_argument(
         "--clip-tokenizer", type=Path, help="for 2.0, ComfyUI's comfy/sd1_tokenizer, if it is elsewhere"
     )
@@ -230,7 +233,9 @@ def main(arguments: list[str]) -> None:
         parser.error("--before belongs to --release 1.2 and 2.0, which cannot do without it")
     before = None
     if needed:
-        before = exported_text_encoder(options.before)
+        weights = exported_weights(options.before, "1.3")
+        own = isinstance(config.network, MMDiTConfig)  # nothing but the text encoder is the same
+        before = {name: value for name, value in weights.items() if not own or name.startswith("text_encoder.")}
     tokenizer = tokenizer_of(config, options.tokenizer, options.clip_tokenizer)
     if options.calibrate:
         calibrate(partial(calibration_run, config, tokenizer, before), [phase.steps for phase in config.phases])
