@@ -9,7 +9,6 @@
  * @typedef {object} Told what `native/messages.py` sends beside ComfyUI's own text of a node
  * @property {string} node
  * @property {string} text
- * @property {string} prompt_id
  * @property {string | null} graph id of the workflow that runs
  *
  * @typedef {Map<string, Told>} Texts by node, the last one told at the end
@@ -17,12 +16,9 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { nodeOf } from "./nodes.js";
-import { inSight, isOfThoseInSight, pageStore, rootGraph, startedFrom, workflows } from "./runs.js";
 
 const EVENT = "opensora.told";
-const OF_A_RUN = ["execution_start", "progress_state"]; // the second also where the page was loaded since it began
-const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
-const LOST = "reconnected"; // a run may have ended meanwhile, or go on
+const ENDS = ["execution_success", "execution_error", "execution_interrupted", "reconnected"];
 const TEXT = "$$node-text-preview"; // ComfyUI's name of the widget that holds it
 const STORED = "opensora.told";
 const NO_ID = "00000000-0000-0000-0000-000000000000"; // of a cleared canvas, until the page loads it again
@@ -40,19 +36,26 @@ const told = new WeakMap();
  */
 const waiting = new Map();
 /**
- * Nodes that have run since the run began.
+ * Which nodes have run since the run began, and what they were told.
  *
- * @type {Set<string>}
+ * @type {Map<string, Told | null>}
  */
-const ran = new Set();
-/** @type {string | undefined} */
-let running;
+const ran = new Map();
+
+/** The graph whose nodes have the numbers that the server knows. */
+const rootGraph = () => app.rootGraph ?? app.graph;
 
 /** @param {string} id */
 const find = (id) => nodeOf(id, rootGraph());
 
 /** @param {any} node */
 const textOf = (node) => node.widgets?.find((/** @type {any} */ widget) => widget.name === TEXT);
+
+/** The page's store of workflows. */
+const pageStore = () => app.extensionManager?.workflow;
+
+/** @returns {any[]} the one in sight first */
+const workflows = () => [pageStore()?.activeWorkflow, ...(pageStore()?.openWorkflows ?? [])].filter(Boolean);
 
 /**
  * @param {any} workflow
@@ -72,12 +75,15 @@ function textsOf(workflow) {
  * @param {string | null} graph
  * @returns {any} the workflow; of a template that is open twice the one in sight
  */
-function workflowWith(graph) {
-  if (!graph) return inSight();
+function workflowOf(graph) {
+  if (!graph) return pageStore()?.activeWorkflow;
   const isIt = (/** @type {any} */ each) =>
     (each.activeState?.id ?? textsOf(each).values().next().value?.graph) === graph;
-  return workflows().find(isIt) ?? (graph === rootGraph()?.id ? inSight() : null);
+  return workflows().find(isIt) ?? (graph === rootGraph()?.id ? pageStore()?.activeWorkflow : null);
 }
+
+/** @param {Told} message */
+const isInSight = ({ graph }) => !graph || !rootGraph()?.id || graph === rootGraph().id;
 
 /** @param {any} node */
 function takeAway(node) {
@@ -85,14 +91,11 @@ function takeAway(node) {
   if (text) node.removeWidget(text);
 }
 
-/** @param {Told} message of the workflow in sight */
-const isOfThisGraph = ({ graph }) => !graph || !rootGraph()?.id || graph === rootGraph().id;
-
 /** Shows what is true of the nodes in sight; those inside others are told when somebody looks inside. */
 function show() {
-  const texts = textsOf(inSight());
+  const texts = textsOf(pageStore()?.activeWorkflow);
   for (const [id, message] of [...texts]) {
-    if (!isOfThisGraph(message)) continue;
+    if (!isInSight(message)) continue;
     const node = find(id);
     if (!node) texts.delete(id);
     else if (node.graph === app.canvas?.graph && textOf(node)?.value !== message.text)
@@ -101,32 +104,23 @@ function show() {
 }
 
 function opened() {
-  for (const message of textsOf(inSight()).values()) {
+  for (const message of textsOf(pageStore()?.activeWorkflow).values()) {
     if (message.graph === NO_ID) message.graph = rootGraph()?.id;
   }
   show();
 }
 
-/** A cleared canvas gives new nodes the numbers of those that have gone, and has another id than what an undo brings. */
-function cleared() {
-  const texts = textsOf(inSight());
-  for (const [id, message] of [...texts]) {
-    if (isOfThisGraph(message) && !find(id)) texts.delete(id);
-  }
-}
-
 /** @param {Told} message */
 function remember(message) {
-  const { node: id, prompt_id: run, graph } = message;
-  ran.add(id);
-  running = run;
-  const texts = textsOf(startedFrom(run, graph) ?? workflowWith(graph));
+  const { node: id, graph } = message;
+  ran.set(id, message);
+  const texts = textsOf(workflowOf(graph));
   texts.delete(id);
   texts.set(id, message);
   // The page has shown it on the node in sight that has this number, be it of another workflow or inside another node.
   const inside = id.includes(":");
   const shown = app.canvas?.graph?.getNodeById?.(inside ? pageStore()?.executionIdToCurrentId?.(id) : id);
-  if (!shown || (isOfThoseInSight(message) && find(id) === shown)) return;
+  if (!shown || (isInSight(message) && find(id) === shown)) return;
   takeAway(shown);
   show();
 }
@@ -140,33 +134,21 @@ async function graphOf(run) {
   return answer?.ok ? ((await answer.json()).workflow_id ?? null) : null;
 }
 
-/** @param {string | undefined} run that is still heard of, or has just ended */
-function endOfRun(run) {
-  const nodes = [...ran];
-  const from = startedFrom(run);
-  ran.clear();
-  // Behind the page's own listeners, which take the texts away.
-  setTimeout(() => forget(nodes, run, from));
-}
-
 /**
- * @param {string[]} nodes that have run
+ * @param {Map<string, Told | null>} nodes that have run
  * @param {string | undefined} run
- * @param {any} from the workflow it was started from, where that is known
  */
-async function forget(nodes, run, from) {
-  const isOfRun = (/** @type {Told | undefined} */ each) => each?.prompt_id === run;
-  const isOld = (/** @type {Told | undefined} */ each) => each && !isOfRun(each) && each.prompt_id !== running;
-  const silent = nodes.filter((id) => workflows().some((each) => isOld(textsOf(each).get(id))));
+async function endOfRun(nodes, run) {
+  const silent = [...nodes.keys()].filter((id) => !nodes.get(id) && workflows().some((each) => textsOf(each).has(id)));
   if (silent.length) {
     // Nodes of other workflows have the same numbers, and what they said is as true as before.
-    const speaking = workflows().find((each) => [...textsOf(each).values()].some(isOfRun));
-    const workflow = from ?? speaking ?? workflowWith(await graphOf(run));
+    const graph = [...nodes.values()].find(Boolean)?.graph ?? (await graphOf(run));
+    const workflow = workflowOf(graph);
     const texts = textsOf(workflow);
     for (const id of silent) {
-      if (!isOld(texts.get(id))) continue; // it was said in this run, or the next one has begun
+      if (ran.get(id) && ran.get(id) === texts.get(id)) continue; // the next run has begun
       texts.delete(id);
-      const node = workflow === inSight() ? find(id) : null;
+      const node = workflow === pageStore()?.activeWorkflow ? find(id) : null;
       if (node) takeAway(node);
     }
   }
@@ -175,10 +157,8 @@ async function forget(nodes, run, from) {
 
 /** For the page that is loaded next. It hears nothing while it loads: of a run only what it has said is certain then. */
 function store() {
-  const from = startedFrom(running);
-  const isCertain = (/** @type {any} */ workflow, /** @type {Told} */ message) =>
-    running === undefined || message.prompt_id === running || (from && from !== workflow);
-  const kept = workflows().map((each) => [each.path, [...textsOf(each).values()].filter((one) => isCertain(each, one))]);
+  const certain = (/** @type {Told} */ message) => !ran.size || ran.get(message.node) === message;
+  const kept = workflows().map((each) => [each.path, [...textsOf(each).values()].filter(certain)]);
   sessionStorage.setItem(STORED, JSON.stringify(kept.filter(([, texts]) => texts.length)));
 }
 
@@ -195,26 +175,24 @@ app.registerExtension({
     takeUp();
     addEventListener("pagehide", store);
     api.addEventListener(EVENT, (/** @type {CustomEvent<Told>} */ { detail }) => remember(detail));
-    for (const sign of OF_A_RUN) {
-      api.addEventListener(sign, (/** @type {CustomEvent} */ { detail }) => (running = detail?.prompt_id ?? running));
-    }
     api.addEventListener("executing", (/** @type {CustomEvent} */ { detail }) => {
       const id = detail?.node ?? detail;
-      if (id != null) ran.add(String(id));
+      if (id != null && !ran.has(String(id))) ran.set(String(id), null);
     });
     for (const end of ENDS) {
       api.addEventListener(end, (/** @type {CustomEvent} */ { detail }) => {
-        endOfRun(detail?.prompt_id ?? running);
-        running = undefined;
+        const nodes = new Map(ran);
+        ran.clear();
+        // Behind the page's own listeners, which take the texts away.
+        setTimeout(() => endOfRun(nodes, detail?.prompt_id));
       });
     }
-    api.addEventListener(LOST, () => endOfRun(running));
-    api.addEventListener("graphCleared", cleared);
+    // A cleared canvas gives new nodes the numbers of those that have gone.
+    api.addEventListener("graphCleared", () => textsOf(pageStore()?.activeWorkflow).clear());
     // Somebody looks into a node or out of it; another tab is in sight, or the same one with other nodes.
     app.canvas?.canvas?.addEventListener("litegraph:set-graph", () => setTimeout(show));
-    pageStore()?.$onAction?.((/** @type {any} */ { name, args, after }) => {
+    pageStore()?.$onAction?.((/** @type {any} */ { name, after }) => {
       if (name === "openWorkflow") after(() => setTimeout(opened));
-      if (name === "closeWorkflow") waiting.delete(args[0]?.path); // the next one of this path is another
     }, true);
   },
 });

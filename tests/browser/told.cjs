@@ -85,15 +85,13 @@ async function runUnseen(page, version, other) {
   await listen(page);
   await page.evaluate(async () => {
     const { app } = window;
-    const ask = app.api.fetchApi;
+    const queue = app.api.queuePrompt;
     const sent = new Promise((asked) => {
-      app.api.fetchApi = async (route, ...given) => {
-        if (route === "/prompt") {
-          app.api.fetchApi = ask;
-          asked();
-          await new Promise((go) => (window.go = go));
-        }
-        return ask.call(app.api, route, ...given);
+      app.api.queuePrompt = async (...given) => {
+        app.api.queuePrompt = queue;
+        asked();
+        await new Promise((go) => (window.go = go));
+        return queue.apply(app.api, given);
       };
     });
     window.queued = app.queuePrompt(0);
@@ -121,16 +119,14 @@ async function goTo(page, path) {
   if ((await openPath(page)) !== path) throw new Error(`no tab ${path} among ${tabs}`);
 }
 
-/** The same workflow is opened once more, which has not run there and is in sight while the first one runs. */
-async function twin(page, input) {
+/** The same workflow is opened once more, which has not run there. */
+async function twin(page) {
   const path = await openPath(page);
   await page.evaluate(() => window.app.loadGraphData(window.app.graph.serialize(), true, true, "twin"));
   await page.waitForTimeout(2 * QUIET);
-  const other = await openPath(page);
-  const opened = await said(page);
+  const found = await said(page);
   await goTo(page, path);
-  const untrue = await runUnseen(page, input.silent, other);
-  return { opened, untrue, unseen: await runUnseen(page, input.speaks, other) };
+  return found;
 }
 
 /** Another tab is opened, where a node of the same number runs and says nothing; and this one runs unseen. */
@@ -147,7 +143,7 @@ async function inTabs(page, input, words, text) {
   const asLarge = (await sizes()) === before;
   const untrue = await runUnseen(page, input.silent, other);
   const unseen = await runUnseen(page, input.speaks, other);
-  const again = await twin(page, input);
+  const again = await twin(page);
   return { elsewhere, back, seen, asLarge, untrue, unseen, twin: again, last: await run(page, input.silent) };
 }
 
