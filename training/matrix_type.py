@@ -8,8 +8,7 @@ import torch
 
 
 def matrix_type() -> torch.dtype:
-    """bfloat16 where the CPU is fast in it, else float32, which PyTorch multiplies 4 to 26 times faster where AVX2 is
-    all there is."""
+    """bfloat16 where the CPU is fast in it, else float32, which PyTorch multiplies many times faster there."""
     return torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
 
 

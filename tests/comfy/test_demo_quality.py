@@ -154,8 +154,7 @@ class Studio:
             graph["start"] = pictures(start[0])
             graph["encoded"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["start", 0], "vae": ["vae", 0]}}
             graph["sampler"]["inputs"] |= {"latent": ["encoded", 0], "denoise": start[1]}
-        (images,) = self.executor.run(graph, ("decode", 0))
-        return (images.reshape(-1, *images.shape[-3:]).clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+        return self._decoded(graph)
 
     def coded(self, real: np.ndarray) -> np.ndarray:
         """Frames sent through the autoencoder alone."""
@@ -165,14 +164,17 @@ class Studio:
             "encoded": {"class_type": "VAEEncode", "inputs": {"pixels": ["start", 0], "vae": ["vae", 0]}},
             "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["encoded", 0], "vae": ["vae", 0]}},
         }
-        (images,) = self.executor.run(graph, ("decode", 0))
-        return (images.reshape(-1, *images.shape[-3:]).clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+        return self._decoded(graph)
 
     def edited(self, real: np.ndarray, prompt: str, strength: float) -> np.ndarray:
         """A clip remade by this much: by its frames' own noise where the release knows that, else as a whole."""
         if self.release.given.frame_mask:
             return self.run(prompt, references=[{"image": real, "placement": "edit whole clip", "strength": strength}])
         return self.run(prompt, start=(real, max(strength, 0.01)))
+
+    def _decoded(self, graph: dict[str, Any]) -> np.ndarray:
+        (images,) = self.executor.run(graph, ("decode", 0))
+        return (images.reshape(-1, *images.shape[-3:]).clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
 
     def _add_reference(self, graph: dict[str, Any], number: int, reference: dict[str, Any], chain: Any) -> list[Any]:
         inputs = dict(reference)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from golden.runner import load_case, weights_by_rule
+from opensora.training import matrix_type as matrix_type_module
 from opensora.training import patch_analysis
 from opensora.training.average import MovingAverage
 from opensora.training.matrix_type import fast_matrices, matrix_type
@@ -130,3 +132,11 @@ def test_matrices_are_multiplied_in_the_type_that_the_machine_is_fast_in(
     made = orthogonal(torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(3)))
     strengths = torch.linalg.svdvals(made)
     assert made.dtype == torch.float32 and 0.6 < float(strengths.min()) < float(strengths.max()) < 1.3
+
+
+def test_nothing_in_training_multiplies_in_a_type_of_its_own_choice() -> None:
+    folder = Path(matrix_type_module.__file__).parent
+    modules = [path for path in folder.glob("*.py") if path.name != "matrix_type.py"]
+    chosen = re.compile(r"autocast\((?![^)]*enabled=False)|@ .*bfloat16\(\)")
+    assert [path.name for path in modules if chosen.search(path.read_text(encoding="utf-8"))] == []
+    assert chosen.search(Path(matrix_type_module.__file__).read_text(encoding="utf-8")), "the search finds one"
