@@ -34,6 +34,7 @@ from .autoencoder_start import clips_to_analyse, start
 from .average import MovingAverage
 from .calibration import CALIBRATION, calibrate
 from .critic import Critic, CriticConfig, load_lpips
+from .equal_channels import equalise
 from .latents import LatentCode
 from .lpips import LPIPS
 from .muon import Muon
@@ -80,9 +81,11 @@ class AutoencoderConfig:
     scenes: SceneConfig = field(default_factory=lambda: SceneConfig(pattern_share=0.1, camera_share=0.05))
     picture_size: int = 64
     analysed_clips: int = 128
-    # How much stronger the latents of colour are than those of fine detail: 1 as in pixels, 0 alike. What tells shapes
-    # apart is detail, and a diffusion model learns the stronger first.
+    # How much stronger the latents of colour are than those of fine detail: 1 as in pixels, 0 alike.
     colour_weight: float = 0.5
+    # Whether all channels get the same deviation when the decoders are done (1.2). What tells shapes apart is detail,
+    # and a diffusion model learns the stronger channels first.
+    equal_channels: bool = False
     kl_weight: float = 1e-3
     perceptual_weight: float = 0.1
     critic: CriticConfig = CriticConfig()
@@ -116,6 +119,7 @@ RECIPES: dict[str, AutoencoderConfig] = {
             Stage(steps=3000, batch=1, frames=17, size=64, rate=3e-4, final_rate=1e-5, part="decoder"),
         ),
         noise=0.15,
+        equal_channels=True,
     ),
     "2.0": AutoencoderConfig(
         version="2.0",
@@ -140,8 +144,24 @@ def new_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """A seeded network with a working encoder."""
     torch.manual_seed(config.seed)
     model = empty_autoencoder(config)
-    pictures = clips_to_analyse(config.analysed_clips, config.picture_size, config.scenes, config.seed)
-    start(model, pictures, config.colour_weight)
+    start(model, analysed(config), config.colour_weight)
+    return model
+
+
+def analysed(config: AutoencoderConfig) -> Tensor:
+    """Drawn pictures [N, 3, H, W] whose statistics decide the code."""
+    return clips_to_analyse(config.analysed_clips, config.picture_size, config.scenes, config.seed)
+
+
+def code_of(config: AutoencoderConfig) -> LatentCode:
+    """What a finished autoencoder of a recipe codes, known before its decoder is."""
+    return LatentCode(finished(new_autoencoder(config), config))
+
+
+def finished(model: Autoencoder, config: AutoencoderConfig) -> Autoencoder:
+    """``model`` as it is exported when its decoders are done."""
+    if config.equal_channels:
+        equalise(model, analysed(config))
     return model
 
 
@@ -346,7 +366,7 @@ def averaged_autoencoder(config: AutoencoderConfig, folder: Path) -> Autoencoder
     model = empty_autoencoder(config)
     average = MovingAverage(model, config.average)
     average.load_state_dict(state["average"])
-    return average.applied_to(model).eval()
+    return finished(average.applied_to(model), config).eval()
 
 
 def main(arguments: list[str]) -> None:

@@ -20,10 +20,10 @@ from ..opensora_models.releases.groups import GROUP_FRAMES
 from ..opensora_models.releases.known import release_named
 from ..opensora_models.text.suffixes import FRAME_RATE, append_suffixes
 from .autoencoder import RECIPES as AUTOENCODERS
-from .autoencoder import Autoencoder, averaged_autoencoder, new_autoencoder
+from .autoencoder import Autoencoder, averaged_autoencoder
 from .captions import simple_caption
 from .clip_l import tokenizer_of
-from .exported import exported_autoencoder, exported_pair
+from .exported import add_code_option, code_in, exported_autoencoder, exported_pair
 from .flow import averaged
 from .flow_batches import Bucket
 from .flow_recipes import RECIPES
@@ -35,7 +35,7 @@ from .pair import Pair
 from .pictures import contact_sheet, to_bytes
 from .progress import log
 from .reading import Reading, read_clip
-from .scenes import BACKGROUNDS, held_out
+from .scenes import BACKGROUNDS, held_out, set_aside
 
 Words = tuple[str, str, str]
 ROWS_AT_ONCE = 16
@@ -127,8 +127,10 @@ def main(arguments: list[str]) -> None:
         "--autoencoder", type=Path, help="run of the autoencoder; none: the exported one, or beside --flow the code's"
         " own pictures"
     )  # fmt: skip
+    add_code_option(parser)
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--prompts", type=Path, help="list of 'colour shape motion'; none: the held-out combinations")
+    parser.add_argument("--set-aside", action="store_true", help="those that nothing is decided on; read them once")
     parser.add_argument("--count", type=int, help="only the first prompts of the list")
     parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
@@ -138,8 +140,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     options = parser.parse_args(arguments)
     recipe = AUTOENCODERS[options.release]
-    rows = read_rows(options.prompts)[: options.count]
-    code, model = LatentCode(new_autoencoder(recipe)), None
+    rows = (list(set_aside()) if options.set_aside else read_rows(options.prompts))[: options.count]
+    code, model = code_in(options.code, options.release), None
     if options.flow is None:
         pair = exported_pair(options.models, options.release)
     else:

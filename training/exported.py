@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -11,8 +12,9 @@ from ..opensora_models.mmdit.config import MMDiTConfig
 from ..opensora_models.mmdit.keys import from_checkpoint_key as from_mmdit_key
 from ..opensora_models.stdit3.keys import from_checkpoint_key
 from .autoencoder import RECIPES as AUTOENCODERS
-from .autoencoder import Autoencoder, empty_autoencoder
+from .autoencoder import Autoencoder, code_of, empty_autoencoder
 from .flow_recipes import RECIPES
+from .latents import LatentCode
 from .mmdit_pair import MMDiTPair, pair_of
 from .pair import Pair
 
@@ -25,11 +27,15 @@ NOT_EXPORTED = ("clock.", "shape_reader.", "clip_l.")  # of training alone; made
 
 def exported_weights(models: Path, release: str) -> dict[str, Tensor]:
     """Float32 weights under the names of :class:`.pair.Pair`, from a models folder such as ``demo/models``."""
-    network, text = load_file(models / NETWORK_FILE.format(release)), load_file(models / TEXT_FILE)
+    network = load_file(models / NETWORK_FILE.format(release))
     key = from_mmdit_key if isinstance(RECIPES[release].network, MMDiTConfig) else from_checkpoint_key
-    return {f"network.{key(name)}": value.float() for name, value in network.items()} | {
-        f"text_encoder.{name}": value.float() for name, value in text.items()
-    }
+    own = {f"network.{key(name)}": value.float() for name, value in network.items()}
+    return own | exported_text_encoder(models)
+
+
+def exported_text_encoder(models: Path) -> dict[str, Tensor]:
+    """Those of them that are the T5's."""
+    return {f"text_encoder.{name}": value.float() for name, value in load_file(models / TEXT_FILE).items()}
 
 
 def exported_pair(models: Path, release: str) -> Pair | MMDiTPair:
@@ -48,3 +54,16 @@ def exported_autoencoder(models: Path, release: str) -> Autoencoder:
     weights = load_file(models / AUTOENCODER_FILE.format(release))
     model.load_state_dict({name: value.float() for name, value in weights.items()})
     return model.eval()
+
+
+def add_code_option(parser: ArgumentParser) -> None:
+    """What :func:`code_in` takes, on a command line."""
+    parser.add_argument(
+        "--code", type=Path, help="models folder with an exported autoencoder whose latents are meant; none: those of"
+        " the recipe, whose decoder can be trained meanwhile"
+    )  # fmt: skip
+
+
+def code_in(models: Path | None, release: str) -> LatentCode:
+    """What the autoencoder of a models folder codes, or one of the recipe will."""
+    return code_of(AUTOENCODERS[release]) if models is None else LatentCode(exported_autoencoder(models, release))

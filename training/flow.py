@@ -2,8 +2,8 @@
 
 Rectified flow (arXiv 2209.03003): x_t = (1 - τ)·x₀ + τ·ε, the network predicts x₀ - ε. Text is dropped for some rows
 (they see the fixed null text), given frames are told in some steps, and some rows of those get empty frames instead,
-which is what guidance on text and on images needs. The model of 1.2 goes on from the exported 1.3: whatever has the
-same name and shape in both starts where 1.3 ended, and the text encoder stays, so that one serves both.
+which is what guidance on text and on images needs. The text encoder that 1.3 was trained with stays as it is for the
+others, so that one serves all.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..opensora_models.mmdit.config import MMDiTConfig
 from .autoencoder import RECIPES as AUTOENCODERS
-from .autoencoder import new_autoencoder
+from .autoencoder import code_of
 from .average import MovingAverage
 from .calibration import CALIBRATION, calibrate
 from .clip_bank import ClipBank
 from .clip_l import tokenizer_of
-from .exported import exported_weights
+from .exported import add_code_option, code_in, exported_text_encoder
 from .flow_batches import Batch, batch_of
 from .flow_losses import losses_of
 from .flow_recipes import RECIPES, FlowConfig, Phase
@@ -50,7 +49,7 @@ def rate_at(config: FlowConfig, phase: Phase, step: int) -> float:
 
 class Run:
     """One training run below a folder: the networks, their optimisers and where it stands. It starts from those of the
-    weights ``before`` that have the same name and shape as its own.
+    weights ``before`` that have the same name and shape as its own. It learns latents of ``code``; None: the recipe's.
 
     The networks are small, so that a second core gains little inside their layers. Instead each of ``threads`` takes
     its own rows of a batch, and one draws the next batch while others change the weights.
@@ -58,11 +57,11 @@ class Run:
 
     def __init__(
         self, config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None = None,
-        threads: int = 1,
+        threads: int = 1, code: LatentCode | None = None,
     ) -> None:  # fmt: skip
         self.config, self.tokenizer = config, tokenizer
         self.progress = Progress(folder)
-        code = LatentCode(new_autoencoder(AUTOENCODERS[config.version]))
+        code = code or code_of(AUTOENCODERS[config.version])
         self.bank = ClipBank(code, config.phases[0].batches.bank_scenes, config.bank)
         self.pair = pair_of(config)
         take_over(self.pair, before or {})
@@ -179,13 +178,14 @@ def take_over(pair: Pair | MMDiTPair, weights: Mapping[str, Tensor]) -> None:
 
 
 def train(
-    config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None = None
-) -> Pair | MMDiTPair:
+    config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None = None,
+    code: LatentCode | None = None,
+) -> Pair | MMDiTPair:  # fmt: skip
     """Run or resume to the end; returns the averaged networks. As many threads share the work as PyTorch would use."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run = Run(config, folder, tokenizer, before, threads)
+        run = Run(config, folder, tokenizer, before, threads, code)
         while run.done < config.steps:
             run.update()
         run.save()
@@ -217,9 +217,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
-    parser.add_argument(
-        "--before", type=Path, help="models folder with the exported 1.3: 1.2 goes on from it, 2.0 reads its T5"
-    )
+    parser.add_argument("--before", type=Path, help="models folder with the exported text encoder, for 1.2 and 2.0")
+    add_code_option(parser)
     parser.add_argument(
         "--clip-tokenizer", type=Path, help="for 2.0, ComfyUI's comfy/sd1_tokenizer, if it is elsewhere"
     )
@@ -233,14 +232,12 @@ def main(arguments: list[str]) -> None:
         parser.error("--before belongs to --release 1.2 and 2.0, which cannot do without it")
     before = None
     if needed:
-        weights = exported_weights(options.before, "1.3")
-        own = isinstance(config.network, MMDiTConfig)  # nothing but the text encoder is the same
-        before = {name: value for name, value in weights.items() if not own or name.startswith("text_encoder.")}
+        before = exported_text_encoder(options.before)
     tokenizer = tokenizer_of(config, options.tokenizer, options.clip_tokenizer)
     if options.calibrate:
         calibrate(partial(calibration_run, config, tokenizer, before), [phase.steps for phase in config.phases])
     else:
-        train(config, options.folder, tokenizer, before)
+        train(config, options.folder, tokenizer, before, code_in(options.code, options.release))
 
 
 def calibration_run(

@@ -273,7 +273,7 @@ def _with_wrong_words(
 
 def _rival_shape(rng: np.random.Generator, scene: Scene, named: str) -> str:
     """``named`` half of the time if it is another than the scene's own, else any other; its own instead of one that
-    would be a held-out combination."""
+    would be a combination kept out of training."""
     shape = named if named != scene.shape and rng.random() < 0.5 else _another_shape(rng, scene)
     return shape if is_trained(scene.colour, shape, scene.motion) else scene.shape
 
@@ -281,7 +281,7 @@ def _rival_shape(rng: np.random.Generator, scene: Scene, named: str) -> str:
 def _misnamed(
     rng: np.random.Generator, batch: Batch, scenes: list[Scene], share: float, release: Release
 ) -> tuple[list[str], list[str]]:
-    """The captions, ``share`` of those whose frames are told with another colour and shape, never held-out ones, and
+    """The captions, ``share`` of those whose frames are told with another colour and shape, never those kept out, and
     the shapes they name."""
     found, shapes = [], []
     for scene, words, told in zip(scenes, batch.captions, batch.given_kept.tolist(), strict=True):
@@ -321,7 +321,7 @@ def _clips(bank: ClipBank, bucket: Bucket, row: Scene) -> Tensor:
 def _rivals(rng: np.random.Generator, bank: ClipBank, bucket: Bucket, scenes: list[Scene], rest: bool) -> Tensor:
     """Clips [B, R, K, C, l, h, w] of the bank for another shape and, if they move, for another motion.
 
-    Never a held-out combination: its place is taken by the row itself, from which nothing sets it apart.
+    Never a combination kept out of training: its place is taken by the row itself, from which nothing sets it apart.
     """
     rows = []
     for scene in scenes:

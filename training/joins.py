@@ -15,9 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from ..opensora_models.releases.groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP
-from .autoencoder import RECIPES as AUTOENCODERS
-from .autoencoder import new_autoencoder
 from .captions import simple_caption
+from .exported import add_code_option, code_in
 from .flow import averaged
 from .flow_batches import FROM_MIDDLE, Bucket
 from .flow_recipes import RECIPES
@@ -60,12 +59,13 @@ def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training joins", description=__doc__.splitlines()[0])
     parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model of 1.2")
+    add_code_option(parser)
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 2.0, 5.0])
     options = parser.parse_args(arguments)
     pair = averaged(RECIPES["1.2"], options.flow, options.phase)
-    code = LatentCode(new_autoencoder(AUTOENCODERS["1.2"]))
+    code = code_in(options.code, "1.2")
     scenes, tokenizer = ways(), Tokenizer(options.tokenizer)
     real = code.clips(scenes, CLIP.frames, CLIP.height, CLIP.width)
     captions = [simple_caption(scene.colour, scene.shape, scene.motion, scene.background) for scene in scenes]

@@ -15,16 +15,14 @@ from torch import Tensor
 from ..opensora_models.releases.known import release_named
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
 from ..opensora_models.text.suffixes import FRAME_RATE, append_suffixes
-from .autoencoder import RECIPES as AUTOENCODERS
-from .autoencoder import new_autoencoder
 from .captions import simple_caption
 from .clip_bank import ClipBank, Words, expected
 from .clip_l import tokenizer_of
 from .evaluate import CLIP
+from .exported import add_code_option, code_in
 from .flow import averaged
 from .flow_batches import FROM_MIDDLE_TURNING
 from .flow_recipes import RECIPES
-from .latents import LatentCode
 from .mmdit_pair import MMDiTPair
 from .pair import Pair, padded
 from .progress import log
@@ -59,13 +57,14 @@ def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training probe", description=__doc__.splitlines()[0])
     parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
+    add_code_option(parser)
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     options = parser.parse_args(arguments)
     pair = averaged(RECIPES[options.release], options.flow, options.phase)
     tokenizer = tokenizer_of(RECIPES[options.release], options.tokenizer)
-    bank = ClipBank(LatentCode(new_autoencoder(AUTOENCODERS[options.release])), FROM_MIDDLE_TURNING)
+    bank = ClipBank(code_in(options.code, options.release), FROM_MIDDLE_TURNING)
     torch.manual_seed(0)
     for colour, shape, background in LOOKS:
         words: list[Words] = [(colour, shape, motion, background) for motion in MOTIONS]

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from opensora.opensora_models.checkpoint.opening import open_checkpoint
 from opensora.opensora_models.vae.recognition import recognise
 from opensora.training.autoencoder import RECIPES as AUTOENCODERS
+from opensora.training.autoencoder import analysed
 from opensora.training.clip_l import ClipL, ClipLConfig
+from opensora.training.exported import code_in
 from opensora.training.flow_recipes import RECIPES
 from support.shipped import DEMO, SHIPPED, of_shipped
 
@@ -28,7 +30,7 @@ def metadata(name: str) -> dict[str, str]:
 
 LATER = (
     ("misnamed_share", 0.0), ("named_rivals", False), ("other_rivals", False), ("going_on_share", 0.3), ("muon", 0.0),
-    ("recognised", False), ("unrecognised", 0.3),
+    ("recognised", False), ("unrecognised", 0.3), ("equal_channels", False),
 )  # fmt: skip
 """Settings that came after files were made, with the values that change nothing."""
 
@@ -70,6 +72,15 @@ def test_the_recipe_in_the_file_is_that_of_the_repository(version: str) -> None:
 def test_the_autoencoder_is_recognised(version: str) -> None:
     found = recognise(open_checkpoint(DEMO / "vae" / f"opensora-tiny-vae-v{version}.safetensors"))
     assert found.version == version
+
+
+@pytest.mark.parametrize("version", SHIPPED)
+def test_its_channels_weigh_what_the_recipe_says(version: str) -> None:
+    recipe = AUTOENCODERS[version]
+    code = code_in(DEMO, version)
+    spread = code(analysed(recipe)).std(dim=(0, 2, 3))
+    equal = bool((spread - 1).abs().max() < 0.01)
+    assert equal == recipe.equal_channels, spread
 
 
 @pytest.mark.parametrize("version", of_shipped("2.0"))

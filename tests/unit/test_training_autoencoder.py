@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from opensora.opensora_models.vae.causal import CausalConfig
+from opensora.opensora_models.vae.distribution import mode
 from opensora.training import autoencoder, rendering, scenes
+from opensora.training.equal_channels import equalise
 from opensora.training.latents import LatentCode
 
 
@@ -43,11 +45,49 @@ def test_colour_may_weigh_as_much_as_detail(version: str) -> None:
     spreads = {}
     for weight in (0.0, 0.5, 1.0):
         config = replace(autoencoder.RECIPES[version], colour_weight=weight)
-        pictures = autoencoder.clips_to_analyse(config.analysed_clips, config.picture_size, config.scenes, config.seed)
-        spreads[weight] = LatentCode(autoencoder.new_autoencoder(config))(pictures).std(dim=(0, 2, 3))
+        code = LatentCode(autoencoder.new_autoencoder(config))
+        spreads[weight] = code(autoencoder.analysed(config)).std(dim=(0, 2, 3))
     assert spreads[0.0].amin() > 0.99 and spreads[0.0].amax() < 1.01
     squares = spreads[0.5].square()  # roots of what pixels have
     torch.testing.assert_close(squares / squares.mean(), spreads[1.0] / spreads[1.0].mean(), rtol=0.01, atol=0.01)
+
+
+def test_channels_become_equal_and_drawings_stay(clips: torch.Tensor) -> None:
+    config = replace(autoencoder.RECIPES["1.2"], analysed_clips=16)
+    before, after = (autoencoder.new_autoencoder(config).eval() for _ in range(2))
+    for model in before, after:  # as trained ones: no channel goes where it came from
+        torch.manual_seed(3)
+        for weight in model.temporal_vae.post_quant_conv.parameters():
+            weight.data.normal_()
+    equalise(after, autoencoder.analysed(config))
+    code = LatentCode(after)
+    code.check(after, clips)
+    spread = code(autoencoder.analysed(config)).std(dim=(0, 2, 3))
+    torch.testing.assert_close(spread, torch.ones(4), rtol=1e-3, atol=0)
+    with torch.no_grad():
+        images = before.spatial_vae.encode(clips, None, mode)
+        added = [model.temporal_vae.moments(images)[:, 4:] for model in (before, after)]
+        assert torch.equal(*added), "what drawing from the posterior adds is of unit latents"
+        drawn = [model.decode(model.encode(clips), 17) for model in (before, after)]
+    assert drawn[0].std() > 0.01
+    torch.testing.assert_close(drawn[1], drawn[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(autoencoder.code_of(config).weight, code.weight, rtol=1e-3, atol=1e-5)
+
+
+def test_only_a_code_of_two_stages_is_made_equal() -> None:
+    config = small_autoencoder()
+    with pytest.raises(ValueError, match="1.3"):
+        autoencoder.finished(autoencoder.new_autoencoder(config), replace(config, equal_channels=True))
+
+
+def test_what_is_exported_is_the_code_that_was_promised(tmp_path: Path) -> None:
+    stage = autoencoder.Stage(steps=1, batch=1, frames=17, size=32, rate=2e-3, final_rate=2e-3, part="decoder")
+    config = replace(autoencoder.RECIPES["1.2"], stages=(stage,), analysed_clips=16)
+    autoencoder.train(config, tmp_path)
+    exported = LatentCode(autoencoder.averaged_autoencoder(config, tmp_path))
+    torch.testing.assert_close(exported.weight, autoencoder.code_of(config).weight)
+    unequal = autoencoder.code_of(replace(config, equal_channels=False))
+    assert not torch.allclose(exported.weight, unequal.weight, rtol=0.1), "the test would see nothing"
 
 
 @pytest.mark.parametrize("frames", [1, 17, 33, 34])
