@@ -9,6 +9,7 @@
  * @typedef {object} Told what `native/messages.py` sends beside ComfyUI's own text of a node
  * @property {string} node
  * @property {string} text
+ * @property {string} prompt_id
  * @property {string | null} graph id of the workflow that runs
  *
  * @typedef {Map<string, Told>} Texts by node, the last one told at the end
@@ -16,9 +17,12 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { nodeOf } from "./nodes.js";
+import { cameFrom, inSight, isOfThoseInSight, pageStore, rootGraph, startedFrom, workflows } from "./runs.js";
 
 const EVENT = "opensora.told";
-const ENDS = ["execution_success", "execution_error", "execution_interrupted", "reconnected"];
+const OF_A_RUN = ["execution_start", "progress_state"]; // the second also where the page was loaded since it began
+const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
+const LOST = "reconnected"; // a run may have ended meanwhile, or go on
 const TEXT = "$$node-text-preview"; // ComfyUI's name of the widget that holds it
 const STORED = "opensora.told";
 const NO_ID = "00000000-0000-0000-0000-000000000000"; // of a cleared canvas, until the page loads it again
@@ -36,26 +40,19 @@ const told = new WeakMap();
  */
 const waiting = new Map();
 /**
- * Which nodes have run since the run began, and what they were told.
+ * Nodes that have run since the run began.
  *
- * @type {Map<string, Told | null>}
+ * @type {Set<string>}
  */
-const ran = new Map();
-
-/** The graph whose nodes have the numbers that the server knows. */
-const rootGraph = () => app.rootGraph ?? app.graph;
+const ran = new Set();
+/** @type {string | undefined} */
+let running;
 
 /** @param {string} id */
 const find = (id) => nodeOf(id, rootGraph());
 
 /** @param {any} node */
 const textOf = (node) => node.widgets?.find((/** @type {any} */ widget) => widget.name === TEXT);
-
-/** The page's store of workflows. */
-const pageStore = () => app.extensionManager?.workflow;
-
-/** @returns {any[]} the one in sight first */
-const workflows = () => [pageStore()?.activeWorkflow, ...(pageStore()?.openWorkflows ?? [])].filter(Boolean);
 
 /**
  * @param {any} workflow
@@ -75,15 +72,12 @@ function textsOf(workflow) {
  * @param {string | null} graph
  * @returns {any} the workflow; of a template that is open twice the one in sight
  */
-function workflowOf(graph) {
-  if (!graph) return pageStore()?.activeWorkflow;
+function workflowWith(graph) {
+  if (!graph) return inSight();
   const isIt = (/** @type {any} */ each) =>
     (each.activeState?.id ?? textsOf(each).values().next().value?.graph) === graph;
-  return workflows().find(isIt) ?? (graph === rootGraph()?.id ? pageStore()?.activeWorkflow : null);
+  return workflows().find(isIt) ?? (graph === rootGraph()?.id ? inSight() : null);
 }
-
-/** @param {Told} message */
-const isInSight = ({ graph }) => !graph || !rootGraph()?.id || graph === rootGraph().id;
 
 /** @param {any} node */
 function takeAway(node) {
@@ -91,11 +85,14 @@ function takeAway(node) {
   if (text) node.removeWidget(text);
 }
 
+/** @param {Told} message of the workflow in sight */
+const isOfThisGraph = ({ graph }) => !graph || !rootGraph()?.id || graph === rootGraph().id;
+
 /** Shows what is true of the nodes in sight; those inside others are told when somebody looks inside. */
 function show() {
-  const texts = textsOf(pageStore()?.activeWorkflow);
+  const texts = textsOf(inSight());
   for (const [id, message] of [...texts]) {
-    if (!isInSight(message)) continue;
+    if (!isOfThisGraph(message)) continue;
     const node = find(id);
     if (!node) texts.delete(id);
     else if (node.graph === app.canvas?.graph && textOf(node)?.value !== message.text)
@@ -104,23 +101,32 @@ function show() {
 }
 
 function opened() {
-  for (const message of textsOf(pageStore()?.activeWorkflow).values()) {
+  for (const message of textsOf(inSight()).values()) {
     if (message.graph === NO_ID) message.graph = rootGraph()?.id;
   }
   show();
 }
 
+/** A cleared canvas gives new nodes the numbers of those that have gone, and has another id than what an undo brings. */
+function cleared() {
+  const texts = textsOf(inSight());
+  for (const [id, message] of [...texts]) {
+    if (isOfThisGraph(message) && !find(id)) texts.delete(id);
+  }
+}
+
 /** @param {Told} message */
 function remember(message) {
-  const { node: id, graph } = message;
-  ran.set(id, message);
-  const texts = textsOf(workflowOf(graph));
+  const { node: id, prompt_id: run, graph } = message;
+  ran.add(id);
+  running = run;
+  const texts = textsOf(startedFrom(run, graph) ?? workflowWith(graph));
   texts.delete(id);
   texts.set(id, message);
   // The page has shown it on the node in sight that has this number, be it of another workflow or inside another node.
   const inside = id.includes(":");
   const shown = app.canvas?.graph?.getNodeById?.(inside ? pageStore()?.executionIdToCurrentId?.(id) : id);
-  if (!shown || (isInSight(message) && find(id) === shown)) return;
+  if (!shown || (isOfThoseInSight(message) && find(id) === shown)) return;
   takeAway(shown);
   show();
 }
@@ -134,21 +140,33 @@ async function graphOf(run) {
   return answer?.ok ? ((await answer.json()).workflow_id ?? null) : null;
 }
 
+/** @param {string | undefined} run that is still heard of, or has just ended */
+async function endOfRun(run) {
+  const nodes = [...ran];
+  ran.clear();
+  const from = await cameFrom(run);
+  // Behind the page's own listeners, which take the texts away.
+  setTimeout(() => forget(nodes, run, from));
+}
+
 /**
- * @param {Map<string, Told | null>} nodes that have run
+ * @param {string[]} nodes that have run
  * @param {string | undefined} run
+ * @param {any} from the workflow it was started from, where that is known
  */
-async function endOfRun(nodes, run) {
-  const silent = [...nodes.keys()].filter((id) => !nodes.get(id) && workflows().some((each) => textsOf(each).has(id)));
+async function forget(nodes, run, from) {
+  const isOfRun = (/** @type {Told | undefined} */ each) => each?.prompt_id === run;
+  const isOld = (/** @type {Told | undefined} */ each) => each && !isOfRun(each) && each.prompt_id !== running;
+  const silent = nodes.filter((id) => workflows().some((each) => isOld(textsOf(each).get(id))));
   if (silent.length) {
     // Nodes of other workflows have the same numbers, and what they said is as true as before.
-    const graph = [...nodes.values()].find(Boolean)?.graph ?? (await graphOf(run));
-    const workflow = workflowOf(graph);
+    const speaking = workflows().find((each) => [...textsOf(each).values()].some(isOfRun));
+    const workflow = from ?? speaking ?? workflowWith(await graphOf(run));
     const texts = textsOf(workflow);
     for (const id of silent) {
-      if (ran.get(id) && ran.get(id) === texts.get(id)) continue; // the next run has begun
+      if (!isOld(texts.get(id))) continue; // it was said in this run, or the next one has begun
       texts.delete(id);
-      const node = workflow === pageStore()?.activeWorkflow ? find(id) : null;
+      const node = workflow === inSight() ? find(id) : null;
       if (node) takeAway(node);
     }
   }
@@ -157,8 +175,10 @@ async function endOfRun(nodes, run) {
 
 /** For the page that is loaded next. It hears nothing while it loads: of a run only what it has said is certain then. */
 function store() {
-  const certain = (/** @type {Told} */ message) => !ran.size || ran.get(message.node) === message;
-  const kept = workflows().map((each) => [each.path, [...textsOf(each).values()].filter(certain)]);
+  const from = startedFrom(running);
+  const isCertain = (/** @type {any} */ workflow, /** @type {Told} */ message) =>
+    running === undefined || message.prompt_id === running || (from && from !== workflow);
+  const kept = workflows().map((each) => [each.path, [...textsOf(each).values()].filter((one) => isCertain(each, one))]);
   sessionStorage.setItem(STORED, JSON.stringify(kept.filter(([, texts]) => texts.length)));
 }
 
@@ -175,24 +195,26 @@ app.registerExtension({
     takeUp();
     addEventListener("pagehide", store);
     api.addEventListener(EVENT, (/** @type {CustomEvent<Told>} */ { detail }) => remember(detail));
+    for (const sign of OF_A_RUN) {
+      api.addEventListener(sign, (/** @type {CustomEvent} */ { detail }) => (running = detail?.prompt_id ?? running));
+    }
     api.addEventListener("executing", (/** @type {CustomEvent} */ { detail }) => {
       const id = detail?.node ?? detail;
-      if (id != null && !ran.has(String(id))) ran.set(String(id), null);
+      if (id != null) ran.add(String(id));
     });
     for (const end of ENDS) {
       api.addEventListener(end, (/** @type {CustomEvent} */ { detail }) => {
-        const nodes = new Map(ran);
-        ran.clear();
-        // Behind the page's own listeners, which take the texts away.
-        setTimeout(() => endOfRun(nodes, detail?.prompt_id));
+        endOfRun(detail?.prompt_id ?? running);
+        running = undefined;
       });
     }
-    // A cleared canvas gives new nodes the numbers of those that have gone.
-    api.addEventListener("graphCleared", () => textsOf(pageStore()?.activeWorkflow).clear());
+    api.addEventListener(LOST, () => endOfRun(running));
+    api.addEventListener("graphCleared", cleared);
     // Somebody looks into a node or out of it; another tab is in sight, or the same one with other nodes.
     app.canvas?.canvas?.addEventListener("litegraph:set-graph", () => setTimeout(show));
-    pageStore()?.$onAction?.((/** @type {any} */ { name, after }) => {
+    pageStore()?.$onAction?.((/** @type {any} */ { name, args, after }) => {
       if (name === "openWorkflow") after(() => setTimeout(opened));
+      if (name === "closeWorkflow") waiting.delete(args[0]?.path); // the next one of this path is another
     }, true);
   },
 });

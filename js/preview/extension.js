@@ -9,6 +9,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { nodeOf } from "../nodes.js";
+import { isOfThoseInSight, rootGraph } from "../runs.js";
 import { playWhenThere } from "./finished.js";
 import { captionOf, modeOf } from "./loop.js";
 import { Place } from "./place.js";
@@ -32,20 +33,14 @@ function setting(name) {
   return app.extensionManager?.setting?.get?.(name);
 }
 
-/** The graph whose nodes have the numbers that the server knows. */
-function rootGraph() {
-  return app.rootGraph ?? app.graph;
-}
-
 /** @param {Message} message */
 function show(message) {
-  const root = rootGraph();
   const mode = modeOf(setting(SETTING));
   // Another workflow may be open by now, whose nodes have the same numbers.
-  if (mode === "off" || (message.graph && root?.id && message.graph !== root.id)) return;
+  if (mode === "off" || !isOfThoseInSight(message)) return;
   if (message.node !== running) removeAll();
   running = message.node;
-  const node = nodeOf(message.node, root);
+  const node = nodeOf(message.node, rootGraph());
   if (typeof node?.addDOMWidget !== "function") return;
   if (!places.has(node)) places.set(node, new Place(node, () => places.delete(node)));
   places.get(node)?.view.show(message, mode, captionOf(message, wordsOf(setting("Comfy.Locale"))));

@@ -110,8 +110,9 @@ def _let_it_be_kept(server: Any, node_id: str, text: str) -> None:
     """Newer pages forget what a node says when the run ends; the one that started it is sent it to be kept."""
     client = getattr(server, "client_id", None)
     if client is not None:
-        graph = graph_of(server, _running_prompt())
-        server.send_sync(EVENT, {"node": node_id, "text": text, "graph": graph}, client)
+        run = _running_prompt()
+        event = {"node": node_id, "text": text, "prompt_id": run, "graph": graph_of(server, run)}
+        server.send_sync(EVENT, event, client)
 
 
 def _said_so_far() -> list[str]:

@@ -28,7 +28,10 @@ def test_what_a_node_says_stays_while_it_is_true(each_page: Page) -> None:
         assert tabs["asLarge"], f"{kind}: the text makes a node larger once"
         assert tabs["untrue"] == {"there": [], "back": []}, f"{kind}: it ran unseen and said nothing"
         assert tabs["unseen"] == {"there": [], "back": [text]}, f"{kind}: it ran unseen and said something"
-        assert tabs["twin"] == [], f"{kind}: the same workflow opened once more has not run"
+        twin = tabs["twin"]
+        assert twin["opened"] == [], f"{kind}: the same workflow opened once more has not run"
+        assert twin["untrue"] == {"there": [], "back": []}, f"{kind}: nor is it the one that said nothing"
+        assert twin["unseen"] == {"there": [], "back": [text]}, f"{kind}: nor the one that said something"
         assert tabs["last"] == found["gone"] == [], f"{kind}: it is not true either when the page is loaded again"
         inside = found["inside"]
         assert inside["outside"] == inside["out"] == [], f"{kind}: nodes of the same number that said nothing"

@@ -85,13 +85,15 @@ async function runUnseen(page, version, other) {
   await listen(page);
   await page.evaluate(async () => {
     const { app } = window;
-    const queue = app.api.queuePrompt;
+    const ask = app.api.fetchApi;
     const sent = new Promise((asked) => {
-      app.api.queuePrompt = async (...given) => {
-        app.api.queuePrompt = queue;
-        asked();
-        await new Promise((go) => (window.go = go));
-        return queue.apply(app.api, given);
+      app.api.fetchApi = async (route, ...given) => {
+        if (route === "/prompt") {
+          app.api.fetchApi = ask;
+          asked();
+          await new Promise((go) => (window.go = go));
+        }
+        return ask.call(app.api, route, ...given);
       };
     });
     window.queued = app.queuePrompt(0);
@@ -119,14 +121,16 @@ async function goTo(page, path) {
   if ((await openPath(page)) !== path) throw new Error(`no tab ${path} among ${tabs}`);
 }
 
-/** The same workflow is opened once more, which has not run there. */
-async function twin(page) {
+/** The same workflow is opened once more, which has not run there and is in sight while the first one runs. */
+async function twin(page, input) {
   const path = await openPath(page);
   await page.evaluate(() => window.app.loadGraphData(window.app.graph.serialize(), true, true, "twin"));
   await page.waitForTimeout(2 * QUIET);
-  const found = await said(page);
+  const other = await openPath(page);
+  const opened = await said(page);
   await goTo(page, path);
-  return found;
+  const untrue = await runUnseen(page, input.silent, other);
+  return { opened, untrue, unseen: await runUnseen(page, input.speaks, other) };
 }
 
 /** Another tab is opened, where a node of the same number runs and says nothing; and this one runs unseen. */
@@ -143,7 +147,7 @@ async function inTabs(page, input, words, text) {
   const asLarge = (await sizes()) === before;
   const untrue = await runUnseen(page, input.silent, other);
   const unseen = await runUnseen(page, input.speaks, other);
-  const again = await twin(page);
+  const again = await twin(page, input);
   return { elsewhere, back, seen, asLarge, untrue, unseen, twin: again, last: await run(page, input.silent) };
 }
 

@@ -180,7 +180,8 @@ def test_the_page_that_started_a_run_is_sent_what_to_keep_for_its_workflow(page:
         tell("A sentence.")
         monkeypatch.setattr(page, "client_id", None)
         tell("By a program.")
-    assert sent == [({"node": "7", "text": "A sentence.", "graph": "mine"}, "window")]
+    event = {"node": "7", "text": "A sentence.", "prompt_id": "prompt", "graph": "mine"}
+    assert sent == [(event, "window")]
 
 
 def test_what_is_only_looked_at_is_not_told_twice(
