@@ -27,14 +27,17 @@ NOT_EXPORTED = ("clock.", "shape_reader.", "clip_l.")  # of training alone; made
 
 def exported_weights(models: Path, release: str) -> dict[str, Tensor]:
     """Float32 weights under the names of :class:`.pair.Pair`, from a models folder such as ``demo/models``."""
-    network = load_file(models / NETWORK_FILE.format(release))
+    return exported_network(models / NETWORK_FILE.format(release), release) | exported_text_encoder(models)
+
+
+def exported_network(file: Path, release: str) -> dict[str, Tensor]:
+    """Those of them that are the diffusion model's, from its file; ``release`` is any of the same family."""
     key = from_mmdit_key if isinstance(RECIPES[release].network, MMDiTConfig) else from_checkpoint_key
-    own = {f"network.{key(name)}": value.float() for name, value in network.items()}
-    return own | exported_text_encoder(models)
+    return {f"network.{key(name)}": value.float() for name, value in load_file(file).items()}
 
 
 def exported_text_encoder(models: Path) -> dict[str, Tensor]:
-    """Those of them that are the T5's."""
+    """Those of them that are the T5's, from its file in a models folder."""
     return {f"text_encoder.{name}": value.float() for name, value in load_file(models / TEXT_FILE).items()}
 
 

@@ -26,7 +26,7 @@ from .average import MovingAverage
 from .calibration import CALIBRATION, calibrate
 from .clip_bank import ClipBank
 from .clip_l import tokenizer_of
-from .exported import add_code_option, code_in, exported_text_encoder
+from .exported import add_code_option, code_in, exported_network, exported_text_encoder
 from .flow_batches import Batch, batch_of
 from .flow_losses import losses_of
 from .flow_recipes import RECIPES, FlowConfig, Phase
@@ -218,6 +218,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     parser.add_argument("--before", type=Path, help="models folder with the exported text encoder, for 1.2 and 2.0")
+    parser.add_argument(
+        "--start", type=Path, help="an exported diffusion model of the same family, to begin with those of its weights"
+        " that have the same name and shape"
+    )  # fmt: skip
     add_code_option(parser)
     parser.add_argument(
         "--clip-tokenizer", type=Path, help="for 2.0, ComfyUI's comfy/sd1_tokenizer, if it is elsewhere"
@@ -230,9 +234,9 @@ def main(arguments: list[str]) -> None:
     needed = not any(phase.trains_text for phase in config.phases)
     if needed != (options.before is not None):
         parser.error("--before belongs to --release 1.2 and 2.0, which cannot do without it")
-    before = None
-    if needed:
-        before = exported_text_encoder(options.before)
+    before = exported_text_encoder(options.before) if needed else {}
+    if options.start is not None:
+        before |= exported_network(options.start, options.release)
     tokenizer = tokenizer_of(config, options.tokenizer, options.clip_tokenizer)
     if options.calibrate:
         calibrate(partial(calibration_run, config, tokenizer, before), [phase.steps for phase in config.phases])

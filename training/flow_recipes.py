@@ -242,12 +242,13 @@ RECIPES: dict[str, FlowConfig] = {
         ),
         phases=(
             Phase(800, on_black("1.2"), trains_text=False),
+            _settled(8500, _drawn(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7)),
             _settled(
-                4000,
+                4500,
                 _drawn(
-                    buckets=buckets("1.2", pictures=0.25), frame_mask_share=0.15, masks_like_given=0.7, motions=TURNING
+                    buckets=buckets("1.2", pictures=0.15, long=(0.2, 0.08)), frame_mask_share=0.3, masks_like_given=0.8,
+                    noisy_shift=1.5, motions=TURNING,
                 ),
-                rate_share=0.7,
             ),
             # Rivals wait until here and weigh less than in 1.3: they cost exactness, and the text encoder is done.
             _settled(
@@ -259,15 +260,21 @@ RECIPES: dict[str, FlowConfig] = {
                 mistaken_share=0.5,
             ),
             _settled(
-                3500,
+                10000,
                 _joining(buckets=buckets("1.2", pictures=0.3, long=(0.3, 0.05)), frame_mask_share=0.3),
                 mistaken_share=0.25,
             ),
-            # Words again, with fewer joins: they had been drawn worse.
+            # Words again, at a lower rate: they had been drawn worse. They needed more of it, with fewer joins.
             _settled(
-                5000,
+                8500,
+                _joining(buckets=buckets("1.2", pictures=0.4, long=(0.2, 0.03)), frame_mask_share=0.15),
+                rate_share=0.35,
+                mistaken_share=0.25,
+            ),
+            _settled(
+                12500,
                 _joining(buckets=buckets("1.2", pictures=0.35, long=(0.15, 0.03)), frame_mask_share=0.15),
-                mistaken_share=0.5,
+                mistaken_share=0.25,
                 stays=0.3,
             ),
         ),

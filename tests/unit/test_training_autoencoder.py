@@ -53,7 +53,7 @@ def test_colour_may_weigh_as_much_as_detail(version: str) -> None:
 
 
 def test_channels_become_equal_and_drawings_stay(clips: torch.Tensor) -> None:
-    config = replace(autoencoder.RECIPES["1.2"], analysed_clips=16)
+    config = replace(autoencoder.RECIPES["1.2"], analysed_clips=16, equal_channels=True)
     before, after = (autoencoder.new_autoencoder(config).eval() for _ in range(2))
     for model in before, after:  # as trained ones: no channel goes where it came from
         torch.manual_seed(3)
@@ -82,7 +82,7 @@ def test_only_a_code_of_two_stages_is_made_equal() -> None:
 
 def test_what_is_exported_is_the_code_that_was_promised(tmp_path: Path) -> None:
     stage = autoencoder.Stage(steps=1, batch=1, frames=17, size=32, rate=2e-3, final_rate=2e-3, part="decoder")
-    config = replace(autoencoder.RECIPES["1.2"], stages=(stage,), analysed_clips=16)
+    config = replace(autoencoder.RECIPES["1.2"], stages=(stage,), analysed_clips=16, equal_channels=True)
     autoencoder.train(config, tmp_path)
     exported = LatentCode(autoencoder.averaged_autoencoder(config, tmp_path))
     torch.testing.assert_close(exported.weight, autoencoder.code_of(config).weight)

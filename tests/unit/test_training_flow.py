@@ -13,7 +13,7 @@ import torch
 from opensora.opensora_models.stdit3.config import STDiT3Config
 from opensora.training import autoencoder, evaluate, export, flow, flow_batches, joins, scenes
 from opensora.training.clip_bank import ClipBank, expected
-from opensora.training.exported import NOT_EXPORTED, exported_weights
+from opensora.training.exported import NETWORK_FILE, NOT_EXPORTED, exported_network, exported_text_encoder
 from opensora.training.flow_losses import losses_of, mistaken, worded
 from opensora.training.flow_recipes import FlowConfig, Phase
 from opensora.training.flow_sampling import SamplingConfig, sample
@@ -202,7 +202,7 @@ def test_every_phase_of_a_run_can_be_evaluated(
     config, sheet = small_flow(), tmp_path / "sheet.png"
     flow.train(config, tmp_path, Words())
     monkeypatch.setitem(evaluate.RECIPES, "1.3", config)
-    for name, part in {"tokenizer_of": Words(), "new_autoencoder": None, "LatentCode": code}.items():
+    for name, part in {"tokenizer_of": Words(), "code_in": code}.items():
         monkeypatch.setattr(evaluate, name, lambda *_, part=part: part)
 
     def evaluated(*options: str) -> bytes:
@@ -218,7 +218,7 @@ def test_the_older_model_goes_on_from_the_exported_newer(tmp_path: Path) -> None
     config = small_flow()
     newer = Pair(config)
     export.write_pair(tmp_path, newer, config, steps=8)
-    weights = exported_weights(tmp_path, "1.3")
+    weights = exported_network(tmp_path / NETWORK_FILE.format("1.3"), "1.2") | exported_text_encoder(tmp_path)
     assert weights.keys() == {name for name in newer.state_dict() if not name.startswith(NOT_EXPORTED)}
     network = STDiT3Config(version="1.2", depth=1, hidden_size=24, num_heads=2, in_channels=4, caption_channels=8)
     phase = Phase(2, replace(config.phases[1].batches, masks_like_given=0.5), trains_text=False)

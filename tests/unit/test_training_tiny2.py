@@ -24,7 +24,7 @@ from opensora.opensora_models.vae.tiled_files import hunyuan_config, is_hunyuan,
 from opensora.training import autoencoder, calibration, export, flow, flow_batches, kept, rendering, scenes
 from opensora.training.clip_bank import ClipBank
 from opensora.training.clip_l import tokenizer_of
-from opensora.training.exported import CLIP_FILE, NETWORK_FILE, TEXT_FILE, exported_weights
+from opensora.training.exported import CLIP_FILE, NETWORK_FILE, TEXT_FILE, exported_text_encoder
 from opensora.training.flow_losses import losses_of
 from opensora.training.flow_recipes import RECIPES, FlowConfig, Phase
 from opensora.training.flow_sampling import SamplingConfig
@@ -407,8 +407,7 @@ def test_comfyui_reads_the_words_and_the_network_as_training_did(comfy: Path, tm
 
     config, models = RECIPES["2.0"], Path(__file__).resolve().parents[2] / "demo" / "models"
     pair = MMDiTPair(config).eval()
-    shipped = exported_weights(models, "1.3")
-    flow.take_over(pair, {name: value for name, value in shipped.items() if name.startswith("text_encoder.")})
+    flow.take_over(pair, exported_text_encoder(models))
     export.write_pair(tmp_path, pair, config, 0)
     model = load_model(tmp_path / NETWORK_FILE.format("2.0"))
     clip = load_text_encoder(models / TEXT_FILE, clip_l=tmp_path / CLIP_FILE)
