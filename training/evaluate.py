@@ -118,27 +118,32 @@ def generated(
             yield sampled(pair, tokenizer, captions[start : start + ROWS_AT_ONCE], own, bucket)
 
 
-def main(arguments: list[str]) -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(prog="python -m training evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, default=Path("demo/models"), help="folder of the exported files")
-    parser.add_argument("--flow", type=Path, help="run of the diffusion model, instead of the exported one")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Options of this module."""
+    made = argparse.ArgumentParser(prog="python -m training evaluate", description=__doc__.splitlines()[0])
+    made.add_argument("--models", type=Path, default=Path("demo/models"), help="folder of the exported files")
+    made.add_argument("--flow", type=Path, help="run of the diffusion model, instead of the exported one")
+    made.add_argument(
         "--autoencoder", type=Path, help="run of the autoencoder; none: the exported one, or beside --flow the code's"
         " own pictures"
     )  # fmt: skip
-    add_code_option(parser)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    parser.add_argument("--prompts", type=Path, help="list of 'colour shape motion'; none: the held-out combinations")
-    parser.add_argument("--set-aside", action="store_true", help="those that nothing is decided on; read them once")
-    parser.add_argument("--count", type=int, help="only the first prompts of the list")
-    parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
-    parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
-    parser.add_argument("--seed", type=int, nargs="*", default=[SamplingConfig.seed], help="of the noise")
-    parser.add_argument("--frames", type=int, default=CLIP.frames, help="of every clip")
-    parser.add_argument("--sheet", type=Path, help="contact sheet to write, a PNG")
-    parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
-    options = parser.parse_args(arguments)
+    add_code_option(made)
+    made.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
+    made.add_argument("--prompts", type=Path, help="list of 'colour shape motion'; none: the held-out combinations")
+    made.add_argument("--set-aside", action="store_true", help="those that nothing is decided on; read them once")
+    made.add_argument("--count", type=int, help="only the first prompts of the list")
+    made.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
+    made.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
+    made.add_argument("--seed", type=int, nargs="*", default=[SamplingConfig.seed], help="of the noise")
+    made.add_argument("--frames", type=int, default=CLIP.frames, help="of every clip")
+    made.add_argument("--sheet", type=Path, help="contact sheet to write, a PNG")
+    made.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Command line of this module."""
+    options = parser().parse_args(arguments)
     recipe = AUTOENCODERS[options.release]
     rows = (list(set_aside()) if options.set_aside else read_rows(options.prompts))[: options.count]
     code, model = code_in(options.code, options.release), None
