@@ -43,6 +43,14 @@ export const inSight = () => pageStore()?.activeWorkflow;
 /** @returns {any[]} the one in sight first */
 export const workflows = () => [inSight(), ...(pageStore()?.openWorkflows ?? [])].filter(Boolean);
 
+/** Paths become workflows once their tabs are back, which may be renamed or closed during the run. */
+export function recognise() {
+  for (const [run, path] of started) {
+    const tab = typeof path === "string" && workflows().find((each) => each.path === path);
+    if (tab) started.set(run, tab);
+  }
+}
+
 /**
  * @param {string | undefined} run
  * @param {string | null} [graph] for a run that the server speaks of before it has answered
@@ -90,7 +98,7 @@ api.queuePrompt = async function (number, data, ...more) {
   const graph = data?.workflow?.id;
   const workflow = inSight();
   const isKnown = graph && workflow && graph === rootGraph()?.id; // else another one has come into sight meanwhile
-  const answer = queue.call(this, number, data, ...more);
+  const answer = Promise.resolve(queue.call(this, number, data, ...more));
   if (!isKnown) return answer;
   const remembered = answer.then((/** @type {any} */ taken) => taken?.prompt_id && started.set(taken.prompt_id, workflow));
   const sent = { graph, workflow, answer: remembered };
@@ -107,10 +115,17 @@ for (const end of ENDS) {
   api.addEventListener(end, (/** @type {CustomEvent} */ { detail }) => over.add(detail?.prompt_id));
 }
 
+// Nothing runs and nothing waits: what was taken off the queue, or ended unheard, is over too. It may be old news.
+api.addEventListener("execution_start", (/** @type {CustomEvent} */ { detail }) => over.delete(detail?.prompt_id));
+api.addEventListener("status", (/** @type {CustomEvent} */ { detail }) => {
+  if (detail?.exec_info?.queue_remaining === 0) for (const run of started.keys()) over.add(run);
+});
+
 for (const [run, path] of JSON.parse(sessionStorage.getItem(STORED) ?? "[]")) started.set(run, path);
 sessionStorage.removeItem(STORED);
 
 addEventListener("pagehide", () => {
   const kept = [...started].filter(([run]) => !over.has(run)).map(([run, from]) => [run, from.path ?? from]);
   if (kept.length) sessionStorage.setItem(STORED, JSON.stringify(kept));
+  else sessionStorage.removeItem(STORED);
 });

@@ -17,7 +17,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { nodeOf } from "./nodes.js";
-import { cameFrom, inSight, isOfThoseInSight, pageStore, rootGraph, startedFrom, workflows } from "./runs.js";
+import { cameFrom, inSight, isOfThoseInSight, pageStore, recognise, rootGraph, startedFrom, workflows } from "./runs.js";
 
 const EVENT = "opensora.told";
 const OF_A_RUN = ["execution_start", "progress_state"]; // the second also where the page was loaded since it began
@@ -64,6 +64,8 @@ function textsOf(workflow) {
   if (place) {
     told.set(place, texts);
     waiting.delete(workflow.path);
+  } else if (workflows().includes(workflow)) {
+    waiting.set(workflow.path, texts); // a tab that the page has opened again and not loaded yet
   }
   return texts;
 }
@@ -101,6 +103,7 @@ function show() {
 }
 
 function opened() {
+  recognise();
   for (const message of textsOf(inSight()).values()) {
     if (message.graph === NO_ID) message.graph = rootGraph()?.id;
   }
@@ -143,20 +146,22 @@ async function graphOf(run) {
 /** @param {string | undefined} run that is still heard of, or has just ended */
 async function endOfRun(run) {
   const nodes = [...ran];
+  const said = new Set(workflows().flatMap((each) => [...textsOf(each).values()]));
   ran.clear();
   const from = await cameFrom(run);
   // Behind the page's own listeners, which take the texts away.
-  setTimeout(() => forget(nodes, run, from));
+  setTimeout(() => forget({ nodes, said }, run, from));
 }
 
 /**
- * @param {string[]} nodes that have run
+ * @param {{ nodes: string[], said: Set<Told> }} then which had run when the run ended, and all that was said by then
  * @param {string | undefined} run
  * @param {any} from the workflow it was started from, where that is known
  */
-async function forget(nodes, run, from) {
+async function forget({ nodes, said }, run, from) {
   const isOfRun = (/** @type {Told | undefined} */ each) => each?.prompt_id === run;
-  const isOld = (/** @type {Told | undefined} */ each) => each && !isOfRun(each) && each.prompt_id !== running;
+  const isOld = (/** @type {Told | undefined} */ each) =>
+    each && said.has(each) && !isOfRun(each) && each.prompt_id !== running;
   const silent = nodes.filter((id) => workflows().some((each) => isOld(textsOf(each).get(id))));
   if (silent.length) {
     // Nodes of other workflows have the same numbers, and what they said is as true as before.

@@ -8,7 +8,7 @@ const TOLD = "told.js";
 const ID = "the id in the template's file";
 
 async function opened(...paths) {
-  sessionStorage.removeItem("opensora.told");
+  for (const name of ["opensora.told", "opensora.runs"]) sessionStorage.removeItem(name);
   const page = await new Page().start(TOLD);
   const tabs = [];
   for (const path of paths) tabs.push(await page.open(path, ID));
@@ -73,6 +73,94 @@ test("a run may end before the page has read that it was taken", async () => {
   assert.deepEqual(page.said(), []);
   await page.look(one);
   assert.deepEqual(page.said(), []);
+});
+
+test("a tab that the page has opened again and not loaded yet keeps what its run says", async () => {
+  const { page, tabs: [one] } = await opened("a.json", "a (2).json");
+  await page.look(one);
+  const run = page.queue();
+  await page.asked;
+  page.begin(run);
+  await page.look(page.tabs[1]);
+  const again = await page.reload(TOLD);
+  const [behind] = again.tabs;
+  const loaded = { changeTracker: behind.changeTracker, activeState: behind.activeState };
+  Object.assign(behind, { changeTracker: null, activeState: null });
+  again.node(run, "2", "late");
+  await again.end(run);
+  Object.assign(behind, loaded);
+  await again.look(behind);
+  assert.deepEqual(again.said(), ["2 late"]);
+});
+
+for (const [happens, change] of [
+  ["renamed", async (page, tab) => { tab.path = "other.json"; }],
+  ["closed", (page, tab) => page.close(tab)],
+]) {
+  test(`a tab that is ${happens} after the page was loaded again gives its text to no other`, async () => {
+    const { page, tabs: [one] } = await opened("a.json", "a (2).json");
+    await page.look(one);
+    const run = page.queue();
+    await page.asked;
+    page.begin(run);
+    const again = await page.reload(TOLD);
+    const [of, twin] = again.tabs;
+    await again.look(twin);
+    await change(again, of);
+    again.node(run, "1", "true");
+    await again.end(run);
+    assert.deepEqual(again.said(), []);
+    if (happens === "closed") return;
+    await again.look(of);
+    assert.deepEqual(again.said(), ["1 true"]);
+  });
+}
+
+test("what the next run says outlives the late end of one that nobody knows", async () => {
+  const { page } = await opened("a.json");
+  await page.run({ 1: "old" });
+  let answer;
+  page.api.fetchApi = async () => {
+    await new Promise((go) => (answer = go));
+    return { ok: true, json: async () => ({ workflow_id: ID }) };
+  };
+  page.begin("of another window");
+  page.node("of another window", "1", "");
+  await page.end("of another window");
+  await page.run({ 1: "true" });
+  answer();
+  await page.quiet();
+  assert.deepEqual(page.said(), ["1 true"]);
+});
+
+test("queueing gives what it gave before, or fails as it did", async () => {
+  for (const given of [undefined, { prompt_id: "p", node_errors: { 1: {} } }]) {
+    const page = new Page();
+    page.api.queuePrompt = () => given; // of another extension, and no promise
+    await page.start(TOLD);
+    await page.open("a.json", ID);
+    assert.equal(await page.api.queuePrompt(0, { workflow: { id: ID } }), given);
+  }
+  const { page } = await opened("a.json");
+  page.answer = async () => { throw new Error("refused"); };
+  await assert.rejects(page.api.queuePrompt(0, { workflow: { id: ID } }), /refused/);
+});
+
+test("runs that ended, or were taken off the queue, are not kept", async () => {
+  const { page } = await opened("a.json");
+  const kept = () => {
+    for (const leave of page.left) leave();
+    return JSON.parse(sessionStorage.getItem("opensora.runs") ?? "[]").length;
+  };
+  for (let number = 0; number < 3; number += 1) {
+    page.queue();
+    await page.asked;
+  }
+  assert.equal(kept(), 3);
+  await page.run({});
+  assert.equal(kept(), 3);
+  page.tell("status", { exec_info: { queue_remaining: 0 } });
+  assert.equal(kept(), 0);
 });
 
 test("what a node said before the page was loaded again stays when its run ends, and what others said", async () => {
