@@ -224,9 +224,13 @@ def ray() -> Iterator[Any]:
     os.environ.update(before)
 
 
-def test_a_real_ray_is_taken_for_one_and_found_where_it_would_be_asked(ray: Any) -> None:
+def test_a_real_ray_is_taken_for_one_and_found_where_it_would_be_asked(
+    ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = str(ray.get_runtime_context().gcs_address)
     ray_connection._expect_ray(ray, here)
+    # Without it "auto" is any Ray of the machine, and other tests start some meanwhile.
+    monkeypatch.setenv("RAY_ADDRESS", here)
     assert ray_connection._asked(ray, here) == ray_connection._asked(ray, "auto") == here
 
 
