@@ -20,6 +20,7 @@ HEIGHT = 128  # pixels of a row
 GAP = 2
 BETWEEN = 24  # pixels between columns of videos
 TITLE = 20  # pixels of a title's letters
+WIDEST = 1600  # pixels of a sheet
 
 
 def frames_of(path: Path, count: int) -> list[Image.Image]:
@@ -73,6 +74,7 @@ def main() -> None:
     options = parser.parse_args()
     partial = options.sheet.with_name("part-" + options.sheet.name)
     made = side_by_side(options.videos, options.titles) if options.titles else contact_sheet(options.videos)
+    made.thumbnail((WIDEST, made.height), Image.Resampling.LANCZOS)
     made.save(partial)
     partial.replace(options.sheet)
 

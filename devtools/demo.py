@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,31 +64,39 @@ def with_prompt(workflow: Prompt, text: str) -> Prompt:
 
 def run_demo(runtime: Runtime, text: str | None) -> None:
     """Text to video, then image to video, each release beside the other; say where the videos and their picture are."""
-    prompts = {name: _workflow(name) for job in zip(*SHOWN.values(), strict=True) for name in job}
+    prompts = {name: workflow_of(name) for job in zip(*SHOWN.values(), strict=True) for name in job}
     if text is not None:
         prompts |= {first: with_prompt(prompts[first], text) for first, *_ in SHOWN.values()}
     server = make_server(runtime)
     say(f"Starting ComfyUI {runtime.version}")
     with server:
         say(f"ComfyUI is ready after {server.seconds_to_ready:.1f} s")
-        videos = [video for name, prompt in prompts.items() for video in _videos(server, name, prompt)]
+        videos = [video for name, prompt in prompts.items() for video in videos_of(server, name, prompt)]
     sheet = BASE / "output" / SHEET
-    titles = [f"--title={title}" for title in SHOWN]
-    done = subprocess.run(
-        [str(runtime.python), str(SHEET_SCRIPT), str(sheet), *titles, *map(str, videos)], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        raise Problem(f"The videos are made, but {SHEET_SCRIPT.name} failed:\n{done.stderr[-3000:]}")
+    draw_sheet(runtime, sheet, list(SHOWN), videos)
     for path in (*videos, sheet):
         say(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")
 
 
-def _workflow(name: str) -> Prompt:
+def draw_sheet(runtime: Runtime, sheet: Path, titles: Sequence[str], videos: Sequence[Path]) -> None:
+    """One picture of videos, the first below the first title and so on."""
+    columns = [f"--title={title}" for title in titles]
+    done = subprocess.run(
+        [str(runtime.python), str(SHEET_SCRIPT), str(sheet), *columns, *map(str, videos)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise Problem(f"The videos are made, but {SHEET_SCRIPT.name} failed:\n{done.stderr[-3000:]}")
+
+
+def workflow_of(name: str) -> Prompt:
+    """The API form of a template."""
     prompt: Prompt = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     return prompt
 
 
-def _videos(server: ComfyServer, name: str, prompt: Prompt) -> list[Path]:
+def videos_of(server: ComfyServer, name: str, prompt: Prompt) -> list[Path]:
     """Run one workflow; the video files it left."""
     bar = _Bar(prompt, name)
     try:
