@@ -119,6 +119,7 @@ RECIPES: dict[str, AutoencoderConfig] = {
             Stage(steps=3000, batch=1, frames=17, size=64, rate=3e-4, final_rate=1e-5, part="decoder"),
         ),
         noise=0.15,
+        equal_channels=True,
     ),
     "2.0": AutoencoderConfig(
         version="2.0",

@@ -242,15 +242,13 @@ RECIPES: dict[str, FlowConfig] = {
         ),
         phases=(
             Phase(800, on_black("1.2"), trains_text=False),
-            _settled(8500, _drawn(buckets=buckets("1.2"), frame_mask_share=0.35, masks_like_given=0.7)),
             _settled(
-                4500,
+                4000,
                 _drawn(
-                    buckets=buckets("1.2", pictures=0.15, long=(0.2, 0.08)), frame_mask_share=0.3, masks_like_given=0.8,
-                    noisy_shift=1.5, motions=TURNING,
+                    buckets=buckets("1.2", pictures=0.25), frame_mask_share=0.15, masks_like_given=0.7, motions=TURNING
                 ),
+                rate_share=0.7,
             ),
-            # Rivals wait until here and weigh less than in 1.3: they cost exactness, and the text encoder is done.
             _settled(
                 6000,
                 _drawn(
@@ -259,23 +257,30 @@ RECIPES: dict[str, FlowConfig] = {
                 ),
                 mistaken_share=0.5,
             ),
+            # Joins wait until words are learned: together with rivals they came fast, and shapes did not.
             _settled(
-                10000,
+                3500,
                 _joining(buckets=buckets("1.2", pictures=0.3, long=(0.3, 0.05)), frame_mask_share=0.3),
                 mistaken_share=0.25,
             ),
-            # Words again, at a lower rate: they had been drawn worse. They needed more of it, with fewer joins.
+            _settled(
+                5000,
+                _joining(buckets=buckets("1.2", pictures=0.35, long=(0.15, 0.03)), frame_mask_share=0.15),
+                mistaken_share=0.5,
+                stays=0.3,
+            ),
+            _settled(
+                5500,
+                _joining(buckets=buckets("1.2", pictures=0.25, long=(0.35, 0.05)), frame_mask_share=0.3),
+                mistaken_share=0.75,
+                stays=0.3,
+            ),
+            # Words again, at a lower rate and with few joins: circles had become squares, and all joins stay.
             _settled(
                 8500,
                 _joining(buckets=buckets("1.2", pictures=0.4, long=(0.2, 0.03)), frame_mask_share=0.15),
                 rate_share=0.35,
-                mistaken_share=0.25,
-            ),
-            _settled(
-                12500,
-                _joining(buckets=buckets("1.2", pictures=0.35, long=(0.15, 0.03)), frame_mask_share=0.15),
-                mistaken_share=0.25,
-                stays=0.3,
+                mistaken_share=0.5,
             ),
         ),
     ),
