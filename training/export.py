@@ -26,7 +26,7 @@ from .autoencoder import Autoencoder, AutoencoderConfig, averaged_autoencoder
 from .clip_l import ClipLConfig
 from .exported import AUTOENCODER_FILE, CLIP_FILE, NETWORK_FILE, TEXT_FILE
 from .flow import averaged
-from .flow_recipes import RECIPES, FlowConfig
+from .flow_recipes import FlowConfig, add_recipe_options, recipe_of
 from .mmdit_pair import MMDiTPair
 from .pair import Pair
 from .progress import Progress, log
@@ -73,10 +73,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("out", type=Path, help="models folder, e.g. demo/models")
     parser.add_argument("--autoencoder", type=Path, required=True, help="run of the autoencoder")
     parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
-    parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
+    add_recipe_options(parser)
     parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
     options = parser.parse_args(arguments)
-    recipe, flow = AUTOENCODERS[options.release], RECIPES[options.release]
+    flow = recipe_of(options)
+    recipe = AUTOENCODERS[flow.version]
     write_autoencoder(
         options.out, averaged_autoencoder(recipe, options.autoencoder), recipe, steps_done(options.autoencoder)
     )

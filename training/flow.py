@@ -1,9 +1,9 @@
-"""Trains the tiny diffusion model and its text encoder together: ``python -m training flow OUT … [--release 1.2]``.
+"""Trains a tiny diffusion model, or the text encoder of all: ``python -m training flow OUT … [--release 1.2]``.
 
 Rectified flow (arXiv 2209.03003): x_t = (1 - τ)·x₀ + τ·ε, the network predicts x₀ - ε. Text is dropped for some rows
 (they see the fixed null text), given frames are told in some steps, and some rows of those get empty frames instead,
-which is what guidance on text and on images needs. The text encoder that 1.3 was trained with stays as it is for the
-others, so that one serves all.
+which is what guidance on text and on images needs. The text encoder learns with a diffusion model of its own
+(``--text-encoder``) and stays as it is for the others, so that one serves all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .clip_l import tokenizer_of
 from .exported import add_code_option, code_in, exported_network, exported_text_encoder
 from .flow_batches import Batch, batch_of
 from .flow_losses import losses_of
-from .flow_recipes import RECIPES, FlowConfig, Phase
+from .flow_recipes import FlowConfig, Phase, add_recipe_options, recipe_of
 from .latents import LatentCode
 from .mmdit_pair import MMDiTPair, pair_of
 from .muon import Muon
@@ -216,8 +216,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m training flow", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
-    parser.add_argument("--before", type=Path, help="models folder with the exported text encoder, for 1.2 and 2.0")
+    add_recipe_options(parser)
+    parser.add_argument("--before", type=Path, help="models folder with the exported text encoder")
     parser.add_argument(
         "--start", type=Path, help="an exported diffusion model of the same family, to begin with those of its weights"
         " that have the same name and shape"
@@ -230,18 +230,17 @@ def main(arguments: list[str]) -> None:
         "--calibrate", action="store_true", help=f"do {CALIBRATION} steps apart and tell the whole time"
     )
     options = parser.parse_args(arguments)
-    config = RECIPES[options.release]
-    needed = not any(phase.trains_text for phase in config.phases)
-    if needed != (options.before is not None):
-        parser.error("--before belongs to --release 1.2 and 2.0, which cannot do without it")
-    before = exported_text_encoder(options.before) if needed else {}
+    config = recipe_of(options)
+    if options.text_encoder == (options.before is not None):
+        parser.error("--before belongs to a diffusion model, which cannot do without it, and not to --text-encoder")
+    before = {} if options.before is None else exported_text_encoder(options.before)
     if options.start is not None:
-        before |= exported_network(options.start, options.release)
+        before |= exported_network(options.start, config.version)
     tokenizer = tokenizer_of(config, options.tokenizer, options.clip_tokenizer)
     if options.calibrate:
         calibrate(partial(calibration_run, config, tokenizer, before), [phase.steps for phase in config.phases])
     else:
-        train(config, options.folder, tokenizer, before, code_in(options.code, options.release))
+        train(config, options.folder, tokenizer, before, code_in(options.code, config.version))
 
 
 def calibration_run(

@@ -62,7 +62,7 @@ SHOWN: dict[str, tuple[int, tuple[Part, ...]]] = {
     "Open-Sora 23 Edit video": clip("circle", "green"),
     "Open-Sora 24 Edit video from a file": clip("square", "green"),
     "Open-Sora 25 Long video": (
-        68, (Part(0, 16, "red", "right", "circle"), Part(34, 50, "red", "left"), Part(51, 67, "red", "up", "circle")),
+        68, (Part(0, 16, "red", "right", "square"), Part(34, 50, "red", "left"), Part(51, 67, "red", "up", "square")),
     ),
     "Open-Sora 26 Extend video on a timeline": clip("square", frames=33),
     "Open-Sora 27 Connect two clips on a timeline": (

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opensora.training import autoencoder, evaluate, export, exported, outlines, rendering, scenes
-from opensora.training.flow_recipes import FlowConfig
+from opensora.training.flow_recipes import TEXT_ENCODER
 from opensora.training.flow_sampling import SamplingConfig
 from opensora.training.pair import Pair
 
@@ -67,7 +67,7 @@ def test_what_is_read_off_clips_is_held_against_their_words() -> None:
 
 def written(models: Path) -> Pair:
     """Untrained files of 1.3, and the diffusion model in them."""
-    recipe = FlowConfig()
+    recipe = TEXT_ENCODER
     torch.manual_seed(0)
     pair, model = Pair(recipe).eval(), autoencoder.new_autoencoder(autoencoder.RECIPES["1.3"])
     export.write_pair(models, pair, recipe, 0)

@@ -17,7 +17,7 @@ from opensora.training.autoencoder import RECIPES as AUTOENCODERS
 from opensora.training.autoencoder import analysed
 from opensora.training.clip_l import ClipL, ClipLConfig
 from opensora.training.exported import code_in
-from opensora.training.flow_recipes import RECIPES
+from opensora.training.flow_recipes import RECIPES, TEXT_ENCODER
 from support.shipped import DEMO, SHIPPED, of_shipped
 
 MAX_MEGABYTES = 45
@@ -66,6 +66,16 @@ def test_the_recipe_in_the_file_is_that_of_the_repository(version: str) -> None:
         told = metadata(name)
         assert told["opensora.version"] == version and "not a released" in told["opensora.note"]
         assert in_json(json.loads(told["opensora.training"])) == in_json(recipe), name
+
+
+def test_the_text_encoder_learned_as_its_recipe_says() -> None:
+    """It is older than a recipe of its own: the phases behind are of the diffusion model that it was trained with."""
+    told = in_json(json.loads(metadata("text_encoders/opensora-tiny-t5.safetensors")["opensora.training"]))
+    recipe = in_json(asdict(TEXT_ENCODER))
+    phases, later = told.pop("phases"), len(recipe["phases"])
+    assert phases[:later] == recipe.pop("phases") and not any(phase["trains_text"] for phase in phases[later:])
+    told.pop("steps")
+    assert told == recipe
 
 
 @pytest.mark.parametrize("version", SHIPPED)

@@ -15,13 +15,14 @@ from opensora.training import autoencoder, evaluate, export, flow, flow_batches,
 from opensora.training.clip_bank import ClipBank, expected
 from opensora.training.exported import NETWORK_FILE, NOT_EXPORTED, exported_network, exported_text_encoder
 from opensora.training.flow_losses import losses_of, mistaken, worded
-from opensora.training.flow_recipes import FlowConfig, Phase
+from opensora.training.flow_recipes import RECIPES, TEXT_ENCODER, FlowConfig, Phase
 from opensora.training.flow_sampling import SamplingConfig, sample
 from opensora.training.latents import LatentCode
 from opensora.training.pair import Pair, padded
 from opensora.training.probe import learned_shares
 from opensora.training.progress import LOG_NAME
 from opensora.training.text_encoder import TextEncoderConfig
+from support.shipped import DEMO
 
 SMALL_CLIPS = (
     flow_batches.Bucket(17, 32, 32, batch=3, share=1.0, banked=True),
@@ -77,6 +78,31 @@ def test_a_short_flow_run_learns_and_samples(tmp_path: Path) -> None:
     free = sample(pair, Words(), ["a", "b c"], bucket, settings)
     assert told.shape == free.shape == (2, 16, 5, 4, 4)
     assert bool(torch.isfinite(told).all()) and not torch.equal(told, free)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "recipe"),
+    [
+        (["--release", "1.2"], True, RECIPES["1.2"]),
+        ([], True, RECIPES["1.3"]),
+        (["--text-encoder"], False, TEXT_ENCODER),
+    ],
+)
+def test_a_command_line_says_what_is_trained_and_with_which_text_encoder(
+    asked: list[str], given: bool, recipe: FlowConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(flow, "tokenizer_of", lambda *_: Words())
+    monkeypatch.setattr(flow, "code_in", lambda models, release: release)
+    trained: list[tuple[object, ...]] = []
+    monkeypatch.setattr(flow, "train", lambda *what: trained.append(what))
+    before = ["--before", str(DEMO)]
+    flow.main([str(tmp_path), "--tokenizer", "none", *asked, *(before if given else [])])
+    ((config, _, _, weights, release),) = trained
+    assert config is recipe and release == recipe.version
+    assert bool(weights) == given and any(phase.trains_text for phase in recipe.phases) != given
+    with pytest.raises(SystemExit):
+        flow.main([str(tmp_path), "--tokenizer", "none", *asked, *([] if given else before)])
+    assert len(trained) == 1
 
 
 def test_the_clock_is_learned_beside_the_flow(tmp_path: Path) -> None:
