@@ -77,7 +77,7 @@ class Asked:
 
 RELEASES = {
     "1.2": Asked(
-        {"colour": 0.95, "shape": 0.86, "motion": 0.92}, (2 * FRAMES, FRAMES), (Way(FRAMES, 34),), long=(34, 5)
+        {"colour": 0.95, "shape": 0.93, "motion": 0.93}, (2 * FRAMES, FRAMES), (Way(FRAMES, 34),), long=(34, 5)
     ),
     "1.3": Asked(
         {"colour": 0.95, "shape": 0.93, "motion": 0.90}, (FRAMES, FRAMES - 1), (Way(FRAMES, 33),), long=(33, 5)
