@@ -181,6 +181,7 @@ def cache_job(clip: Clip, place: Place) -> Result:
         "without": plain,
         "computed": kept,
         "reused": reused,
+        "rows": {"computed": cache.computed_rows, "reused": cache.reused_rows},
         "kept_bytes_of_a_row": cache.most_bytes,
         "run": {"100 %": clip.rows * plain["seconds"], **runs},
     }

@@ -20,6 +20,7 @@ COMFYUI = {
 }
 NETWORK = {"requests", "urllib.request", "http", "socket", "huggingface_hub", "aiohttp", "httpx", "ftplib"}
 EXECUTES_DATA = re.compile(r"\b(pickle|marshal|shelve|dill|joblib)\.(loads?|open|Unpickler)\b|\b(eval|exec)\(")
+TIMES = {"seconds", "fastest", "row", "run", "ratio", "compiling"}  # what benchmarks call measured times
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 50
 
@@ -216,6 +217,27 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in EVERYTHING if path.name != Path(__file__).name], ids=named)
 def test_nothing_is_left_for_later(path: Path) -> None:
     assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text(encoding="utf-8"))
+
+
+def _which_took_longer(node: ast.AST) -> bool:
+    """Whether two measured times of a benchmark's record are ordered: beside other work either may come out longer."""
+    if not isinstance(node, ast.Compare):
+        return False
+    sides = [node.left, *node.comparators]
+    timed = [any(isinstance(part, ast.Constant) and part.value in TIMES for part in ast.walk(side)) for side in sides]
+    ordered = [isinstance(how, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for how in node.ops]
+    return any(left and how and right for left, how, right in zip(timed, ordered, timed[1:], strict=False))
+
+
+@pytest.mark.parametrize("path", sources("tests"), ids=named)
+def test_no_test_asks_which_of_two_measured_times_is_longer(path: Path) -> None:
+    assert [node.lineno for node in ast.walk(tree(path)) if _which_took_longer(node)] == []
+
+
+@pytest.mark.parametrize("code", ['a["run"]["40 %"] < a["run"]["100 %"]', '0 < a["row"] <= 2 * b["seconds"]'])
+def test_the_rule_sees_two_measured_times(code: str) -> None:
+    assert any(map(_which_took_longer, ast.walk(ast.parse(code))))
+    assert not any(map(_which_took_longer, ast.walk(ast.parse('a["seconds"] == 2 * a["row"] > 0'))))
 
 
 @pytest.mark.parametrize("path", sources("devtools"), ids=named)
