@@ -33,6 +33,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return SharedScheduling(config, log)
 
 
+@pytest.fixture
+def any_tokenizer(tmp_path: Path) -> str:
+    """A folder that passes for T5's tokenizer, for programs of ``training`` whose words a test cuts itself."""
+    folder = tmp_path / "t5_tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def comfy() -> Path:
     """ComfyUI importable in this process (CPU); gives its folder. Import comfy inside the test, never above it."""

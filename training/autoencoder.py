@@ -30,6 +30,7 @@ from ..opensora_models.vae.image import ImageConfig
 from ..opensora_models.vae.statistics import V12_SCALE
 from ..opensora_models.vae.temporal import TemporalConfig
 from ..opensora_models.vae.tiled import OpenSora20
+from . import options as option
 from .autoencoder_start import clips_to_analyse, start
 from .average import MovingAverage
 from .calibration import CALIBRATION, calibrate
@@ -372,13 +373,19 @@ def averaged_autoencoder(config: AutoencoderConfig, folder: Path) -> Autoencoder
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training autoencoder", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
+    parser.add_argument(
+        "folder", type=option.new_folder, help="folder of the run; an interrupted run there is continued"
+    )
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     parser.add_argument(
-        "--encoder", type=Path, help="an exported autoencoder: its encoder stays and a decoder for it is trained anew"
+        "--encoder",
+        type=option.file,
+        help="an exported autoencoder: its encoder stays and a decoder for it is trained anew",
     )
-    parser.add_argument("--until", type=int, default=None, help="stop after this many steps")
-    parser.add_argument("--lpips", type=Path, help="LPIPS weights (safetensors) for a perceptual term; none: without")
+    parser.add_argument("--until", type=option.count, default=None, help="stop after this many steps")
+    parser.add_argument(
+        "--lpips", type=option.file, help="LPIPS weights (safetensors) for a perceptual term; none: without"
+    )
     parser.add_argument(
         "--calibrate", action="store_true", help=f"do {CALIBRATION} steps apart and tell the whole time"
     )

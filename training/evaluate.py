@@ -19,6 +19,7 @@ from torch import Tensor
 from ..opensora_models.releases.groups import GROUP_FRAMES
 from ..opensora_models.releases.known import release_named
 from ..opensora_models.text.suffixes import FRAME_RATE, append_suffixes
+from . import options as option
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, averaged_autoencoder
 from .captions import simple_caption
@@ -35,7 +36,7 @@ from .pair import Pair
 from .pictures import contact_sheet, to_bytes
 from .progress import log
 from .reading import Reading, read_clip
-from .scenes import BACKGROUNDS, held_out, set_aside
+from .scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, held_out, set_aside
 
 Words = tuple[str, str, str]
 ROWS_AT_ONCE = 16
@@ -55,14 +56,17 @@ def as_trained(captions: list[str], release: str) -> list[str]:
     return [append_suffixes(caption, FRAME_RATE, rules.motion) for caption in captions] if rules.suffixes else captions
 
 
-def read_rows(path: Path | None) -> list[Words]:
-    """Rows of a prompt list; None = the held-out combinations."""
-    if path is None:
-        return list(held_out())
+def read_rows(path: Path) -> list[Words]:
+    """Rows of a prompt list; ValueError names the line that is none."""
     rows = [tuple(line.split()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not rows:
+        raise ValueError(f"There is no line in '{path.name}'; each is 'colour shape motion'.")
     for row in rows:
         if len(row) != 3:
             raise ValueError(f"'{' '.join(row)}' in '{path.name}' is not of the form 'colour shape motion'.")
+        for word, words in zip(row, (COLOURS, SHAPES, MOTIONS), strict=True):
+            if word not in words:
+                raise ValueError(f"'{word}' in '{' '.join(row)}' of '{path.name}' is none of {', '.join(words)}.")
     return rows  # type: ignore[return-value]
 
 
@@ -121,31 +125,40 @@ def generated(
 def parser() -> argparse.ArgumentParser:
     """Options of this module."""
     made = argparse.ArgumentParser(prog="python -m training evaluate", description=__doc__.splitlines()[0])
-    made.add_argument("--models", type=Path, default=Path("demo/models"), help="folder of the exported files")
-    made.add_argument("--flow", type=Path, help="run of the diffusion model, instead of the exported one")
+    made.add_argument("--models", type=option.models, default=Path("demo/models"), help="folder of the exported files")
+    made.add_argument("--flow", type=option.run, help="run of the diffusion model, instead of the exported one")
     made.add_argument(
-        "--autoencoder", type=Path, help="run of the autoencoder; none: the exported one, or beside --flow the code's"
-        " own pictures"
+        "--autoencoder", type=option.run, help="run of the autoencoder; none: the exported one, or beside --flow the"
+        " code's own pictures"
     )  # fmt: skip
     add_code_option(made)
-    made.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    made.add_argument("--prompts", type=Path, help="list of 'colour shape motion'; none: the held-out combinations")
+    made.add_argument(
+        "--tokenizer", type=option.tokenizer, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer"
+    )
+    made.add_argument(
+        "--prompts",
+        type=option.given_as(read_rows),
+        help="list of 'colour shape motion'; none: the held-out combinations",
+    )
     made.add_argument("--set-aside", action="store_true", help="those that nothing is decided on; read them once")
-    made.add_argument("--count", type=int, help="only the first prompts of the list")
-    made.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
-    made.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
-    made.add_argument("--seed", type=int, nargs="*", default=[SamplingConfig.seed], help="of the noise")
-    made.add_argument("--frames", type=int, default=CLIP.frames, help="of every clip")
-    made.add_argument("--sheet", type=Path, help="contact sheet to write, a PNG")
+    made.add_argument("--count", type=option.count, help="only the first prompts of the list")
+    made.add_argument("--phase", type=option.count, help="end of this phase, counted from 1; none: the last checkpoint")
+    made.add_argument("--guidance", type=option.amount, default=SamplingConfig.guidance)
+    made.add_argument("--seed", type=option.seed, nargs="+", default=[SamplingConfig.seed], help="of the noise")
+    made.add_argument("--frames", type=option.count, default=CLIP.frames, help="of every clip")
+    made.add_argument("--sheet", type=option.sheet, help="contact sheet to write, a PNG")
     made.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
     return made
 
 
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
+    option.check_phase(made, options, RECIPES[options.release])
+    option.check_frames(made, options.frames, options.release)
     recipe = AUTOENCODERS[options.release]
-    rows = (list(set_aside()) if options.set_aside else read_rows(options.prompts))[: options.count]
+    rows = (list(set_aside()) if options.set_aside else options.prompts or list(held_out()))[: options.count]
     code, model = code_in(options.code, options.release), None
     if options.flow is None:
         pair = exported_pair(options.models, options.release)

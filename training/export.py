@@ -21,6 +21,7 @@ from ..opensora_models.mmdit.settings import saved_settings
 from ..opensora_models.stdit3.keys import to_checkpoint_key
 from ..opensora_models.vae.tiled import TiledAutoencoder
 from ..opensora_models.vae.tiled_files import saved_tiled_settings
+from . import options as option
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, AutoencoderConfig, averaged_autoencoder
 from .clip_l import ClipLConfig
@@ -70,13 +71,16 @@ def steps_done(folder: Path, phase: int | None = None) -> int:
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training export", description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="models folder, e.g. demo/models")
-    parser.add_argument("--autoencoder", type=Path, required=True, help="run of the autoencoder")
-    parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
+    parser.add_argument("out", type=option.new_folder, help="models folder, e.g. demo/models")
+    parser.add_argument("--autoencoder", type=option.run, required=True, help="run of the autoencoder")
+    parser.add_argument("--flow", type=option.run, required=True, help="run of the diffusion model")
     add_recipe_options(parser)
-    parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
+    parser.add_argument(
+        "--phase", type=option.count, help="end of this phase, counted from 1; none: the last checkpoint"
+    )
     options = parser.parse_args(arguments)
     flow = recipe_of(options)
+    option.check_phase(parser, options, flow)
     recipe = AUTOENCODERS[flow.version]
     write_autoencoder(
         options.out, averaged_autoencoder(recipe, options.autoencoder), recipe, steps_done(options.autoencoder)

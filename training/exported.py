@@ -11,6 +11,7 @@ from torch import Tensor
 from ..opensora_models.mmdit.config import MMDiTConfig
 from ..opensora_models.mmdit.keys import from_checkpoint_key as from_mmdit_key
 from ..opensora_models.stdit3.keys import from_checkpoint_key
+from . import options as option
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, code_of, empty_autoencoder
 from .flow_recipes import RECIPES
@@ -62,8 +63,8 @@ def exported_autoencoder(models: Path, release: str) -> Autoencoder:
 def add_code_option(parser: ArgumentParser) -> None:
     """What :func:`code_in` takes, on a command line."""
     parser.add_argument(
-        "--code", type=Path, help="models folder with an exported autoencoder whose latents are meant; none: those of"
-        " the recipe, whose decoder can be trained meanwhile"
+        "--code", type=option.models, help="models folder with an exported autoencoder whose latents are meant; none:"
+        " those of the recipe, whose decoder can be trained meanwhile"
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import options as option
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import code_of
 from .average import MovingAverage
@@ -214,17 +215,23 @@ def averaged(config: FlowConfig, folder: Path, phase: int | None = None) -> Pair
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training flow", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of the run; an interrupted run there is continued")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    add_recipe_options(parser)
-    parser.add_argument("--before", type=Path, help="models folder with the exported text encoder")
     parser.add_argument(
-        "--start", type=Path, help="an exported diffusion model of the same family, to begin with those of its weights"
-        " that have the same name and shape"
+        "folder", type=option.new_folder, help="folder of the run; an interrupted run there is continued"
+    )
+    parser.add_argument(
+        "--tokenizer", type=option.tokenizer, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer"
+    )
+    add_recipe_options(parser)
+    parser.add_argument("--before", type=option.models, help="models folder with the exported text encoder")
+    parser.add_argument(
+        "--start", type=option.file, help="an exported diffusion model of the same family, to begin with those of its"
+        " weights that have the same name and shape"
     )  # fmt: skip
     add_code_option(parser)
     parser.add_argument(
-        "--clip-tokenizer", type=Path, help="for 2.0, ComfyUI's comfy/sd1_tokenizer, if it is elsewhere"
+        "--clip-tokenizer",
+        type=option.clip_tokenizer,
+        help="for 2.0, ComfyUI's comfy/sd1_tokenizer, if it is elsewhere",
     )
     parser.add_argument(
         "--calibrate", action="store_true", help=f"do {CALIBRATION} steps apart and tell the whole time"

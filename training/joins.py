@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from ..opensora_models.releases.groups import GROUP_FRAMES, GROUP_LATENTS, GROUP_STEP
+from . import options as option
 from .captions import simple_caption
 from .exported import add_code_option, code_in
 from .flow import averaged
@@ -58,12 +58,17 @@ def shares_of_way(code: LatentCode, latents: Tensor, real: Tensor, scenes: Seque
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training joins", description=__doc__.splitlines()[0])
-    parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model of 1.2")
+    parser.add_argument("--flow", type=option.run, required=True, help="run of the diffusion model of 1.2")
     add_code_option(parser)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
-    parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 2.0, 5.0])
+    parser.add_argument(
+        "--tokenizer", type=option.tokenizer, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer"
+    )
+    parser.add_argument(
+        "--phase", type=option.count, help="end of this phase, counted from 1; none: the last checkpoint"
+    )
+    parser.add_argument("--guidance", type=option.amount, nargs="+", default=[1.0, 2.0, 5.0])
     options = parser.parse_args(arguments)
+    option.check_phase(parser, options, RECIPES["1.2"])
     pair = averaged(RECIPES["1.2"], options.flow, options.phase)
     code = code_in(options.code, "1.2")
     scenes, tokenizer = ways(), Tokenizer(options.tokenizer)

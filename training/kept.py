@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from . import options as option
 from .captions import simple_caption
 from .clip_l import PairTokenizer, tokenizer_of
 from .evaluate import CLIP, ROWS_AT_ONCE, as_trained, decoded, told
@@ -100,16 +101,21 @@ def said(rows: Sequence[Case], readings: Sequence[Reading]) -> str:
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training kept", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, default=Path("demo/models"), help="folder of the exported files")
-    parser.add_argument("--flow", type=Path, help="run of the diffusion model, instead of the exported one")
     parser.add_argument(
-        "--phase", type=int, help="end of this phase of that run, counted from 1; none: the last checkpoint"
+        "--models", type=option.models, default=Path("demo/models"), help="folder of the exported files"
     )
-    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
-    parser.add_argument("--words", choices=WORDS, nargs="*", default=list(WORDS), help="what prompts name")
-    parser.add_argument("--count", type=int, default=48, help="clips")
+    parser.add_argument("--flow", type=option.run, help="run of the diffusion model, instead of the exported one")
+    parser.add_argument(
+        "--phase", type=option.count, help="end of this phase of that run, counted from 1; none: the last checkpoint"
+    )
+    parser.add_argument(
+        "--tokenizer", type=option.tokenizer, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer"
+    )
+    parser.add_argument("--words", choices=WORDS, nargs="+", default=list(WORDS), help="what prompts name")
+    parser.add_argument("--count", type=option.count, default=48, help="clips")
     options = parser.parse_args(arguments)
     recipe = RECIPES["2.0"]
+    option.check_phase(parser, options, recipe)
     pair = (
         exported_pair(options.models, "2.0") if options.flow is None else averaged(recipe, options.flow, options.phase)
     )

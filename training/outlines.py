@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import options as option
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import Autoencoder, averaged_autoencoder
 from .clip_l import tokenizer_of
@@ -117,30 +118,34 @@ def parser() -> argparse.ArgumentParser:
     """Of this module's command line."""
     made = argparse.ArgumentParser(prog="python -m training outlines", description=__doc__.splitlines()[0])
     made.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
-    made.add_argument("--models", type=Path, default=Path("demo/models"), help="folder of the exported files")
-    made.add_argument("--flow", type=Path, help="run of the diffusion model, instead of the exported one")
+    made.add_argument("--models", type=option.models, default=Path("demo/models"), help="folder of the exported files")
+    made.add_argument("--flow", type=option.run, help="run of the diffusion model, instead of the exported one")
     made.add_argument(
-        "--phase", type=int, help="end of this phase of that run, counted from 1; none: the last checkpoint"
+        "--phase", type=option.count, help="end of this phase of that run, counted from 1; none: the last checkpoint"
     )
-    made.add_argument("--autoencoder", type=Path, help="run of the autoencoder, instead of the exported one")
-    made.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
+    made.add_argument("--autoencoder", type=option.run, help="run of the autoencoder, instead of the exported one")
+    made.add_argument(
+        "--tokenizer", type=option.tokenizer, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer"
+    )
     made.add_argument("--shape", choices=(*SHAPES, "all"), default="circle")
     made.add_argument("--held-out", action="store_true", help="only combinations that training never shows")
-    made.add_argument("--count", type=int, help="only the first combinations")
-    made.add_argument("--guidance", type=float, nargs="*", default=[SamplingConfig.guidance])
-    made.add_argument("--steps", type=int, nargs="*", default=[SamplingConfig.steps])
-    made.add_argument("--seed", type=int, nargs="*", default=[SamplingConfig.seed], help="of places and noise")
+    made.add_argument("--count", type=option.count, help="only the first combinations")
+    made.add_argument("--guidance", type=option.amount, nargs="+", default=[SamplingConfig.guidance])
+    made.add_argument("--steps", type=option.count, nargs="+", default=[SamplingConfig.steps])
+    made.add_argument("--seed", type=option.seed, nargs="+", default=[SamplingConfig.seed], help="of places and noise")
     made.add_argument(
-        "--noise", type=float, nargs="*", default=[], help="on the latents of drawings, to be decoded too"
+        "--noise", type=option.amount, nargs="+", default=[], help="on the latents of drawings, to be decoded too"
     )
-    made.add_argument("--sheet", type=Path, help="contact sheet of the last clips generated, a PNG")
+    made.add_argument("--sheet", type=option.sheet, help="contact sheet of the last clips generated, a PNG")
     return made
 
 
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
     release, recipe = options.release, RECIPES[options.release]
+    option.check_phase(made, options, recipe)
     rows = rows_of(options.shape, options.held_out)[: options.count]
     if options.autoencoder is None:
         model = exported_autoencoder(options.models, release)

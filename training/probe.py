@@ -7,7 +7,6 @@ Two tables. From pure noise: the share of each motion word that the network's gu
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..opensora_models.releases.known import release_named
 from ..opensora_models.sampling.schedule import TRAIN_TIMESTEPS
 from ..opensora_models.text.suffixes import FRAME_RATE, append_suffixes
+from . import options as option
 from .captions import simple_caption
 from .clip_bank import ClipBank, Words, expected
 from .clip_l import tokenizer_of
@@ -56,12 +56,17 @@ def learned_shares(got: Tensor, means: Tensor) -> Tensor:
 def main(arguments: list[str]) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m training probe", description=__doc__.splitlines()[0])
-    parser.add_argument("--flow", type=Path, required=True, help="run of the diffusion model")
+    parser.add_argument("--flow", type=option.run, required=True, help="run of the diffusion model")
     add_code_option(parser)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer")
+    parser.add_argument(
+        "--tokenizer", type=option.tokenizer, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer"
+    )
     parser.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
-    parser.add_argument("--phase", type=int, help="end of this phase, counted from 1; none: the last checkpoint")
+    parser.add_argument(
+        "--phase", type=option.count, help="end of this phase, counted from 1; none: the last checkpoint"
+    )
     options = parser.parse_args(arguments)
+    option.check_phase(parser, options, RECIPES[options.release])
     pair = averaged(RECIPES[options.release], options.flow, options.phase)
     tokenizer = tokenizer_of(RECIPES[options.release], options.tokenizer)
     bank = ClipBank(code_in(options.code, options.release), FROM_MIDDLE_TURNING)

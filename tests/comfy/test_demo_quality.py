@@ -23,7 +23,7 @@ from opensora.training.evaluate import prompts_for, read_rows, shares, told
 from opensora.training.flow_batches import FROM_MIDDLE
 from opensora.training.reading import Reading, follow, read_clip
 from opensora.training.rendering import render
-from opensora.training.scenes import Scene, place_scene
+from opensora.training.scenes import Scene, held_out, place_scene
 from support.comfyui import Executor, show_models
 from support.shipped import DEMO, of_shipped
 
@@ -263,7 +263,7 @@ def jumps(frames: np.ndarray, step: int | None = None) -> str:
 
 def test_held_out_prompts_show_what_they_say(studio: Studio) -> None:
     listed = os.environ.get("OPENSORA_PROMPTS")
-    rows = read_rows(Path(listed) if listed else None)
+    rows = read_rows(Path(listed)) if listed else list(held_out())
     made = [studio.run(prompt, clips=CLIPS, seed=SEED + i) for i, prompt in enumerate(prompts_for(rows))]
     readings = [read_clip(clip) for clips in made for clip in np.split(clips, CLIPS)]
     rows = [row for row in rows for _ in range(CLIPS)]
@@ -276,7 +276,7 @@ def test_held_out_prompts_show_what_they_say(studio: Studio) -> None:
 
 def test_drawings_keep_their_words_in_the_autoencoder(studio: Studio) -> None:
     """More than what comes back of drawings no diffusion model can reach. Logs the shares."""
-    rows = read_rows(None)
+    rows = list(held_out())
     readings = [read_clip(studio.coded(drawn(words, seed=number)[0])) for number, words in enumerate(rows)]
     right = shares(rows, readings)
     said = f"{studio.version}: {len(rows)} drawings: {told(right, len(rows))}"

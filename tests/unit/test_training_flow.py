@@ -89,19 +89,24 @@ def test_a_short_flow_run_learns_and_samples(tmp_path: Path) -> None:
     ],
 )
 def test_a_command_line_says_what_is_trained_and_with_which_text_encoder(
-    asked: list[str], given: bool, recipe: FlowConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    asked: list[str],
+    given: bool,
+    recipe: FlowConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    any_tokenizer: str,
 ) -> None:
     monkeypatch.setattr(flow, "tokenizer_of", lambda *_: Words())
     monkeypatch.setattr(flow, "code_in", lambda models, release: release)
     trained: list[tuple[object, ...]] = []
     monkeypatch.setattr(flow, "train", lambda *what: trained.append(what))
     before = ["--before", str(DEMO)]
-    flow.main([str(tmp_path), "--tokenizer", "none", *asked, *(before if given else [])])
+    flow.main([str(tmp_path), "--tokenizer", any_tokenizer, *asked, *(before if given else [])])
     ((config, _, _, weights, release),) = trained
     assert config is recipe and release == recipe.version
     assert bool(weights) == given and any(phase.trains_text for phase in recipe.phases) != given
     with pytest.raises(SystemExit):
-        flow.main([str(tmp_path), "--tokenizer", "none", *asked, *([] if given else before)])
+        flow.main([str(tmp_path), "--tokenizer", any_tokenizer, *asked, *([] if given else before)])
     assert len(trained) == 1
 
 
@@ -223,7 +228,7 @@ def test_shares_are_told_with_how_sure_they_are() -> None:
 
 
 def test_every_phase_of_a_run_can_be_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: LatentCode
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: LatentCode, any_tokenizer: str
 ) -> None:
     config, sheet = small_flow(), tmp_path / "sheet.png"
     flow.train(config, tmp_path, Words())
@@ -232,7 +237,9 @@ def test_every_phase_of_a_run_can_be_evaluated(
         monkeypatch.setattr(evaluate, name, lambda *_, part=part: part)
 
     def evaluated(*options: str) -> bytes:
-        evaluate.main(["--flow", str(tmp_path), "--tokenizer", "none", "--count", "1", "--sheet", str(sheet), *options])
+        evaluate.main(
+            ["--flow", str(tmp_path), "--tokenizer", any_tokenizer, "--count", "1", "--sheet", str(sheet), *options]
+        )
         return sheet.read_bytes()
 
     last, first, other = evaluated(), evaluated("--phase", "1"), evaluated("--seed", "1")

@@ -34,6 +34,7 @@ from opensora.training.mmdit_sampling import sample_mmdit
 from opensora.training.progress import LOG_NAME
 from opensora.training.reading import Reading
 from opensora.training.text_encoder import TextEncoderConfig
+from support.shipped import DEMO
 
 RECIPE = autoencoder.RECIPES["2.0"]
 BUCKETS = (
@@ -287,7 +288,7 @@ def test_what_is_asked_for_a_shape_counts_untold_frames_alone() -> None:
 
 
 def test_clips_that_keep_a_first_frame_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    any_tokenizer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = kept.cases(16)
     assert {(case.scene.shape, case.scene.motion) for case in rows} == set(itertools.product(scenes.SHAPES, kept.WAYS))
@@ -310,7 +311,7 @@ def test_clips_that_keep_a_first_frame_are_read(
         kept, "sample_mmdit", lambda *told, **given: sample_mmdit(*told[:4], replace(told[4], steps=2), **given)
     )
     with caplog.at_level(logging.INFO):
-        kept.main(["--models", str(tmp_path), "--tokenizer", "none", "--count", "2", "--words", "other", "none"])
+        kept.main(["--models", str(DEMO), "--tokenizer", any_tokenizer, "--count", "2", "--words", "other", "none"])
     assert [line.split(":")[0] for line in caplog.messages] == ["other words, 2 clips", "none words, 2 clips"]
 
 
@@ -406,7 +407,7 @@ def test_comfyui_reads_the_words_and_the_network_as_training_did(comfy: Path, tm
     from opensora.opensora_models.native.text.clip import load_text_encoder
     from opensora.opensora_models.native.text.encoding import encode_both
 
-    config, models = RECIPES["2.0"], Path(__file__).resolve().parents[2] / "demo" / "models"
+    config, models = RECIPES["2.0"], DEMO
     pair = MMDiTPair(config).eval()
     flow.take_over(pair, exported_text_encoder(models))
     export.write_pair(tmp_path, pair, config, 0)

@@ -1,0 +1,123 @@
+"""The command lines of training refuse what cannot be at the door: before anything is loaded, in one line."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opensora.training import options as option
+from opensora.training.flow_recipes import RECIPES
+from opensora.training.progress import CHECKPOINT_NAME
+from support.pack import PACK_ROOT
+from support.shipped import DEMO
+
+MODULES = sorted((PACK_ROOT / "training").glob("*.py"))
+# What a command cannot do without.
+NEEDED = {
+    "evaluate": [],
+    "kept": [],
+    "outlines": [],
+    "joins": ["--flow", "run"],
+    "probe": ["--flow", "run"],
+    "export": ["out", "--autoencoder", "run", "--flow", "run"],
+    "flow": ["out", "--before", str(DEMO)],
+    "autoencoder": ["out"],
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, any_tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a run of three phases, of which two are done, and a tokenizer; the working directory."""
+    (tmp_path / "run").mkdir()
+    for name in (CHECKPOINT_NAME, "phase-1.pt", "phase-2.pt"):
+        (tmp_path / "run" / name).touch()
+    (tmp_path / "words.txt").write_text("red circle left\nred ball left\n", encoding="utf-8")
+    (tmp_path / "short.txt").write_text("red circle\n", encoding="utf-8")
+    (tmp_path / "empty.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "said"),
+    [
+        ("evaluate", ["--models", "none"], "--models: 'none' is no models folder: it has none of diffusion_models, "),
+        ("kept", ["--models", "run"], "--models: 'run' is no models folder"),
+        ("outlines", ["--flow", "none"], f"--flow: there is no training run in 'none': it has no {CHECKPOINT_NAME}"),
+        ("evaluate", ["--autoencoder", "none"], "--autoencoder: there is no training run in 'none'"),
+        ("joins", ["--tokenizer", "none"], "--tokenizer: there is no tokenizer.json in 'none'; give ComfyUI's t5_"),
+        ("probe", ["--code", "none"], "--code: 'none' is no models folder"),
+        ("evaluate", ["--count", "0"], "--count: '0' is not a whole number from 1 on"),
+        ("kept", ["--count", "many"], "--count: 'many' is not a whole number from 1 on"),
+        ("evaluate", ["--seed", "-1"], "--seed: '-1' is not a whole number from 0 on"),
+        ("outlines", ["--seed", "1.5"], "--seed: '1.5' is not a whole number from 0 on"),
+        ("outlines", ["--steps"], "--steps: expected at least one argument"),
+        ("kept", ["--words"], "--words: expected at least one argument"),
+        ("evaluate", ["--guidance", "nan"], "--guidance: 'nan' is not a number from 0 on"),
+        ("outlines", ["--noise", "much"], "--noise: 'much' is not a number from 0 on"),
+        ("evaluate", ["--frames", "18"], "18 was given; the nearest good value is 17"),
+        ("evaluate", ["--sheet", "a.jpg"], "--sheet: 'a.jpg' does not end in .png"),
+        ("evaluate", ["--sheet", "none/a.png"], "--sheet: there is no folder 'none'"),
+        ("evaluate", ["--prompts", "none.txt"], "--prompts: there is no file 'none.txt'"),
+        ("evaluate", ["--prompts", "short.txt"], "'red circle' in 'short.txt' is not of the form 'colour"),
+        ("evaluate", ["--prompts", "words.txt"], "'ball' in 'red ball left' of 'words.txt' is none of circle, square"),
+        ("evaluate", ["--prompts", "empty.txt"], "There is no line in 'empty.txt'"),
+        ("evaluate", ["--phase", "1"], "--phase is one of a training run, which --flow names"),
+        ("kept", ["--flow", "run", "--phase", "99"], "--phase: 99 is none of the recipe's; its last is "),
+        ("export", ["--phase", "3"], "--phase: 'run' has not come to the end of phase 3"),
+        ("export", ["--autoencoder", "none"], "--autoencoder: there is no training run in 'none'"),
+        ("flow", ["--start", "none"], "--start: there is no file 'none'"),
+        ("flow", ["--clip-tokenizer", "none"], "--clip-tokenizer: there is no vocab.json in 'none'"),
+        ("autoencoder", ["--until", "0"], "--until: '0' is not a whole number from 1 on"),
+        ("autoencoder", ["--lpips", "none"], "--lpips: there is no file 'none'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_said_in_one_line_and_nothing_is_made(
+    command: str, asked: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str], any_tokenizer: str
+) -> None:
+    before = {path for path in place.rglob("*")}
+    words = [] if command in ("export", "autoencoder") else ["--tokenizer", any_tokenizer]
+    models = ["--models", str(DEMO)] if command in ("evaluate", "kept", "outlines") else []
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"opensora.training.{command}").main([*NEEDED[command], *words, *models, *asked])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and said in line
+    assert {path for path in place.rglob("*")} == before
+
+
+def test_what_is_there_is_taken(place: Path, any_tokenizer: str) -> None:
+    taken: dict[Any, str] = {
+        option.models: str(DEMO), option.run: "run", option.tokenizer: any_tokenizer, option.file: "words.txt",
+        option.new_folder: "to/come", option.sheet: "a.png",
+    }  # fmt: skip
+    for kind, text in taken.items():
+        assert kind(text) == Path(text)
+    assert (option.count("1"), option.seed("0"), option.amount("0.5")) == (1, 0, 0.5)
+    parser, options = argparse.ArgumentParser(), argparse.Namespace(flow=Path("run"), phase=2)
+    option.check_phase(parser, options, RECIPES["1.3"])
+    option.check_frames(parser, 33, "2.0")
+
+
+def options_of(path: Path) -> list[tuple[str, str]]:
+    """What a file's ``add_argument`` calls take and of which type, "" where nothing is read."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if "choices" not in given and given.get("action") != "'store_true'":
+                found.append((ast.unparse(node.args[0]), given.get("type", "")))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_every_option_has_a_type_that_checks_it(path: Path) -> None:
+    assert [name for name, kind in options_of(path) if not kind.startswith("option.")] == []
+
+
+def test_options_are_found() -> None:
+    assert sum(len(options_of(path)) for path in MODULES) > 30

@@ -1,0 +1,136 @@
+"""What the command lines of training are given, checked before anything is loaded: the types of their options."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ..opensora_models.releases.known import release_named
+from .flow_recipes import FlowConfig
+from .progress import CHECKPOINT_NAME
+
+Value = TypeVar("Value")
+
+EXPORTED = ("diffusion_models", "text_encoders", "vae")
+"""Folders of which a models folder has at least one."""
+
+
+def file(text: str) -> Path:
+    """A file to read."""
+    path = Path(text)
+    if not path.is_file():
+        raise ArgumentTypeError(f"there is no file '{text}'")
+    return path
+
+
+def models(text: str) -> Path:
+    """A folder with exported models."""
+    path = Path(text)
+    if not any((path / name).is_dir() for name in EXPORTED):
+        raise ArgumentTypeError(f"'{text}' is no models folder: it has none of {', '.join(EXPORTED)}")
+    return path
+
+
+def run(text: str) -> Path:
+    """The folder of a training run that has saved something."""
+    path = Path(text)
+    if not (path / CHECKPOINT_NAME).is_file():
+        raise ArgumentTypeError(f"there is no training run in '{text}': it has no {CHECKPOINT_NAME}")
+    return path
+
+
+def tokenizer(text: str) -> Path:
+    """A folder with a tokenizer of T5."""
+    path = Path(text)
+    if not (path / "tokenizer.json").is_file():
+        raise ArgumentTypeError(f"there is no tokenizer.json in '{text}'; give ComfyUI's t5_tokenizer folder")
+    return path
+
+
+def clip_tokenizer(text: str) -> Path:
+    """A folder with a tokenizer of CLIP."""
+    path = Path(text)
+    if not (path / "vocab.json").is_file():
+        raise ArgumentTypeError(f"there is no vocab.json in '{text}'; give ComfyUI's sd1_tokenizer folder")
+    return path
+
+
+def given_as(read: Callable[[Path], Value]) -> Callable[[str], Value]:
+    """What ``read``, which raises ValueError, makes of a file."""
+
+    def value(text: str) -> Value:
+        try:
+            return read(file(text))
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from None
+
+    return value
+
+
+def new_folder(text: str) -> Path:
+    """A folder to write into, which need not be there."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise ArgumentTypeError(f"'{text}' is a file; give a folder")
+    return path
+
+
+def sheet(text: str) -> Path:
+    """A PNG to write, in a folder that is there."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise ArgumentTypeError(f"'{text}' does not end in .png")
+    if not path.parent.is_dir():
+        raise ArgumentTypeError(f"there is no folder '{path.parent}'")
+    return path
+
+
+def count(text: str) -> int:
+    """At least 1."""
+    return _whole(text, 1)
+
+
+def seed(text: str) -> int:
+    """At least 0."""
+    return _whole(text, 0)
+
+
+def amount(text: str) -> float:
+    """A finite number, at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ArgumentTypeError(f"'{text}' is not a number from 0 on")
+    return value
+
+
+def check_phase(parser: ArgumentParser, options: Namespace, recipe: FlowConfig) -> None:
+    """Ends the program where ``--phase`` is none of the run's."""
+    if options.phase is None:
+        return
+    phases = len(recipe.phases)
+    if options.flow is None:
+        parser.error("--phase is one of a training run, which --flow names")
+    if options.phase > phases:
+        parser.error(f"argument --phase: {options.phase} is none of the recipe's; its last is {phases}")
+    if not (options.flow / f"phase-{options.phase}.pt").is_file():
+        parser.error(f"argument --phase: '{options.flow}' has not come to the end of phase {options.phase}")
+
+
+def check_frames(parser: ArgumentParser, frames: int, release: str) -> None:
+    """Ends the program where clips of a release never have so many frames."""
+    try:
+        release_named(release).latents.lengths.check(frames, "--frames")
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
+    return int(text)
