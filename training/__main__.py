@@ -27,12 +27,21 @@ def load_pack() -> None:
 
 def main() -> int:
     """Run the command named first; the rest of the line is its own."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.stderr.write(f"usage: python -m training {{{','.join(COMMANDS)}}} …\n")
+    asked, usage = sys.argv[1:2], f"usage: python -m training {{{','.join(COMMANDS)}}} … (each has --help)\n"
+    if asked in (["-h"], ["--help"]):
+        sys.stdout.write(usage)
+        return 0
+    if not asked or asked[0] not in COMMANDS:
+        sys.stderr.write(usage)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     load_pack()
-    importlib.import_module(f"{PACK_NAME}.training.{sys.argv[1]}").main(sys.argv[2:])
+    refused = importlib.import_module(f"{PACK_NAME}.training.refused").Refused
+    try:
+        importlib.import_module(f"{PACK_NAME}.training.{asked[0]}").main(sys.argv[2:])
+    except refused as error:
+        sys.stderr.write(f"python -m training {asked[0]}: error: {error}\n")
+        return 2
     return 0
 
 

@@ -42,6 +42,7 @@ from .muon import Muon
 from .patch_analysis import LOG_VARIANCE
 from .pictures import contact_sheet
 from .progress import Progress
+from .refused import Refused
 from .rendering import render_frames
 from .scenes import SceneConfig, draw_scene
 
@@ -217,6 +218,7 @@ class Run:
         self.code: LatentCode | None = None
         self.done = 0
         if (state := self.progress.load()) is not None:
+            self.progress.check(state["model"], self.model)
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
             self.done = state["step"]
@@ -361,10 +363,18 @@ def encoder_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.float() for name, value in weights.items() if not any(part in name for part in DECODING)}
 
 
+def check_encoder(encoder: Mapping[str, Tensor], config: AutoencoderConfig, file: Path) -> None:
+    """Raises Refused unless all weights of ``encoder``, from ``file``, are of an autoencoder of ``config``."""
+    shapes = {name: value.shape for name, value in empty_autoencoder(config).state_dict().items()}
+    if not encoder or any(shapes.get(name) != value.shape for name, value in encoder.items()):
+        raise Refused(f"'{file}' holds no encoder of {config.version}.")
+
+
 def averaged_autoencoder(config: AutoencoderConfig, folder: Path) -> Autoencoder:
     """The averaged network of a run's last checkpoint."""
-    state = Progress(folder).read()
-    model = empty_autoencoder(config)
+    progress, model = Progress(folder), empty_autoencoder(config)
+    state = progress.read()
+    progress.check(state["model"], model)
     average = MovingAverage(model, config.average)
     average.load_state_dict(state["average"])
     return finished(average.applied_to(model), config).eval()
@@ -391,7 +401,11 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     config, lpips = RECIPES[options.release], options.lpips and load_lpips(options.lpips)
-    encoder = options.encoder and encoder_of(load_file(options.encoder))
+    encoder = None
+    if options.encoder is not None:
+        encoder = encoder_of(load_file(options.encoder))
+        check_encoder(encoder, config, options.encoder)
+        option.say_what_comes_late("--encoder", options.folder)
     if options.calibrate:
         calibrate(partial(calibration_run, config, lpips), [stage.steps for stage in config.stages])
     else:

@@ -58,7 +58,7 @@ def as_trained(captions: list[str], release: str) -> list[str]:
 
 def read_rows(path: Path) -> list[Words]:
     """Rows of a prompt list; ValueError names the line that is none."""
-    rows = [tuple(line.split()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [tuple(line.split()) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not rows:
         raise ValueError(f"There is no line in '{path.name}'; each is 'colour shape motion'.")
     for row in rows:
@@ -84,7 +84,7 @@ def interval(share: float, count: int) -> tuple[float, float]:
     z = 1.96
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def told(right: Mapping[str, float], count: int) -> str:
@@ -135,12 +135,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--tokenizer", type=option.tokenizer, required=True, help="ComfyUI's comfy/text_encoders/t5_tokenizer"
     )
-    made.add_argument(
+    which = made.add_mutually_exclusive_group()
+    which.add_argument(
         "--prompts",
         type=option.given_as(read_rows),
         help="list of 'colour shape motion'; none: the held-out combinations",
     )
-    made.add_argument("--set-aside", action="store_true", help="those that nothing is decided on; read them once")
+    which.add_argument("--set-aside", action="store_true", help="those that nothing is decided on; read them once")
     made.add_argument("--count", type=option.count, help="only the first prompts of the list")
     made.add_argument("--phase", type=option.count, help="end of this phase, counted from 1; none: the last checkpoint")
     made.add_argument("--guidance", type=option.amount, default=SamplingConfig.guidance)

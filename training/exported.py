@@ -18,6 +18,7 @@ from .flow_recipes import RECIPES
 from .latents import LatentCode
 from .mmdit_pair import MMDiTPair, pair_of
 from .pair import Pair
+from .refused import Refused
 
 NETWORK_FILE = "diffusion_models/opensora-tiny-v{}.safetensors"
 CLIP_FILE = "text_encoders/opensora-tiny-clip-l.safetensors"
@@ -34,12 +35,12 @@ def exported_weights(models: Path, release: str) -> dict[str, Tensor]:
 def exported_network(file: Path, release: str) -> dict[str, Tensor]:
     """Those of them that are the diffusion model's, from its file; ``release`` is any of the same family."""
     key = from_mmdit_key if isinstance(RECIPES[release].network, MMDiTConfig) else from_checkpoint_key
-    return {f"network.{key(name)}": value.float() for name, value in load_file(file).items()}
+    return {f"network.{key(name)}": value.float() for name, value in _loaded(file).items()}
 
 
 def exported_text_encoder(models: Path) -> dict[str, Tensor]:
     """Those of them that are the T5's, from its file in a models folder."""
-    return {f"text_encoder.{name}": value.float() for name, value in load_file(models / TEXT_FILE).items()}
+    return {f"text_encoder.{name}": value.float() for name, value in _loaded(models / TEXT_FILE).items()}
 
 
 def exported_pair(models: Path, release: str) -> Pair | MMDiTPair:
@@ -55,9 +56,15 @@ def exported_pair(models: Path, release: str) -> Pair | MMDiTPair:
 def exported_autoencoder(models: Path, release: str) -> Autoencoder:
     """The autoencoder of a models folder."""
     model = empty_autoencoder(AUTOENCODERS[release])
-    weights = load_file(models / AUTOENCODER_FILE.format(release))
+    weights = _loaded(models / AUTOENCODER_FILE.format(release))
     model.load_state_dict({name: value.float() for name, value in weights.items()})
     return model.eval()
+
+
+def _loaded(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise Refused(f"There is no '{file}'.")
+    return load_file(file)
 
 
 def add_code_option(parser: ArgumentParser) -> None:

@@ -36,6 +36,7 @@ from .mmdit_pair import MMDiTPair, pair_of
 from .muon import Muon
 from .pair import Pair
 from .progress import Progress
+from .refused import Refused
 from .text_encoder import Tokenizer
 
 BY_ADAM = ("scale_shift_table", "_mod.", "modulation")  # of the blocks' matrices: those that make shifts and gates
@@ -78,6 +79,7 @@ class Run:
         self._next: Future[Batch] | None = None
         self.done = 0
         if (state := self.progress.load()) is not None:
+            self.progress.check(state["model"], self.pair)
             for name, part in self._parts().items():
                 if name in state:
                     part.load_state_dict(state[name])
@@ -178,6 +180,14 @@ def take_over(pair: Pair | MMDiTPair, weights: Mapping[str, Tensor]) -> None:
     )
 
 
+def started_from(file: Path, config: FlowConfig) -> dict[str, Tensor]:
+    """Weights of an exported diffusion model, of which a new one of ``config`` has some; Refused if it has none."""
+    weights, shapes = exported_network(file, config.version), pair_of(config).state_dict()
+    if not any(name in shapes and value.shape == shapes[name].shape for name, value in weights.items()):
+        raise Refused(f"'{file}' has no weight that a diffusion model of {config.version} has.")
+    return weights
+
+
 def train(
     config: FlowConfig, folder: Path, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None = None,
     code: LatentCode | None = None,
@@ -202,6 +212,7 @@ def averaged(config: FlowConfig, folder: Path, phase: int | None = None) -> Pair
     if phase is None and state["step"] == config.steps:
         phase = len(config.phases)
     pair = pair_of(config)
+    progress.check(state["model"], pair)
     pair.load_state_dict(state["model"])
     average = MovingAverage(pair, config.average)
     average.load_state_dict(state["average"])
@@ -239,10 +250,15 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     config = recipe_of(options)
     if options.text_encoder == (options.before is not None):
-        parser.error("--before belongs to a diffusion model, which cannot do without it, and not to --text-encoder")
+        parser.error(
+            "--before has no use beside --text-encoder, whose text encoder is the one that is trained"
+            if options.text_encoder
+            else "a diffusion model needs --before, a models folder with the text encoder that it is trained with"
+        )
     before = {} if options.before is None else exported_text_encoder(options.before)
     if options.start is not None:
-        before |= exported_network(options.start, config.version)
+        before |= started_from(options.start, config)
+        option.say_what_comes_late("--start", options.folder)
     tokenizer = tokenizer_of(config, options.tokenizer, options.clip_tokenizer)
     if options.calibrate:
         calibrate(partial(calibration_run, config, tokenizer, before), [phase.steps for phase in config.phases])

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ..opensora_models.releases.known import release_named
 from .flow_recipes import FlowConfig
-from .progress import CHECKPOINT_NAME
+from .progress import CHECKPOINT_NAME, log
 
 Value = TypeVar("Value")
 
@@ -64,6 +64,8 @@ def given_as(read: Callable[[Path], Value]) -> Callable[[str], Value]:
     def value(text: str) -> Value:
         try:
             return read(file(text))
+        except UnicodeDecodeError:
+            raise ArgumentTypeError(f"'{text}' is no text in UTF-8") from None
         except ValueError as error:
             raise ArgumentTypeError(str(error)) from None
 
@@ -94,8 +96,8 @@ def count(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """At least 0."""
-    return _whole(text, 0)
+    """At least 0, and no larger than NumPy's and PyTorch's can be when others are made of it."""
+    return _whole(text, 0, 2**32 - 1)
 
 
 def amount(text: str) -> float:
@@ -130,7 +132,13 @@ def check_frames(parser: ArgumentParser, frames: int, release: str) -> None:
         parser.error(str(error))
 
 
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
+def say_what_comes_late(name: str, folder: Path) -> None:
+    """Logs that an option counts at the start of a run alone, where ``folder`` holds one that goes on."""
+    if (folder / CHECKPOINT_NAME).is_file():
+        log.warning("The run in '%s' goes on where it stood: %s counts at its start and is not read.", folder, name)
+
+
+def _whole(text: str, least: int, most: int | None = None) -> int:
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        raise ArgumentTypeError(f"'{text}' is not a whole number from {least} {'on' if most is None else f'to {most}'}")
     return int(text)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from .pictures import draw_curves
+from .refused import Refused
 
 log = logging.getLogger("opensora")
 
@@ -51,6 +53,12 @@ class Progress:
         if not self.checkpoint.exists():
             raise ValueError(f"There is no checkpoint in '{self.folder}'; run the training first.")
         return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+
+    def check(self, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Raises :class:`.refused.Refused` unless the weights of a checkpoint are of ``model``."""
+        shapes, wanted = ({name: value.shape for name, value in of.items()} for of in (weights, model.state_dict()))
+        if shapes != wanted:
+            raise Refused(f"The run in '{self.folder}' is of another release, kind or recipe than is asked for.")
 
     def keep(self, name: str, state: Mapping[str, Any]) -> None:
         """Write a state that stays when checkpoints go on."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from opensora.training import autoencoder
 from opensora.training import options as option
+from opensora.training.evaluate import read_rows
 from opensora.training.flow_recipes import RECIPES
-from opensora.training.progress import CHECKPOINT_NAME
+from opensora.training.progress import CHECKPOINT_NAME, Progress
+from opensora.training.refused import Refused
 from support.pack import PACK_ROOT
 from support.shipped import DEMO
 
@@ -38,6 +44,8 @@ def place(tmp_path: Path, any_tokenizer: str, monkeypatch: pytest.MonkeyPatch) -
         (tmp_path / "run" / name).touch()
     (tmp_path / "words.txt").write_text("red circle left\nred ball left\n", encoding="utf-8")
     (tmp_path / "short.txt").write_text("red circle\n", encoding="utf-8")
+    (tmp_path / "good.txt").write_text("red circle left\n", encoding="utf-8-sig")
+    (tmp_path / "wide.txt").write_text("red circle left\n", encoding="utf-16")
     (tmp_path / "empty.txt").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -54,8 +62,8 @@ def place(tmp_path: Path, any_tokenizer: str, monkeypatch: pytest.MonkeyPatch) -
         ("probe", ["--code", "none"], "--code: 'none' is no models folder"),
         ("evaluate", ["--count", "0"], "--count: '0' is not a whole number from 1 on"),
         ("kept", ["--count", "many"], "--count: 'many' is not a whole number from 1 on"),
-        ("evaluate", ["--seed", "-1"], "--seed: '-1' is not a whole number from 0 on"),
-        ("outlines", ["--seed", "1.5"], "--seed: '1.5' is not a whole number from 0 on"),
+        ("evaluate", ["--seed", "-1"], "--seed: '-1' is not a whole number from 0 to 4294967295"),
+        ("outlines", ["--seed", "1.5"], "--seed: '1.5' is not a whole number from 0 to 4294967295"),
         ("outlines", ["--steps"], "--steps: expected at least one argument"),
         ("kept", ["--words"], "--words: expected at least one argument"),
         ("evaluate", ["--guidance", "nan"], "--guidance: 'nan' is not a number from 0 on"),
@@ -67,6 +75,9 @@ def place(tmp_path: Path, any_tokenizer: str, monkeypatch: pytest.MonkeyPatch) -
         ("evaluate", ["--prompts", "short.txt"], "'red circle' in 'short.txt' is not of the form 'colour"),
         ("evaluate", ["--prompts", "words.txt"], "'ball' in 'red ball left' of 'words.txt' is none of circle, square"),
         ("evaluate", ["--prompts", "empty.txt"], "There is no line in 'empty.txt'"),
+        ("evaluate", ["--prompts", "wide.txt"], "--prompts: 'wide.txt' is no text in UTF-8"),
+        ("evaluate", ["--prompts", "good.txt", "--set-aside"], "--set-aside: not allowed with argument --prompts"),
+        ("outlines", ["--seed", "99999999999999999999"], "is not a whole number from 0 to 4294967295"),
         ("evaluate", ["--phase", "1"], "--phase is one of a training run, which --flow names"),
         ("kept", ["--flow", "run", "--phase", "99"], "--phase: 99 is none of the recipe's; its last is "),
         ("export", ["--phase", "3"], "--phase: 'run' has not come to the end of phase 3"),
@@ -101,6 +112,66 @@ def test_what_is_there_is_taken(place: Path, any_tokenizer: str) -> None:
     parser, options = argparse.ArgumentParser(), argparse.Namespace(flow=Path("run"), phase=2)
     option.check_phase(parser, options, RECIPES["1.3"])
     option.check_frames(parser, 33, "2.0")
+
+
+def test_a_prompt_list_may_begin_as_windows_writes_it(place: Path) -> None:
+    assert read_rows(place / "good.txt") == [("red", "circle", "left")]
+
+
+def saved(folder: Path, model: torch.nn.Module) -> Path:
+    """A run that has saved ``model``."""
+    Progress(folder).save({"step": 1, "model": model.state_dict(), "average": {}})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "said"),
+    [
+        ("flow", ["new", "--before", str(DEMO), "--start", f"{DEMO}/diffusion_models/opensora-tiny-v2.0.safetensors"],
+         "has no weight that a diffusion model of 1.3 has"),
+        ("autoencoder", ["new", "--encoder", f"{DEMO}/vae/opensora-tiny-vae-v1.2.safetensors"],
+         "holds no encoder of 1.3"),
+        ("autoencoder", ["other"], "The run in 'other' is of another release, kind or recipe than is asked for."),
+        ("flow", ["other", "--before", str(DEMO)], "The run in 'other' is of another release, kind or recipe"),
+        ("evaluate", ["--flow", "other"], "The run in 'other' is of another release, kind or recipe"),
+        ("evaluate", ["--models", str(DEMO), "--release", "1.2", "--autoencoder", "other"], "The run in 'other' is of"),
+        ("evaluate", ["--models", "partial"], "There is no 'partial/diffusion_models/opensora-tiny-v1.3.safetensors'."),
+    ],
+)  # fmt: skip
+def test_what_is_of_something_else_is_refused(
+    command: str, asked: list[str], said: str, place: Path, monkeypatch: pytest.MonkeyPatch, any_tokenizer: str
+) -> None:
+    (place / "partial" / "vae").mkdir(parents=True)
+    saved(place / "other", torch.nn.Linear(2, 2))
+    module = importlib.import_module(f"opensora.training.{command}")
+    if command != "autoencoder":
+        asked = [*asked, "--tokenizer", any_tokenizer]
+        monkeypatch.setattr(module, "tokenizer_of", lambda *_: None)
+    with pytest.raises(Refused) as refused:
+        module.main(asked)
+    assert said in str(refused.value).replace("\\", "/")
+
+
+def test_an_encoder_that_fits_starts_a_run_and_is_not_read_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained: list[Any] = []
+    monkeypatch.setattr(autoencoder, "train", lambda *told: trained.append(told[-1]))
+    asked = ["new", "--encoder", str(DEMO / "vae" / "opensora-tiny-vae-v1.3.safetensors")]
+    autoencoder.main(asked)
+    assert len(trained[0]) > 10 and "goes on" not in caplog.text
+    saved(place / "new", autoencoder.new_autoencoder(autoencoder.RECIPES["1.3"]))
+    autoencoder.main(asked)
+    assert "The run in 'new' goes on where it stood: --encoder counts at its start and is not read." in caplog.text
+
+
+def test_a_refusal_ends_a_program_in_one_line(place: Path) -> None:
+    (place / "partial" / "vae").mkdir(parents=True)
+    asked = [sys.executable, "-m", "training", "evaluate", "--models", str(place / "partial")]
+    asked += ["--tokenizer", str(place / "t5_tokenizer")]
+    ended = subprocess.run(asked, cwd=PACK_ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2 and line.startswith("python -m training evaluate: error: There is no '")
 
 
 def options_of(path: Path) -> list[tuple[str, str]]:
