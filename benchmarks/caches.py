@@ -45,6 +45,7 @@ from support.pack import PACK_ROOT, load_pack  # noqa: E402
 
 use_comfyui()
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.opensora_models.caching.table_file import (  # noqa: E402
     ENDING,
     CalibratedTables,
@@ -291,14 +292,20 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compares, prints tables and verdicts, and writes what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", choices=tuple(STEPS), nargs="*", default=["1.2", "1.3"])
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--clips", type=int, default=1, help="of each prompt, from different noise")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="no prompt begins later, for each release")
-    parser.add_argument("--out", type=Path, default=Path("caches.json"))
-    parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS), help="what is compared")
+    parser.add_argument("--version", choices=tuple(STEPS), nargs="+", default=["1.2", "1.3"])
+    parser.add_argument("--prompts", type=option.count, default=8)
+    parser.add_argument("--clips", type=option.count, default=1, help="of each prompt, from different noise")
+    parser.add_argument(
+        "--minutes", type=option.above_zero, default=math.inf, help="no prompt begins later, for each release"
+    )
+    parser.add_argument("--out", type=option.new_file(".json"), default=Path("caches.json"))
+    parser.add_argument("--others", nargs="+", choices=OTHERS, default=list(OTHERS), help="what is compared")
     parser.add_argument("--write", action="store_true", help="keep the result in results/ and in README.md")
-    parser.add_argument("--tables", type=Path, help="folder of the step tables that are compared")
+    parser.add_argument(
+        "--tables",
+        type=option.new_folder,
+        help="folder of the step tables that are compared; made where there are none",
+    )
     parser.add_argument("--report", action="store_true", help="only say what --out holds; nothing is measured")
     options = parser.parse_args(arguments)
     results: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}

@@ -24,6 +24,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.opensora_models.mmdit.config import RELEASED as VIDEO  # noqa: E402
 from opensora.opensora_models.mmdit.config import RELEASED_HIGH_COMPRESSION as HIGH_COMPRESSION  # noqa: E402
 from opensora.opensora_models.mmdit.config import MMDiTConfig  # noqa: E402
@@ -110,8 +111,12 @@ def lines(frames: int) -> Iterator[str]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=129)
+    parser.add_argument("--frames", type=option.count, default=129)
     options = parser.parse_args()
+    try:
+        RELEASES["2.0"].latents.lengths.check(options.frames, "--frames")
+    except ValueError as error:
+        parser.error(str(error))
     for line in lines(options.frames):
         sys.stdout.write(line + "\n")
 

@@ -11,6 +11,7 @@ machine say little; the shares say where to look.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from support.pack import PACK_ROOT, load_pack  # noqa: E402
 
 use_comfyui()
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.devtools.client import Prompt  # noqa: E402
 from support.server import TestServer  # noqa: E402
 
@@ -97,9 +99,12 @@ def table(cold: Mapping[str, float], warm: Mapping[str, float], decoding: float)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--template", default="Open-Sora 01 Text to video")
+    parser.add_argument("--template", type=option.text, default="Open-Sora 01 Text to video")
     options = parser.parse_args(arguments)
     path = PACK_ROOT / "workflows" / "api" / f"{options.template}.json"
+    if not path.is_file():
+        nearest = difflib.get_close_matches(path.stem, [each.stem for each in path.parent.glob("*.json")], 1, cutoff=0)
+        parser.error(f"argument --template: there is no '{options.template}'; the nearest is '{nearest[0]}'")
     prompt = json.loads(path.read_text(encoding="utf-8"))
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -26,6 +26,8 @@ from _clips import CLIPS, Networks
 from _gpu_jobs import Job, Place, jobs
 from _kitchen import version
 
+from opensora.devtools import option_types as option
+
 GIB = 2**30
 LARGE_CARD = 60 * GIB
 """Memory from which all networks may stay on the card."""
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left = 60 * options.minutes - (time.monotonic() - started)
         record["jobs"].append(carried_out(job, place, left))
         record["seconds"] = time.monotonic() - started
-        write(Path(options.out), record)
+        write(options.out, record)
         sys.stdout.write(f"{line(record['jobs'][-1])}\n")
         sys.stdout.flush()
     sys.stdout.write("\n" + "\n".join(table(record)) + "\n")
@@ -53,11 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--minutes", type=float, default=8.0, help="no job begins that would not end by then")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="WORD,WORD")
-    parser.add_argument("--comfyui", metavar="PATH", help="a ComfyUI to measure as well")
-    parser.add_argument("--out", default="gpu.json", help="where the results go")
+    parser.add_argument("--device", type=option.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--minutes", type=option.above_zero, default=8.0, help="no job begins that would not end by then"
+    )
+    parser.add_argument("--only", type=option.words, default=[], metavar="WORD,WORD")
+    parser.add_argument("--comfyui", type=option.folder, metavar="PATH", help="a ComfyUI to measure as well")
+    parser.add_argument("--out", type=option.new_file(".json"), default=Path("gpu.json"), help="where the results go")
     return parser.parse_args(arguments)
 
 
@@ -93,11 +97,11 @@ def all_jobs(options: argparse.Namespace, place: Place) -> Iterator[Job]:
     if options.comfyui:
         from _gpu_comfyui import comfyui_jobs  # imports ComfyUI
 
-        yield from comfyui_jobs(Path(options.comfyui), place.dry)
+        yield from comfyui_jobs(options.comfyui, place.dry)
 
 
 def _wanted(job: Job, words: Sequence[str]) -> bool:
-    return not words or any(word.strip() in job.name for word in words)
+    return not words or any(word in job.name for word in words)
 
 
 def carried_out(job: Job, place: Place, left: float) -> Record:

@@ -30,6 +30,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from support.random_weights import Shape, mmdit_shapes, stdit3_shapes  # noqa: E402
 
 STDIT3 = {"hidden_size": 1152, "num_heads": 16, "depth": 28, "caption_channels": 4096}
@@ -37,6 +38,7 @@ MMDIT = {"hidden_size": 3072, "num_heads": 24, "double": 1, "single": 5}
 """Of 19 double and 38 single blocks: a peak beside the weights does not grow with their number."""
 
 STORED = {"bf16": ("BF16", torch.bfloat16), "fp8": ("F8_E4M3", torch.float8_e4m3fn)}
+DTYPES = ("bf16", "fp16", "fp32", "fp8_e4m3fn", "fp8_e5m2")
 EVERY = 0.002  # seconds between two looks at the memory
 RANDOM_BLOCK = 1 << 22  # values; repeating one block is as incompressible as a page cache needs
 
@@ -110,14 +112,16 @@ def main() -> None:
     """Makes the file, measures in a fresh process, prints the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--version", choices=("1.2", "1.3", "2.0"), default="1.2")
-    parser.add_argument("--dtype", help="weight_dtype of the loader; as stored where it is not given")
+    parser.add_argument("--dtype", choices=DTYPES, help="weight_dtype of the loader; as stored where it is not given")
     parser.add_argument("--stored", choices=tuple(STORED), default="bf16", help="how the file keeps its weights")
     parser.add_argument("--core", action="store_true", help="measure ComfyUI's own loader")
-    parser.add_argument("--file", help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=option.file, help=argparse.SUPPRESS)
     options = parser.parse_args()
     dtype = options.dtype or {"bf16": "bf16", "fp8": "fp8_e4m3fn"}[options.stored]
+    if options.core and options.dtype and not options.file:
+        parser.error("argument --dtype: ComfyUI's own loader takes a file as it is stored; leave it out beside --core")
     if options.file:
-        sys.stdout.write(json.dumps(measure(Path(options.file), dtype, options.core)) + "\n")
+        sys.stdout.write(json.dumps(measure(options.file, dtype, options.core)) + "\n")
         return
     with tempfile.TemporaryDirectory(prefix="opensora-loading-") as folder:
         path = Path(folder) / "random.safetensors"

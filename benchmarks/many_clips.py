@@ -141,12 +141,14 @@ def measure(rows: int, team: list[Any]) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--ray", action="store_true")
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--workers", type=int, default=64)
-    options = parser.parse_args()
     _load()
+    from opensora.devtools import option_types as option
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--rows", type=option.count, default=10_000)
+    parser.add_argument("--workers", type=option.count, default=64)
+    options = parser.parse_args()
     ray, team = on_ray(options.workers) if options.ray else (None, [SleepingWorker(i) for i in range(options.workers)])
     print(json.dumps({"workers": len(team), "ray": options.ray, **measure(options.rows, team)}))
     if ray is not None:

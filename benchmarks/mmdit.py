@@ -28,6 +28,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.opensora_models.mmdit.config import RELEASED, MMDiTConfig  # noqa: E402
 from opensora.opensora_models.mmdit.keys import to_checkpoint_key  # noqa: E402
 from opensora.opensora_models.mmdit.network import MMDiT  # noqa: E402
@@ -68,22 +69,20 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--latents", type=size, metavar="TxHxW", help="latent frames, rows, columns")
+    parser.add_argument("--device", type=option.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--latents", type=option.size, metavar="TxHxW", help="latent frames, rows, columns")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: both on the CPU, bfloat16 on a GPU")
     parser.add_argument("--full", action="store_true", help="released width and depth (default on a GPU)")
-    parser.add_argument("--rows", type=int, action="append", help="rows of one forward; may be given several times")
-    parser.add_argument("--steps", type=int, action="append", help="steps of a sampling; may be given several times")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--rows", type=option.count, action="append", help="rows of one forward; may be given several times"
+    )
+    parser.add_argument(
+        "--steps", type=option.count, action="append", help="steps of a sampling; may be given several times"
+    )
+    parser.add_argument("--repeats", type=option.count, default=3)
+    parser.add_argument("--threads", type=option.count, default=1, help="CPU threads")
     parser.add_argument("--alone", action="store_true", help="without the rewrite (for sizes it has no memory for)")
     return parser.parse_args()
-
-
-def size(text: str) -> tuple[int, int, int]:
-    """``33x24x42`` as latent frames, rows, columns."""
-    frames, rows, columns = (int(part) for part in text.split("x"))
-    return frames, rows, columns
 
 
 class Bench:

@@ -32,6 +32,7 @@ sys.path[0] = str(TESTS)
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.opensora_models.mmdit.config import RELEASED as XL_V20  # noqa: E402
 from opensora.opensora_models.mmdit.config import MMDiTConfig  # noqa: E402
 from opensora.opensora_models.mmdit.network import MMDiT  # noqa: E402
@@ -140,6 +141,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from support.pack import load_pack
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.benchmarks.parallel import time_as
 time_as(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
 """
@@ -231,8 +233,8 @@ def time_as(folder: str, rank: int, ranks: int) -> None:
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, choices=(2, 3), help="count with so many processes")
-    parser.add_argument("--time", type=int, metavar="DEVICES", help="time a step on so many GPUs, 2 or more")
+    parser.add_argument("--count", type=option.count, choices=(2, 3), help="count with so many processes")
+    parser.add_argument("--time", type=option.count, metavar="DEVICES", help="time a step on so many GPUs, 2 or more")
     options = parser.parse_args()
     if options.time is not None:
         try:

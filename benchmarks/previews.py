@@ -21,6 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.opensora_models.previews.pictures import Mode, clip_picture  # noqa: E402
 from opensora.opensora_models.previews.throttle import Throttle  # noqa: E402
 from opensora.opensora_models.releases.known import RELEASES  # noqa: E402
@@ -61,10 +62,10 @@ def lines(step: float, device: torch.device) -> Iterator[str]:
 def main() -> None:
     """Prints the lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--step", type=float, default=1.0, help="seconds of a step")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--step", type=option.above_zero, default=1.0, help="seconds of a step")
+    parser.add_argument("--device", type=option.device, default="cpu")
     options = parser.parse_args()
-    for line in lines(options.step, options.device):
+    for line in lines(options.step, torch.device(options.device)):
         sys.stdout.write(line + "\n")
 
 

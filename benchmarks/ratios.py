@@ -34,6 +34,7 @@ import vae
 from _measure import measure
 from _readme import keep, ratio_table
 
+from opensora.devtools import option_types as option
 from opensora.opensora_models.storage.beside import beside
 from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, exact_rate
 
@@ -134,7 +135,7 @@ def to_file(model: Any, latents: torch.Tensor, overlapped: bool) -> bytes:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints, and keeps what was measured where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=option.count, default=3)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

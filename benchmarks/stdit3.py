@@ -26,6 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.opensora_models.releases.stdit3_cost import NetworkSize, operations_per_row  # noqa: E402
 from opensora.opensora_models.stdit3.config import XL_V12, XL_V13  # noqa: E402
 from opensora.opensora_models.stdit3.keys import to_checkpoint_key  # noqa: E402
@@ -81,24 +82,20 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=option.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--version", choices=("1.2", "1.3"), help="default: both")
-    parser.add_argument("--latents", type=size, action="append", metavar="TxHxW", help="may be given several times")
+    parser.add_argument(
+        "--latents", type=option.size, action="append", metavar="TxHxW", help="may be given several times"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: both on the CPU, bfloat16 on a GPU")
     parser.add_argument("--mask", action="store_true", help="some frames are clean already (frame mask)")
     parser.add_argument("--full", action="store_true", help="released width and depth (default on a GPU)")
-    parser.add_argument("--rows", type=int, default=2, help="rows of one call: 2 = with guidance")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--rows", type=option.count, default=2, help="rows of one call: 2 = with guidance")
+    parser.add_argument("--repeats", type=option.count, default=3)
+    parser.add_argument("--threads", type=option.count, default=1, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--alone", action="store_true", help="without the rewrite (for sizes it has no memory for)")
     return parser.parse_args()
-
-
-def size(text: str) -> tuple[int, int, int]:
-    """``15x30x40`` as latent frames, rows, columns."""
-    frames, rows, columns = (int(part) for part in text.split("x"))
-    return frames, rows, columns
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:

@@ -35,6 +35,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.opensora_models.vae.autoencoder import OpenSora12, OpenSora13  # noqa: E402
 from opensora.opensora_models.vae.blocks import Upsample3d  # noqa: E402
 from opensora.opensora_models.vae.budget import candidate_plans  # noqa: E402
@@ -58,6 +59,7 @@ RELEASED_WIDTH = 128  # channels of the layers at full size
 VIDEO_SIZE, SMALL_VIDEO_SIZE = (480, 848), (64, 96)
 SHORT, LONG = 51, 408  # frames of the two videos whose peaks must agree
 MIB = 2**20
+DTYPES = ("float32", "bfloat16", "float16")
 VERSIONS = ("1.2", "1.3", "2.0", "2.0-hc")
 TILED = {"2.0": ("hunyuan", HUNYUAN_TILING), "2.0-hc": ("dc-ae", DC_AE_TILING)}
 Model = OpenSora12 | OpenSora13 | TiledAutoencoder
@@ -249,15 +251,15 @@ def _to_file(model: Model, latents: Tensor, plan: Strips) -> None:
 def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     gpu = torch.cuda.is_available()
-    parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument("--dtype", default="bfloat16" if gpu else "float32")
-    parser.add_argument("--version", choices=VERSIONS, nargs="*", default=list(VERSIONS))
-    parser.add_argument("--size", nargs="*", help="FRAMESxHEIGHTxWIDTH")
-    parser.add_argument("--direction", choices=["decode", "encode", "video"], nargs="*")
-    parser.add_argument("--width", type=int, default=RELEASED_WIDTH if gpu else 32, help="128: released")
-    parser.add_argument("--plan", choices=list(plans(1, None)), nargs="*", default=list(plans(1, None)))
-    parser.add_argument("--strip-mib", type=float, help="size of a strip, instead of the plan's")
-    parser.add_argument("--repeats", type=int, default=3 if gpu else 1)
+    parser.add_argument("--device", type=option.device, default="cuda" if gpu else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if gpu else "float32")
+    parser.add_argument("--version", choices=VERSIONS, nargs="+", default=list(VERSIONS))
+    parser.add_argument("--size", type=option.size, nargs="+", help="FRAMESxHEIGHTxWIDTH")
+    parser.add_argument("--direction", choices=["decode", "encode", "video"], nargs="+")
+    parser.add_argument("--width", type=option.count, default=RELEASED_WIDTH if gpu else 32, help="128: released")
+    parser.add_argument("--plan", choices=list(plans(1, None)), nargs="+", default=list(plans(1, None)))
+    parser.add_argument("--strip-mib", type=option.above_zero, help="size of a strip, instead of the plan's")
+    parser.add_argument("--repeats", type=option.count, default=3 if gpu else 1)
     return parser.parse_args()
 
 
@@ -267,7 +269,7 @@ def main() -> None:
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    given = [tuple(map(int, size.split("x"))) for size in options.size or ()]
+    given = options.size or []
     sizes = given or (CPU_SIZES if device.type == "cpu" else GPU_SIZES)
     with torch.inference_mode():
         for version in options.version:

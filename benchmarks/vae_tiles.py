@@ -28,6 +28,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
 
 load_pack()
+from opensora.devtools import option_types as option  # noqa: E402
 from opensora.opensora_models.vae.dcae import DcAeConfig, Enlargement  # noqa: E402
 from opensora.opensora_models.vae.doubling import nearest  # noqa: E402
 from opensora.opensora_models.vae.edges import BorderUpsample, border_around  # noqa: E402
@@ -47,6 +48,7 @@ SMALL_TILES = {"hunyuan": (33, 128, 128), "dc-ae": (16, 128, 128)}
 # Strips of the standard plan, of 64 MiB, in a full-size layer of the released tile in bfloat16.
 STRIPS_OF_A_LAYER = {"hunyuan": 32, "dc-ae": 8}
 MIB = 2**20
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def build(name: str, width: int, device: torch.device, dtype: torch.dtype) -> TiledAutoencoder:
@@ -128,24 +130,22 @@ def main() -> None:
     """Run what the command line asks for."""
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument("--dtype", default="bfloat16" if gpu else "float32")
-    parser.add_argument("--autoencoder", choices=list(RELEASED_TILES), nargs="*", default=list(RELEASED_TILES))
-    parser.add_argument("--direction", choices=["decode", "encode"], nargs="*", default=["decode", "encode"])
-    parser.add_argument("--tile", help="FRAMESxHEIGHTxWIDTH in pixels")
-    parser.add_argument("--width", type=int, default=RELEASED_WIDTH if gpu else 16, help="128: released")
-    parser.add_argument("--repeats", type=int, default=3 if gpu else 1)
+    parser.add_argument("--device", type=option.device, default="cuda" if gpu else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if gpu else "float32")
+    parser.add_argument("--autoencoder", choices=list(RELEASED_TILES), nargs="+", default=list(RELEASED_TILES))
+    parser.add_argument("--direction", choices=["decode", "encode"], nargs="+", default=["decode", "encode"])
+    parser.add_argument("--tile", type=option.size, help="FRAMESxHEIGHTxWIDTH in pixels")
+    parser.add_argument("--width", type=option.count, default=RELEASED_WIDTH if gpu else 16, help="128: released")
+    parser.add_argument("--repeats", type=option.count, default=3 if gpu else 1)
     options = parser.parse_args()
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     if device.type == "cpu":
         torch.set_num_threads(1)
     with torch.inference_mode():
         for name in options.autoencoder:
-            frames, height, columns = (
-                map(int, options.tile.split("x")) if options.tile else (RELEASED_TILES if gpu else SMALL_TILES)[name]
-            )
+            tile = options.tile or (RELEASED_TILES if gpu else SMALL_TILES)[name]
             for direction in options.direction:
-                compare(name, direction, (frames, height, columns), device, dtype, options.width, options.repeats)
+                compare(name, direction, tile, device, dtype, options.width, options.repeats)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ RELEASES = {
 DEFAULT = "0.30"
 
 
-def named_by_person(option: str | None) -> Path | None:
+def named_by_person(option: Path | None) -> Path | None:
     """The ComfyUI of ``--comfyui`` or ``COMFYUI_PATH``, checked; None where neither is given."""
     given, source = (option, "--comfyui") if option else (os.environ.get("COMFYUI_PATH"), "COMFYUI_PATH")
     if not given:

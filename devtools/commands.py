@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from . import option_types as option
 from .checks import run_compatibility, run_tests, run_translation_tests
 from .comfyui import RELEASES
 from .console import Problem, say
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--comfyui", metavar="PATH", help="a ComfyUI you already have (or set COMFYUI_PATH)")
+    common.add_argument(
+        "--comfyui", type=option.path, metavar="PATH", help="a ComfyUI you already have (or set COMFYUI_PATH)"
+    )
     common.add_argument("--comfyui-version", choices=sorted(RELEASES, reverse=True), help="make and use this ComfyUI")
     parser = argparse.ArgumentParser(
         prog="dev.py", description="Sets itself up below .comfyui/ (needs about 7 GB on Linux), then runs a command."
@@ -48,12 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", parents=[common], help="make four videos with the tiny models of 1.3 and 2.0")
-    demo.add_argument("--prompt", metavar="TEXT", help="what the videos made from words shall show")
+    demo.add_argument("--prompt", type=option.text, metavar="TEXT", help="what the videos made from words shall show")
     demo.set_defaults(command=_demo)
 
     test = commands.add_parser("test", parents=[common], help="lint, types and all tests")
     test.add_argument("--compat", action="store_true", help="only: import and validate on the older ComfyUI versions")
-    test.add_argument("pytest", nargs="*", metavar="PYTEST_ARGUMENT", help="given to pytest (after --)")
+    test.add_argument(
+        "pytest", type=option.as_given, nargs="*", metavar="PYTEST_ARGUMENT", help="given to pytest (after --)"
+    )
     test.set_defaults(command=_test)
 
     translations = commands.add_parser(
@@ -62,16 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     translations.set_defaults(command=_translations)
 
     serve = commands.add_parser("serve", parents=[common], help="start ComfyUI with the pack and open its address")
-    serve.add_argument("--port", type=int, help=f"default: {USUAL_PORT}, or a free one if that is taken")
-    serve.add_argument("arguments", nargs="*", metavar="COMFYUI_ARGUMENT", help="given to ComfyUI (after --)")
+    serve.add_argument("--port", type=option.port, help=f"default: {USUAL_PORT}, or a free one if that is taken")
+    serve.add_argument(
+        "arguments", type=option.as_given, nargs="*", metavar="COMFYUI_ARGUMENT", help="given to ComfyUI (after --)"
+    )
     serve.set_defaults(command=_serve)
 
     bench = commands.add_parser("bench", parents=[common], help="run the benchmarks")
-    bench.add_argument("names", nargs="*", metavar="NAME", help="only these, for example: stdit3")
+    bench.add_argument("names", type=option.text, nargs="*", metavar="NAME", help="only these, for example: stdit3")
     bench.set_defaults(command=_bench)
 
     golden = commands.add_parser("golden", parents=[common], help="compare with recorded tensors of the original")
-    golden.add_argument("folder", metavar="FOLDER", help="folder of recorded cases")
+    golden.add_argument("folder", type=option.folder, metavar="FOLDER", help="folder of recorded cases")
     golden.set_defaults(command=_golden)
     return parser
 
@@ -86,7 +93,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
-    return run_compatibility(options.pytest) if options.compat else run_tests(_runtime(options), options.pytest)
+    if not options.compat:
+        return run_tests(_runtime(options), options.pytest)
+    if options.comfyui or options.comfyui_version:
+        raise Problem("--compat makes the older ComfyUI versions and tests on all of them; name no other.")
+    return run_compatibility(options.pytest)
 
 
 def _translations(options: argparse.Namespace) -> int:
@@ -124,7 +135,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _golden(options: argparse.Namespace) -> int:
-    command = [str(_runtime(options).python), "-m", "tests.golden", options.folder]
+    command = [str(_runtime(options).python), "-m", "tests.golden", str(options.folder.resolve())]
     return subprocess.run(command, cwd=REPOSITORY).returncode
 
 

@@ -48,7 +48,7 @@ class Runtime:
             )
 
 
-def prepare(comfyui: str | None, release: str | None) -> Runtime:
+def prepare(comfyui: Path | None, release: str | None) -> Runtime:
     """The ComfyUI the person names by path or version, else ComfyUI 0.30, ready to run."""
     if comfyui and release:
         raise Problem("--comfyui names a folder and --comfyui-version a version to make: give one of the two.")

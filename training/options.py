@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from ..devtools.option_types import amount, count, file, new_file, new_folder, seed
 from ..opensora_models.releases.known import release_named
 from .flow_recipes import FlowConfig
 from .progress import CHECKPOINT_NAME, log
@@ -17,13 +17,12 @@ Value = TypeVar("Value")
 EXPORTED = ("diffusion_models", "text_encoders", "vae")
 """Folders of which a models folder has at least one."""
 
+sheet = new_file(".png")
 
-def file(text: str) -> Path:
-    """A file to read."""
-    path = Path(text)
-    if not path.is_file():
-        raise ArgumentTypeError(f"there is no file '{text}'")
-    return path
+__all__ = [
+    "amount", "check_frames", "check_phase", "clip_tokenizer", "count", "file", "given_as", "models", "new_folder",
+    "run", "say_what_comes_late", "seed", "sheet", "tokenizer",
+]  # fmt: skip
 
 
 def models(text: str) -> Path:
@@ -72,45 +71,6 @@ def given_as(read: Callable[[Path], Value]) -> Callable[[str], Value]:
     return value
 
 
-def new_folder(text: str) -> Path:
-    """A folder to write into, which need not be there."""
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        raise ArgumentTypeError(f"'{text}' is a file; give a folder")
-    return path
-
-
-def sheet(text: str) -> Path:
-    """A PNG to write, in a folder that is there."""
-    path = Path(text)
-    if path.suffix.lower() != ".png":
-        raise ArgumentTypeError(f"'{text}' does not end in .png")
-    if not path.parent.is_dir():
-        raise ArgumentTypeError(f"there is no folder '{path.parent}'")
-    return path
-
-
-def count(text: str) -> int:
-    """At least 1."""
-    return _whole(text, 1)
-
-
-def seed(text: str) -> int:
-    """At least 0, and no larger than NumPy's and PyTorch's can be when others are made of it."""
-    return _whole(text, 0, 2**32 - 1)
-
-
-def amount(text: str) -> float:
-    """A finite number, at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise ArgumentTypeError(f"'{text}' is not a number from 0 on")
-    return value
-
-
 def check_phase(parser: ArgumentParser, options: Namespace, recipe: FlowConfig) -> None:
     """Ends the program where ``--phase`` is none of the run's."""
     if options.phase is None:
@@ -136,9 +96,3 @@ def say_what_comes_late(name: str, folder: Path) -> None:
     """Logs that an option counts at the start of a run alone, where ``folder`` holds one that goes on."""
     if (folder / CHECKPOINT_NAME).is_file():
         log.warning("The run in '%s' goes on where it stood: %s counts at its start and is not read.", folder, name)
-
-
-def _whole(text: str, least: int, most: int | None = None) -> int:
-    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-        raise ArgumentTypeError(f"'{text}' is not a whole number from {least} {'on' if most is None else f'to {most}'}")
-    return int(text)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .. import option_types as option
 from ..console import Problem, say
 from .driver import Driver, Ended
 from .engines import engine
@@ -71,10 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="batch.py", description="Makes every row of a table with a workflow.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="make all rows, or go on with it")
-    run.add_argument("workflow", type=Path, metavar="WORKFLOW.json", help="in API form: menu File, Export (API)")
-    run.add_argument("table", type=Path, metavar="TABLE", help=".csv, .tsv, .jsonl, or .txt with one prompt a line")
-    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results and the ledger")
-    run.add_argument("--name", default=DEFAULT, metavar="TEMPLATE", help=f"default {DEFAULT}; or the layout vbench")
+    run.add_argument("workflow", type=option.path, metavar="WORKFLOW.json", help="in API form: menu File, Export (API)")
+    run.add_argument(
+        "table", type=option.path, metavar="TABLE", help=".csv, .tsv, .jsonl, or .txt with one prompt a line"
+    )
+    run.add_argument(
+        "--out", type=option.path, required=True, metavar="DIR", help="folder of the results and the ledger"
+    )
+    run.add_argument(
+        "--name", type=option.text, default=DEFAULT, metavar="TEMPLATE", help=f"default {DEFAULT}; or the layout vbench"
+    )
     run.add_argument("--check", action="store_true", help="only find bad rows")
     _add_engine(run)
     form = run.add_mutually_exclusive_group()
@@ -96,41 +103,54 @@ def _on_folder(
     command: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
-    parser.add_argument("out", type=Path, nargs="?", metavar="DIR", help="folder of the results")
-    parser.add_argument("--out", type=Path, dest="named_out", metavar="DIR", help="the same")
+    parser.add_argument("out", type=option.path, nargs="?", metavar="DIR", help="folder of the results")
+    parser.add_argument("--out", type=option.path, dest="named_out", metavar="DIR", help="the same")
     parser.set_defaults(command=command)
     return parser
 
 
 def _add_engine(run: argparse.ArgumentParser) -> None:
     workers = run.add_argument_group("workers, one of the two")
-    workers.add_argument("--servers", nargs="+", metavar="URL", help="ComfyUI servers that run already")
+    workers.add_argument(
+        "--servers", type=option.text, nargs="+", metavar="URL", help="ComfyUI servers that run already"
+    )
     workers.add_argument(
         "--ray",
+        type=option.text,
         nargs="?",
         const=LOCAL,
         metavar="ADDRESS",
         help="start ComfyUI on this machine's or a cluster's devices",
     )
     workers.add_argument(
-        "--row-seconds", type=float, default=0.0, metavar="S", help="a row may take so long (0: any time)"
+        "--row-seconds", type=option.seconds, default=0.0, metavar="S", help="a row may take so long (0: any time)"
     )
     workers.add_argument(
-        "--patience", type=float, default=PATIENCE_SECONDS, metavar="S", help="how long a server may stay away"
+        "--patience",
+        type=option.seconds,
+        metavar="S",
+        help=f"with --servers: how long one may stay away, default {PATIENCE_SECONDS:.0f}",
     )
     ray = run.add_argument_group("with --ray; paths are the same on every machine")
-    ray.add_argument("--workers", type=_positive, metavar="N", help="how many; default one for each GPU")
+    ray.add_argument("--workers", type=option.count, metavar="N", help="how many; default one for each GPU")
     ray.add_argument("--cpu", action="store_true", help="ComfyUI runs without a GPU")
-    ray.add_argument("--comfyui", type=Path, metavar="PATH", help="default COMFYUI_PATH, or the one around this pack")
-    ray.add_argument("--python", type=Path, metavar="PATH", help="ComfyUI's interpreter; default the one of batch.py")
-    ray.add_argument("--base", type=Path, metavar="PATH", help="folder with models and custom_nodes, default ComfyUI's")
-    ray.add_argument("--comfyui-argument", action="append", default=[], metavar="ARGUMENT", help="given to ComfyUI")
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of workers; the least is 1")
-    return int(text)
+    ray.add_argument(
+        "--comfyui", type=option.path, metavar="PATH", help="default COMFYUI_PATH, or the one around this pack"
+    )
+    ray.add_argument(
+        "--python", type=option.file, metavar="PATH", help="ComfyUI's interpreter; default the one of batch.py"
+    )
+    ray.add_argument(
+        "--base", type=option.folder, metavar="PATH", help="folder with models and custom_nodes, default ComfyUI's"
+    )
+    ray.add_argument(
+        "--comfyui-argument",
+        type=option.as_given,
+        action="append",
+        default=[],
+        metavar="ARGUMENT",
+        help="given to ComfyUI",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -197,6 +217,8 @@ def _folder(options: argparse.Namespace) -> Path:
     given: Path | None = options.out or options.named_out
     if given is None:
         raise Problem("Name the folder of the results.")
+    if options.named_out not in (None, given):
+        raise Problem(f"Two folders were named, '{given}' and '{options.named_out}'; name one.")
     return given
 
 

@@ -15,8 +15,10 @@ from typing import Any
 from ..console import Problem
 from ..places import REPOSITORY
 from .ray_engine import Actors, Devices, RayWorker, connect, count_devices
-from .servers import ServerWorker, checked_url
+from .servers import PATIENCE_SECONDS, ServerWorker, checked_url
 from .work import Worker, WorkerLost
+
+FOR_RAY = ("workers", "cpu", "comfyui", "python", "base", "comfyui_argument")
 
 Engine = tuple[list[Worker], dict[str, Any]]  # the workers, and what their ComfyUI tells of its nodes
 
@@ -26,6 +28,7 @@ def engine(options: argparse.Namespace) -> Iterator[Engine]:
     """The workers; ended when the block is left."""
     if bool(options.servers) == (options.ray is not None):
         raise Problem("Name the workers, one of the two: --servers http://127.0.0.1:8188 … or --ray.")
+    _check_read(options)
     if options.servers:
         yield _servers(options)
         return
@@ -33,10 +36,23 @@ def engine(options: argparse.Namespace) -> Iterator[Engine]:
         yield found
 
 
+def _check_read(options: argparse.Namespace) -> None:
+    """Nothing that was asked for is left out silently."""
+    if options.servers:
+        unread = [name for name in FOR_RAY if getattr(options, name)]
+        reason = "is for --ray, whose workers batch.py starts; servers stay as they were started"
+    else:
+        unread = [] if options.patience is None else ["patience"]
+        reason = "is for --servers; what --ray started and lost is started again"
+    if unread:
+        raise Problem(f"--{unread[0].replace('_', '-')} {reason}. Leave it out.")
+
+
 def _servers(options: argparse.Namespace) -> Engine:
     """Those that do not answer now are waited for like those that go away later; one must answer."""
     urls = list(dict.fromkeys(map(checked_url, options.servers)))
-    workers = [ServerWorker(url, options.row_seconds, options.patience) for url in urls]
+    patience = PATIENCE_SECONDS if options.patience is None else options.patience
+    workers = [ServerWorker(url, options.row_seconds, patience) for url in urls]
     silent = []
     for worker in workers:
         try:

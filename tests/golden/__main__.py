@@ -6,16 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from devtools import option_types as option
+
 TESTS = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
     """Exit status 0 only if no implemented case failed and at least one case was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder with .safetensors cases and .json tables")
+    parser.add_argument("folder", type=option.folder, help="folder with .safetensors cases and .json tables")
     folder: Path = parser.parse_args().folder
-    if not folder.is_dir():
-        parser.error(f"{folder} is not a folder")
 
     # `python -m` puts the repository root first, where `nodes/` would hide ComfyUI's nodes.py.
     sys.path[0] = str(TESTS)

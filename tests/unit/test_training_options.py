@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from opensora.training.refused import Refused
 from support.pack import PACK_ROOT
 from support.shipped import DEMO
 
-MODULES = sorted((PACK_ROOT / "training").glob("*.py"))
 # What a command cannot do without.
 NEEDED = {
     "evaluate": [],
@@ -172,23 +170,3 @@ def test_a_refusal_ends_a_program_in_one_line(place: Path) -> None:
     ended = subprocess.run(asked, cwd=PACK_ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == 2 and line.startswith("python -m training evaluate: error: There is no '")
-
-
-def options_of(path: Path) -> list[tuple[str, str]]:
-    """What a file's ``add_argument`` calls take and of which type, "" where nothing is read."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
-            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if "choices" not in given and given.get("action") != "'store_true'":
-                found.append((ast.unparse(node.args[0]), given.get("type", "")))
-    return found
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
-def test_every_option_has_a_type_that_checks_it(path: Path) -> None:
-    assert [name for name, kind in options_of(path) if not kind.startswith("option.")] == []
-
-
-def test_options_are_found() -> None:
-    assert sum(len(options_of(path)) for path in MODULES) > 30

@@ -1,0 +1,261 @@
+"""Every command line refuses what cannot be at the door: before anything is prepared, in one line."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opensora.devtools import commands, option_types
+from opensora.devtools.batch import commands as batch
+from opensora.devtools.console import Problem
+from support.pack import PACK_ROOT
+
+BY_DEV_ALONE = PACK_ROOT / "demo" / "contact_sheet.py"
+"""Is run by itself, without this repository on its path, and only ``dev.py demo`` gives it arguments."""
+FILES = sorted(
+    path
+    for folder in ("benchmarks", "demo", "devtools", "tests", "training")
+    for path in (PACK_ROOT / folder).rglob("*.py")
+    if "add_argument(" in path.read_text(encoding="utf-8") and path not in (BY_DEV_ALONE, Path(__file__).resolve())
+)
+
+
+def options_of(source: str) -> list[tuple[str, dict[str, str]]]:
+    """The names in a file's ``add_argument`` calls, and how what follows them is read."""
+    return [
+        (ast.literal_eval(node.args[0]), {str(keyword.arg): ast.unparse(keyword.value) for keyword in node.keywords})
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+    ]
+
+
+def unchecked(source: str) -> list[str]:
+    """Options whose value is taken as it comes, or that take no value where they need one."""
+    found = []
+    for name, given in options_of(source):
+        if given.get("action") == "'store_true'":
+            continue
+        is_checked = "choices" in given or given.get("type", "").startswith("option.")
+        if not is_checked or (name.startswith("-") and given.get("nargs") == "'*'"):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACK_ROOT).as_posix())
+def test_every_option_has_a_type_that_checks_it(path: Path) -> None:
+    assert unchecked(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "is_found"),
+    [
+        ('add_argument("--rows", type=int)', True),
+        ('add_argument("folder")', True),
+        ('add_argument("--rows", type=option.count)', False),
+        ('add_argument("--rows", choices=(1, 2), nargs="*")', True),
+        ('add_argument("names", type=option.text, nargs="*")', False),
+        ('add_argument("--write", action="store_true")', False),
+    ],
+)
+def test_the_rule_sees_what_it_must(call: str, is_found: bool) -> None:
+    assert bool(unchecked(f"parser.{call}")) == is_found
+
+
+def test_options_are_found() -> None:
+    folders = {path.relative_to(PACK_ROOT).parts[0] for path in FILES}
+    assert folders == {"benchmarks", "devtools", "tests", "training"}
+    assert sum(len(options_of(path.read_text(encoding="utf-8"))) for path in FILES) > 100
+
+
+BAD: list[tuple[Callable[[str], Any], str, str]] = [
+    (option_types.text, " ", "nothing was given"),
+    (option_types.words, "1.2,,cache", "'1.2,,cache' is not a word, or words with a comma between each two"),
+    (option_types.path, "", "nothing was given"),
+    (option_types.file, "none", "there is no file 'none'"),
+    (option_types.file, "place", "there is no file 'place'"),
+    (option_types.folder, "none", "there is no folder 'none'"),
+    (option_types.folder, "", "nothing was given"),
+    (option_types.new_folder, "a.json", "'a.json' is a file; give a folder"),
+    (option_types.new_file(".json"), "a.txt", "'a.txt' does not end in .json"),
+    (option_types.new_file(".json"), "none/a.json", "there is no folder 'none'"),
+    (option_types.new_file(".json"), "place.json", "'place.json' is a folder; give a file"),
+    (option_types.count, "0", "'0' is not a whole number from 1 on"),
+    (option_types.count, "²", "'²' is not a whole number from 1 on"),
+    (option_types.count, "٣", "'٣' is not a whole number from 1 on"),
+    (option_types.seed, "4294967296", "'4294967296' is not a whole number from 0 to 4294967295"),
+    (option_types.port, "65536", "'65536' is not a whole number from 1 to 65535"),
+    (option_types.amount, "nan", "'nan' is not a number from 0 on"),
+    (option_types.amount, "-0.1", "'-0.1' is not a number from 0 on"),
+    (option_types.seconds, "-1", "'-1' is not a number of seconds from 0 to 10000000"),
+    (option_types.seconds, "inf", "'inf' is not a number of seconds from 0 to 10000000"),
+    (option_types.above_zero, "0", "'0' is not a number above 0"),
+    (option_types.above_zero, "inf", "'inf' is not a number above 0"),
+    (option_types.size, "5x16", "'5x16' is not three whole numbers from 1 on with an x between each two"),
+    (option_types.size, "5x16x0", "'5x16x0' is not three whole numbers from 1 on with an x between each two"),
+    (option_types.size, "5x16x-1", "'5x16x-1' is not three whole numbers from 1 on"),
+    (option_types.device, "gpu", "there is no device 'gpu' here ("),
+    (option_types.device, "cuda:99", "there is no device 'cuda:99' here ("),
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a file and two folders."""
+    (tmp_path / "a.json").touch()
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place.json").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("kind", "given", "said"), BAD, ids=lambda part: part if isinstance(part, str) else "")
+def test_what_cannot_be_is_refused(kind: Callable[[str], Any], given: str, said: str, place: Path) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as refused:
+        kind(given)
+    assert str(refused.value).startswith(said)
+
+
+def test_what_can_be_is_taken(place: Path) -> None:
+    taken: list[tuple[Callable[[str], Any], str, Any]] = [
+        (option_types.text, "a red circle", "a red circle"),
+        (option_types.words, "1.2, cache", ["1.2", "cache"]),
+        (option_types.as_given, "", ""),
+        (option_types.path, "none", Path("none")),
+        (option_types.file, "a.json", Path("a.json")),
+        (option_types.folder, "place", Path("place")),
+        (option_types.new_folder, "to/come", Path("to/come")),
+        (option_types.new_file(".json"), "a.json", Path("a.json")),
+        (option_types.new_file(".json"), "place/B.JSON", Path("place/B.JSON")),
+        (option_types.count, "1", 1),
+        (option_types.seed, "0", 0),
+        (option_types.port, "8188", 8188),
+        (option_types.amount, "0", 0.0),
+        (option_types.seconds, "0", 0.0),
+        (option_types.seconds, "10000000", 1e7),
+        (option_types.above_zero, "0.5", 0.5),
+        (option_types.size, "17x64x96", (17, 64, 96)),
+        (option_types.device, "cpu", "cpu"),
+    ]  # fmt: skip
+    for kind, given, value in taken:
+        assert kind(given) == value
+
+
+def refused_by(main: Callable[[list[str]], int], asked: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command line says last, on either stream, when it ends with status 2."""
+    try:
+        status: Any = main(asked)
+    except SystemExit as ended:
+        status = ended.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    return (err or out).strip()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["serve", "--port", "99999"], "--port: '99999' is not a whole number from 1 to 65535"),
+        (["golden", "none"], "there is no folder 'none'"),
+        (["demo", "--prompt", ""], "--prompt: nothing was given"),
+        (["demo", "--comfyui", ""], "--comfyui: nothing was given"),
+        (["test", "--compat", "--comfyui", "."], "--compat makes the older ComfyUI versions and tests on all of them"),
+        (["test", "--compat", "--comfyui-version", "0.18"], "--compat makes the older ComfyUI versions"),
+    ],
+)
+def test_dev_prepares_nothing_for_what_cannot_be(
+    asked: list[str], said: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(*_: Any) -> None:
+        raise AssertionError("something was prepared")
+
+    monkeypatch.setattr(commands, "prepare", prepare)
+    monkeypatch.setattr(commands, "run_compatibility", prepare)
+    assert said in refused_by(commands.main, asked, capsys)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--servers", "http://127.0.0.1:9", "--patience", "-5"], "--patience: '-5' is not a number of seconds"),
+        (["--servers", "http://127.0.0.1:9", "--patience", "nan"], "--patience: 'nan' is not a number of seconds"),
+        (["--servers", "http://127.0.0.1:9", "--row-seconds", "-1"], "--row-seconds: '-1' is not a number of seconds"),
+        (["--ray", "--workers", "0"], "--workers: '0' is not a whole number from 1 on"),
+        (["--ray", "--python", "none"], "--python: there is no file 'none'"),
+        (["--ray", "--base", "none"], "--base: there is no folder 'none'"),
+    ],
+)
+def test_batch_refuses_what_no_run_can_have(
+    asked: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused_by(batch.main, ["run", "a.json", "a.txt", "--out", "made", *asked], capsys)
+    assert not (place / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--servers", "http://127.0.0.1:9", "--cpu"], "--cpu is for --ray"),
+        (["--servers", "http://127.0.0.1:9", "--workers", "2"], "--workers is for --ray"),
+        (["--servers", "http://127.0.0.1:9", "--comfyui-argument=--fast"], "--comfyui-argument is for --ray"),
+        (["--ray", "--patience", "5"], "--patience is for --servers"),
+    ],
+)
+def test_batch_leaves_no_option_unread(
+    asked: list[str], said: str, monkeypatch: pytest.MonkeyPatch, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batch, "_look_first", lambda options: None)
+    said_last = refused_by(batch.main, ["run", "a.json", "a.txt", "--out", "made", *asked], capsys)
+    assert said in said_last and "Leave it out. Nothing was queued." in said_last.replace("\n", " ")
+
+
+def test_a_folder_named_twice_is_named_once(place: Path) -> None:
+    options = argparse.Namespace(out=Path("one"), named_out=Path("two"))
+    with pytest.raises(Problem, match="Two folders were named, 'one' and 'two'; name one."):
+        batch._folder(options)
+    options.named_out = Path("one")
+    assert batch._folder(options) == Path("one")
+
+
+BENCHMARKS = {
+    "cards": (["--frames", "130"], "the nearest good value is 129"),
+    "gpu": (["--minutes", "-1"], "--minutes: '-1' is not a number above 0"),
+    "loading": (["--core", "--dtype", "bf16"], "--dtype: ComfyUI's own loader takes a file as it is stored"),
+    "many_clips": (["--rows", "0"], "--rows: '0' is not a whole number from 1 on"),
+    "mmdit": (["--latents", "5x16"], "--latents: '5x16' is not three whole numbers"),
+    "parallel": (["--time", "1"], "--time 1: nothing is shared; the nearest good value is 2"),
+    "stdit3": (["--device", "gpu"], "--device: there is no device 'gpu' here"),
+    "vae": (["--version"], "--version: expected at least one argument"),
+    "vae_tiles": (["--dtype", "float"], "--dtype: invalid choice: 'float'"),
+}  # those that need no ComfyUI
+EACH = """
+import contextlib, io, json, runpy, sys
+from pathlib import Path
+folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
+said, usual = {}, list(sys.path)
+for name, options in asked.items():
+    sys.path[:], sys.argv = [str(folder), *usual], [name, *options]
+    with contextlib.redirect_stderr(io.StringIO()) as heard:
+        try:
+            runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
+        except SystemExit as ended:
+            said[name] = [ended.code, heard.getvalue().splitlines()[-1]]
+print(json.dumps(said))
+"""
+
+
+def test_benchmarks_measure_nothing_for_what_cannot_be(place: Path) -> None:
+    asked = json.dumps({name: options for name, (options, _) in BENCHMARKS.items()})
+    call = [sys.executable, "-c", EACH, str(PACK_ROOT / "benchmarks"), asked]
+    ended = subprocess.run(call, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert ended.returncode == 0, ended.stderr
+    heard = json.loads(ended.stdout.splitlines()[-1])
+    for name, (_, said) in BENCHMARKS.items():
+        assert heard[name][0] == 2 and said in heard[name][1], (name, heard[name])
