@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,16 @@ class Measured:
     seconds: float
     peak_bytes: int | None
     counted_bytes: int
+
+
+def device_here(given: str) -> str:
+    """The type of an option: a device that PyTorch has here."""
+    try:
+        torch.empty(0, device=given)
+    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch that was built without it
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ArgumentTypeError(f"there is no device '{given}' here ({reason})") from None
+    return given
 
 
 def measure(ways: Mapping[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, Measured]:

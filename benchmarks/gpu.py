@@ -25,6 +25,7 @@ import torch
 from _clips import CLIPS, Networks
 from _gpu_jobs import Job, Place, jobs
 from _kitchen import version
+from _measure import device_here
 
 from opensora.devtools import option_types as option
 
@@ -55,10 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", type=option.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--minutes", type=option.above_zero, default=8.0, help="no job begins that would not end by then"
-    )
+    parser.add_argument("--device", type=device_here, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes", type=option.amount, default=8.0, help="no job begins that would not end by then")
     parser.add_argument("--only", type=option.words, default=[], metavar="WORD,WORD")
     parser.add_argument("--comfyui", type=option.folder, metavar="PATH", help="a ComfyUI to measure as well")
     parser.add_argument("--out", type=option.new_file(".json"), default=Path("gpu.json"), help="where the results go")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Measured, measure
+from _measure import Measured, device_here, measure
 from _mmdit_baseline import Baseline, sample
 
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
@@ -69,7 +69,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", type=option.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device_here, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--latents", type=option.size, metavar="TxHxW", help="latent frames, rows, columns")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: both on the CPU, bfloat16 on a GPU")
     parser.add_argument("--full", action="store_true", help="released width and depth (default on a GPU)")

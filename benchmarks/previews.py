@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from _measure import device_here
 
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
 from support.pack import load_pack  # noqa: E402
@@ -63,7 +64,7 @@ def main() -> None:
     """Prints the lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--step", type=option.above_zero, default=1.0, help="seconds of a step")
-    parser.add_argument("--device", type=option.device, default="cpu")
+    parser.add_argument("--device", type=device_here, default="cpu")
     options = parser.parse_args()
     for line in lines(options.step, torch.device(options.device)):
         sys.stdout.write(line + "\n")

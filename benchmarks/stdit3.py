@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from _measure import Measured, measure
+from _measure import Measured, device_here, measure
 from _stdit3_baseline import Baseline
 
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
@@ -82,7 +82,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", type=option.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device_here, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--version", choices=("1.2", "1.3"), help="default: both")
     parser.add_argument(
         "--latents", type=option.size, action="append", metavar="TxHxW", help="may be given several times"

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 import vae_tiles
-from _measure import Measured, measure
+from _measure import Measured, device_here, measure
 from torch import Tensor, nn
 
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
@@ -251,7 +251,7 @@ def _to_file(model: Model, latents: Tensor, plan: Strips) -> None:
 def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     gpu = torch.cuda.is_available()
-    parser.add_argument("--device", type=option.device, default="cuda" if gpu else "cpu")
+    parser.add_argument("--device", type=device_here, default="cuda" if gpu else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if gpu else "float32")
     parser.add_argument("--version", choices=VERSIONS, nargs="+", default=list(VERSIONS))
     parser.add_argument("--size", type=option.size, nargs="+", help="FRAMESxHEIGHTxWIDTH")

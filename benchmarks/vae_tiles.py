@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import Measured, measure
+from _measure import Measured, device_here, measure
 from torch import Tensor
 
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")
@@ -130,7 +130,7 @@ def main() -> None:
     """Run what the command line asks for."""
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", type=option.device, default="cuda" if gpu else "cpu")
+    parser.add_argument("--device", type=device_here, default="cuda" if gpu else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if gpu else "float32")
     parser.add_argument("--autoencoder", choices=list(RELEASED_TILES), nargs="+", default=list(RELEASED_TILES))
     parser.add_argument("--direction", choices=["decode", "encode"], nargs="+", default=["decode", "encode"])

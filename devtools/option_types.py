@@ -124,18 +124,6 @@ def size(given: str) -> tuple[int, int, int]:
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
-def device(given: str) -> str:
-    """A device that PyTorch has here."""
-    import torch
-
-    try:
-        torch.empty(0, device=given)
-    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch built without it
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ArgumentTypeError(f"there is no device '{given}' here ({reason})") from None
-    return given
-
-
 def _number(given: str) -> float:
     try:
         return float(given)
