@@ -289,6 +289,22 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
     os.replace(part, path)
 
 
+def earlier(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
+    """What ``--out`` holds already; ends the program where that is nothing of ours, or too little to report."""
+    found: Any = {}
+    if options.out.is_file():
+        try:
+            found = json.loads(options.out.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+    if not isinstance(found, dict) or not all(isinstance(each, dict) and "ways" in each for each in found.values()):
+        parser.error(f"argument --out: '{options.out}' is no result of this benchmark")
+    missing = [version for version in options.version if version not in found]
+    if options.report and missing:
+        parser.error(f"argument --report: '{options.out}' has no result of {', '.join(missing)}")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compares, prints tables and verdicts, and writes what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -308,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--report", action="store_true", help="only say what --out holds; nothing is measured")
     options = parser.parse_args(arguments)
-    results: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    results = earlier(parser, options)
 
     def keep(version: str, measured: dict[str, Any]) -> None:
         results[version] = measured

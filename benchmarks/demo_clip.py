@@ -103,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     path = PACK_ROOT / "workflows" / "api" / f"{options.template}.json"
     if not path.is_file():
-        nearest = difflib.get_close_matches(path.stem, [each.stem for each in path.parent.glob("*.json")], 1, cutoff=0)
-        parser.error(f"argument --template: there is no '{options.template}'; the nearest is '{nearest[0]}'")
+        near = difflib.get_close_matches(path.stem, [each.stem for each in path.parent.glob("*.json")])
+        there = f"near are {near}" if near else f"their names are those of the files in {path.parent}"
+        parser.error(f"argument --template: there is no '{options.template}'; {there}")
     prompt = json.loads(path.read_text(encoding="utf-8"))
     with (
         tempfile.TemporaryDirectory() as folder,

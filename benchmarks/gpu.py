@@ -36,11 +36,17 @@ Record = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the jobs; the exit status is 1 if one failed."""
+    """Runs the jobs; the exit status is 1 if one failed, 2 if a word of ``--only`` names none."""
     options = parse(arguments)
     started = time.monotonic()
     place = place_of(torch.device(options.device))
-    chosen = [job for job in all_jobs(options, place) if _wanted(job, options.only)]
+    offered = list(all_jobs(options, place))
+    for word in options.only:
+        if not any(word in job.name for job in offered):
+            names = "\n  ".join(job.name for job in offered)
+            sys.stderr.write(f"gpu.py: error: --only: no job's name holds '{word}'; they are\n  {names}\n")
+            return 2
+    chosen = [job for job in offered if _wanted(job, options.only)]
     record: Record = {**about(place), "minutes": options.minutes, "jobs": []}
     for job in chosen:
         left = 60 * options.minutes - (time.monotonic() - started)

@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--rows", type=option.count, default=10_000)
     parser.add_argument("--workers", type=option.count, default=64)
     options = parser.parse_args()
+    if options.ray and importlib.util.find_spec("ray") is None:
+        parser.error("argument --ray: Ray is not installed here; pip install ray")
     ray, team = on_ray(options.workers) if options.ray else (None, [SleepingWorker(i) for i in range(options.workers)])
     print(json.dumps({"workers": len(team), "ray": options.ray, **measure(options.rows, team)}))
     if ray is not None:

@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
         "--steps", type=option.count, action="append", help="steps of a sampling; may be given several times"
     )
     parser.add_argument("--repeats", type=option.count, default=3)
-    parser.add_argument("--threads", type=option.count, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=option.threads, default=1, help="CPU threads")
     parser.add_argument("--alone", action="store_true", help="without the rewrite (for sizes it has no memory for)")
     return parser.parse_args()
 

@@ -233,8 +233,9 @@ def time_as(folder: str, rank: int, ranks: int) -> None:
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=option.count, choices=(2, 3), help="count with so many processes")
-    parser.add_argument("--time", type=option.count, metavar="DEVICES", help="time a step on so many GPUs, 2 or more")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--count", type=option.count, choices=(2, 3), help="count with so many processes")
+    what.add_argument("--time", type=option.count, metavar="DEVICES", help="time a step on so many GPUs, 2 or more")
     options = parser.parse_args()
     if options.time is not None:
         try:

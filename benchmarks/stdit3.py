@@ -92,7 +92,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="released width and depth (default on a GPU)")
     parser.add_argument("--rows", type=option.count, default=2, help="rows of one call: 2 = with guidance")
     parser.add_argument("--repeats", type=option.count, default=3)
-    parser.add_argument("--threads", type=option.count, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=option.threads, default=1, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--alone", action="store_true", help="without the rewrite (for sizes it has no memory for)")
     return parser.parse_args()

@@ -101,8 +101,9 @@ def _test(options: argparse.Namespace) -> int:
 
 
 def _translations(options: argparse.Namespace) -> int:
+    runtime = _runtime(options)
     say(f"English help pages copied: {', '.join(copy_english_pages()) or 'none had changed'}")
-    return run_translation_tests(_runtime(options))
+    return run_translation_tests(runtime)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -6,12 +6,15 @@ Everything that has a command line takes them from here, so that what cannot be 
 from __future__ import annotations
 
 import math
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
 SECONDS_AT_MOST = 10_000_000.0  # some months: what a thread can sleep is limited
+MOST = 1_000_000_000
 LAST_PORT = 65535
+SHOWN = 60  # characters of what was given, in an error
 
 
 def text(given: str) -> str:
@@ -35,29 +38,40 @@ def as_given(given: str) -> str:
 
 
 def path(given: str) -> Path:
-    """A path, there or not; what reads it says more."""
-    return Path(text(given))
+    """A path, there or not; what reads it says more. ``~`` is the person's folder, which not every shell knows."""
+    try:
+        found = Path(text(given)).expanduser()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise ArgumentTypeError(f"{_short(given)} cannot be a path ({reason})") from None
+    return found
 
 
 def file(given: str) -> Path:
     """A file to read."""
-    if not path(given).is_file():
+    found = path(given)
+    if not found.is_file():
         raise ArgumentTypeError(f"there is no file '{given}'")
-    return Path(given)
+    return found
 
 
 def folder(given: str) -> Path:
     """A folder that is there."""
-    if not path(given).is_dir():
+    found = path(given)
+    if not found.is_dir():
         raise ArgumentTypeError(f"there is no folder '{given}'")
-    return Path(given)
+    return found
 
 
 def new_folder(given: str) -> Path:
     """A folder to write into, which need not be there."""
     found = path(given)
-    if found.exists() and not found.is_dir():
-        raise ArgumentTypeError(f"'{given}' is a file; give a folder")
+    for each in (found, *found.parents):
+        if each.exists():
+            if not each.is_dir():
+                raise ArgumentTypeError(f"'{each}' is a file; give a folder")
+            break
     return found
 
 
@@ -79,7 +93,12 @@ def new_file(ending: str) -> Callable[[str], Path]:
 
 def count(given: str) -> int:
     """At least 1."""
-    return _whole(given, 1)
+    return _whole(given, 1, MOST)
+
+
+def threads(given: str) -> int:
+    """As many as there are processors, or fewer."""
+    return _whole(given, 1, os.cpu_count() or 1)
 
 
 def seed(given: str) -> int:
@@ -119,24 +138,30 @@ def above_zero(given: str) -> float:
 def size(given: str) -> tuple[int, int, int]:
     """``17x64x64`` as frames, height, width, in whatever unit the option names."""
     parts = given.split("x")
-    if len(parts) != 3 or not all(_is_whole(part) and int(part) > 0 for part in parts):
-        raise ArgumentTypeError(f"'{given}' is not three whole numbers from 1 on with an x between each two")
+    if len(parts) != 3 or not all(_is_whole(part, 1, MOST) for part in parts):
+        raise ArgumentTypeError(f"{_short(given)} is not three whole numbers from 1 on with an x between each two")
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def _number(given: str) -> float:
+    """NaN for what is none. Only plain digits count, as in whole numbers."""
+    plain = given.isascii() and not set(given) & {"_", " "}
     try:
-        return float(given)
+        return float(given) if plain else math.nan
     except ValueError:
         return math.nan
 
 
-def _is_whole(given: str) -> bool:
-    return given.isascii() and given.isdecimal()
+def _is_whole(given: str, least: int, most: int) -> bool:
+    plain = given.isascii() and given.isdecimal() and len(given) <= len(str(most))
+    return plain and least <= int(given) <= most
 
 
-def _whole(given: str, least: int, most: int | None = None) -> int:
-    if not _is_whole(given) or int(given) < least or (most is not None and int(given) > most):
-        limits = f"from {least} {'on' if most is None else f'to {most}'}"
-        raise ArgumentTypeError(f"'{given}' is not a whole number {limits}")
+def _whole(given: str, least: int, most: int) -> int:
+    if not _is_whole(given, least, most):
+        raise ArgumentTypeError(f"{_short(given)} is not a whole number from {least} to {most}")
     return int(given)
+
+
+def _short(given: str) -> str:
+    return f"'{given}'" if len(given) <= SHOWN else f"'{given[:SHOWN]}…'"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..devtools.option_types import amount, count, file, new_file, new_folder, seed
+from ..devtools.option_types import path as any_path
 from ..opensora_models.releases.known import release_named
 from .flow_recipes import FlowConfig
 from .progress import CHECKPOINT_NAME, log
@@ -27,7 +28,7 @@ __all__ = [
 
 def models(text: str) -> Path:
     """A folder with exported models."""
-    path = Path(text)
+    path = any_path(text)
     if not any((path / name).is_dir() for name in EXPORTED):
         raise ArgumentTypeError(f"'{text}' is no models folder: it has none of {', '.join(EXPORTED)}")
     return path
@@ -35,7 +36,7 @@ def models(text: str) -> Path:
 
 def run(text: str) -> Path:
     """The folder of a training run that has saved something."""
-    path = Path(text)
+    path = any_path(text)
     if not (path / CHECKPOINT_NAME).is_file():
         raise ArgumentTypeError(f"there is no training run in '{text}': it has no {CHECKPOINT_NAME}")
     return path
@@ -43,7 +44,7 @@ def run(text: str) -> Path:
 
 def tokenizer(text: str) -> Path:
     """A folder with a tokenizer of T5."""
-    path = Path(text)
+    path = any_path(text)
     if not (path / "tokenizer.json").is_file():
         raise ArgumentTypeError(f"there is no tokenizer.json in '{text}'; give ComfyUI's t5_tokenizer folder")
     return path
@@ -51,7 +52,7 @@ def tokenizer(text: str) -> Path:
 
 def clip_tokenizer(text: str) -> Path:
     """A folder with a tokenizer of CLIP."""
-    path = Path(text)
+    path = any_path(text)
     if not (path / "vocab.json").is_file():
         raise ArgumentTypeError(f"there is no vocab.json in '{text}'; give ComfyUI's sd1_tokenizer folder")
     return path

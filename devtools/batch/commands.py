@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
+import shlex
+import subprocess
 import sys
 import threading
 import time
@@ -132,25 +135,19 @@ def _add_engine(run: argparse.ArgumentParser) -> None:
         help=f"with --servers: how long one may stay away, default {PATIENCE_SECONDS:.0f}",
     )
     ray = run.add_argument_group("with --ray; paths are the same on every machine")
-    ray.add_argument("--workers", type=option.count, metavar="N", help="how many; default one for each GPU")
-    ray.add_argument("--cpu", action="store_true", help="ComfyUI runs without a GPU")
-    ray.add_argument(
-        "--comfyui", type=option.path, metavar="PATH", help="default COMFYUI_PATH, or the one around this pack"
-    )
-    ray.add_argument(
-        "--python", type=option.file, metavar="PATH", help="ComfyUI's interpreter; default the one of batch.py"
-    )
-    ray.add_argument(
-        "--base", type=option.folder, metavar="PATH", help="folder with models and custom_nodes, default ComfyUI's"
-    )
-    ray.add_argument(
-        "--comfyui-argument",
-        type=option.as_given,
-        action="append",
-        default=[],
-        metavar="ARGUMENT",
-        help="given to ComfyUI",
-    )
+    known = "default COMFYUI_PATH, or the one around this pack"
+    of_ray = [
+        ray.add_argument("--workers", type=option.count, metavar="N", help="how many; default one for each GPU"),
+        ray.add_argument("--cpu", action="store_true", help="ComfyUI runs without a GPU"),
+        ray.add_argument("--comfyui", type=option.path, metavar="PATH", help=known),
+        ray.add_argument("--python", type=option.file, metavar="PATH", help="ComfyUI's; default the one of batch.py"),
+        ray.add_argument("--base", type=option.folder, metavar="PATH", help="folder with models and custom_nodes"),
+        ray.add_argument(
+            "--comfyui-argument", type=option.as_given, action="append", default=[], metavar="ARGUMENT",
+            help="given to ComfyUI: --comfyui-argument=--fast",
+        ),
+    ]  # fmt: skip
+    run.set_defaults(of_ray=[action.dest for action in of_ray])
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -159,7 +156,8 @@ def _run(options: argparse.Namespace) -> int:
     with engine(options) as (workers, object_info):
         plan = make_plan(options.workflow, options.table, options.name, object_info)
         if options.check:
-            say(f"{len(plan.rows)} rows, nothing wrong with them.")
+            text = f"{len(plan.rows)} rows, nothing wrong with them."
+            say(json.dumps({"event": "note", "text": text}) if options.json else text)
             return ALL_MADE
         lock = Lock(options.out / FOLDER)
         try:
@@ -209,15 +207,21 @@ def _end(options: argparse.Namespace, ledger: Ledger, teller: Teller, ended: End
     if ended.why == "interrupted":
         return STOPPED
     if counts["failed"] and not options.json:
-        say(f"Rows that failed are made again by the same command after: python batch.py retry --failed {options.out}")
+        again = f"python batch.py retry --failed {_quoted(options.out)}"
+        say(f"Rows that failed are made again by the same command after: {again}")
     return ALL_MADE if counts["done"] == sum(counts.values()) else NOT_ALL
+
+
+def _quoted(folder: Path) -> str:
+    """As it can be typed into a shell."""
+    return subprocess.list2cmdline([str(folder)]) if os.name == "nt" else shlex.quote(str(folder))
 
 
 def _folder(options: argparse.Namespace) -> Path:
     given: Path | None = options.out or options.named_out
     if given is None:
         raise Problem("Name the folder of the results.")
-    if options.named_out not in (None, given):
+    if options.named_out is not None and options.named_out.resolve() != given.resolve():
         raise Problem(f"Two folders were named, '{given}' and '{options.named_out}'; name one.")
     return given
 

@@ -18,8 +18,6 @@ from .ray_engine import Actors, Devices, RayWorker, connect, count_devices
 from .servers import PATIENCE_SECONDS, ServerWorker, checked_url
 from .work import Worker, WorkerLost
 
-FOR_RAY = ("workers", "cpu", "comfyui", "python", "base", "comfyui_argument")
-
 Engine = tuple[list[Worker], dict[str, Any]]  # the workers, and what their ComfyUI tells of its nodes
 
 
@@ -39,7 +37,7 @@ def engine(options: argparse.Namespace) -> Iterator[Engine]:
 def _check_read(options: argparse.Namespace) -> None:
     """Nothing that was asked for is left out silently."""
     if options.servers:
-        unread = [name for name in FOR_RAY if getattr(options, name)]
+        unread = [name for name in options.of_ray if getattr(options, name)]
         reason = "is for --ray, whose workers batch.py starts; servers stay as they were started"
     else:
         unread = [] if options.patience is None else ["patience"]
@@ -67,9 +65,9 @@ def _on_ray(options: argparse.Namespace) -> Iterator[Engine]:
     root = comfyui_folder(options.comfyui)
     arguments = ["--cpu"] if options.cpu else []
     settings = {
-        "python": str(options.python or sys.executable),
+        "python": str(options.python.absolute() if options.python else sys.executable),
         "comfyui": str(root),
-        "base": str(options.base) if options.base else None,
+        "base": str(options.base.resolve()) if options.base else None,
         "arguments": arguments + list(options.comfyui_argument),
         "row_seconds": options.row_seconds,
     }

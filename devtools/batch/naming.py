@@ -19,6 +19,7 @@ LAYOUTS = {
 FIELDS = {"row": "the row's number, 1 is the first", "repeat": "how many earlier rows have the same prompt"}
 MORE = "~"  # stands before the number of a second file of one row: name~2.mp4
 MAX_BYTES = 200  # of one part of a path; systems take 255, and a temporary name and an ending are added
+WIDTH = re.compile(r"[0-9]+")
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*~]')
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 
@@ -48,12 +49,26 @@ def template_of(given: str) -> str:
         raise Problem(f"--name {given!r} is no template: {error}. An example: {DEFAULT}-{{seed}}") from None
     if not fields:
         raise Problem(f"--name {given!r} names every row alike; put {{row}} into it.")
+    if not all(fields):
+        raise Problem(f"--name {given!r} has a field without a name. An example: {DEFAULT}-{{seed}}")
     literal = "".join(text for text, *_ in string.Formatter().parse(template))
-    if UNSAFE.search(literal.replace("/", "")) or literal.startswith("/") or ".." in literal:
+    if UNSAFE.search(literal.replace("/", "")) or template.startswith("/") or ".." in literal:
         raise Problem(
             f'--name {given!r} has a character that file names cannot have: one of < > : " \\ | ? * ~, or "..".'
         )
+    filled = "".join(text + ("" if name is None else "x") for text, name, *_ in string.Formatter().parse(template))
+    if not all(_is_part(part.strip().rstrip(".")) for part in filled.split("/")):
+        raise Problem(f"--name {given!r} has a part between slashes that no file or folder can be called.")
+    widths = [int(width) for _, _, spec, _ in string.Formatter().parse(template) for width in WIDTH.findall(spec or "")]
+    if max(widths, default=0) > MAX_BYTES:
+        raise Problem(f"--name {given!r} makes a field {max(widths)} wide; a name has at most {MAX_BYTES} bytes.")
     return template
+
+
+def _is_part(part: str) -> bool:
+    """Whether a file or folder can be called so."""
+    is_reserved = part.split(".")[0].lower() in RESERVED
+    return bool(part) and not UNSAFE.search(part) and not is_reserved and not part.startswith(".")
 
 
 def _fields(template: str) -> list[str]:
@@ -102,7 +117,7 @@ def _name(template: str, values: Mapping[str, Any]) -> str:
         raise ValueError(f"the name cannot be made: {error}.") from None
     parts = [part.strip().rstrip(".") for part in text.split("/")]
     for part in parts:
-        if not part or UNSAFE.search(part) or part.split(".")[0].lower() in RESERVED or part.startswith("."):
+        if not _is_part(part):
             raise ValueError(f"{text!r} is no name of a file.")
         size = len(part.encode())
         if size > MAX_BYTES:

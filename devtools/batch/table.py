@@ -48,6 +48,8 @@ class Table:
 
 def read_table(path: Path) -> Table:
     """Read a table; whatever is wrong with it is among the faults, with its line."""
+    if path.is_dir():
+        return Table([], {}, [Fault(0, f"'{path}' is a folder; a table is a file.")])
     form = FORMS.get(path.suffix.lower())
     if form is None:
         allowed = ", ".join(FORMS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from opensora.devtools import commands, option_types
+from opensora.devtools import commands, option_types, runtime
 from opensora.devtools.batch import commands as batch
+from opensora.devtools.batch.naming import template_of
 from opensora.devtools.console import Problem
 from support.pack import PACK_ROOT
 
@@ -80,6 +83,10 @@ BAD: list[tuple[Callable[[str], Any], str, str]] = [
     (option_types.text, " ", "nothing was given"),
     (option_types.words, "1.2,,cache", "'1.2,,cache' is not a word, or words with a comma between each two"),
     (option_types.path, "", "nothing was given"),
+    (option_types.path, "a" * 300, "'aaa"),
+    (option_types.new_folder, "b" * 300, "'bbb"),
+    (option_types.path, "~nobody-of-this-name/x", "'~nobody-of-this-name/x' cannot be a path ("),
+    (option_types.new_folder, "a.json/b/c", "'a.json' is a file; give a folder"),
     (option_types.file, "none", "there is no file 'none'"),
     (option_types.file, "place", "there is no file 'place'"),
     (option_types.folder, "none", "there is no folder 'none'"),
@@ -88,9 +95,14 @@ BAD: list[tuple[Callable[[str], Any], str, str]] = [
     (option_types.new_file(".json"), "a.txt", "'a.txt' does not end in .json"),
     (option_types.new_file(".json"), "none/a.json", "there is no folder 'none'"),
     (option_types.new_file(".json"), "place.json", "'place.json' is a folder; give a file"),
-    (option_types.count, "0", "'0' is not a whole number from 1 on"),
-    (option_types.count, "²", "'²' is not a whole number from 1 on"),
-    (option_types.count, "٣", "'٣' is not a whole number from 1 on"),
+    (option_types.count, "0", "'0' is not a whole number from 1 to 1000000000"),
+    (option_types.count, "²", "'²' is not a whole number from 1 to 1000000000"),
+    (option_types.count, "٣", "'٣' is not a whole number from 1 to 1000000000"),
+    (option_types.count, "9" * 5000, "'999999999999"),
+    (option_types.threads, "99999999999", "'99999999999' is not a whole number from 1 to "),
+    (option_types.size, "5x16x" + "9" * 5000, "'5x16x9999"),
+    (option_types.amount, "1_000", "'1_000' is not a number from 0 on"),
+    (option_types.seconds, "٣", "'٣' is not a number of seconds"),
     (option_types.seed, "4294967296", "'4294967296' is not a whole number from 0 to 4294967295"),
     (option_types.port, "65536", "'65536' is not a whole number from 1 to 65535"),
     (option_types.amount, "nan", "'nan' is not a number from 0 on"),
@@ -115,7 +127,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("kind", "given", "said"), BAD, ids=lambda part: part if isinstance(part, str) else "")
+@pytest.mark.parametrize(("kind", "given", "said"), BAD, ids=lambda part: part[:20] if isinstance(part, str) else "")
 def test_what_cannot_be_is_refused(kind: Callable[[str], Any], given: str, said: str, place: Path) -> None:
     with pytest.raises(argparse.ArgumentTypeError) as refused:
         kind(given)
@@ -133,7 +145,9 @@ def test_what_can_be_is_taken(place: Path) -> None:
         (option_types.new_folder, "to/come", Path("to/come")),
         (option_types.new_file(".json"), "a.json", Path("a.json")),
         (option_types.new_file(".json"), "place/B.JSON", Path("place/B.JSON")),
+        (option_types.path, "~/clips", Path.home() / "clips"),
         (option_types.count, "1", 1),
+        (option_types.threads, "1", 1),
         (option_types.seed, "0", 0),
         (option_types.port, "8188", 8188),
         (option_types.amount, "0", 0.0),
@@ -162,6 +176,8 @@ def refused_by(main: Callable[[list[str]], int], asked: list[str], capsys: pytes
     [
         (["serve", "--port", "99999"], "--port: '99999' is not a whole number from 1 to 65535"),
         (["golden", "none"], "there is no folder 'none'"),
+        (["translations", "--comfyui", "none"], "that is no ComfyUI folder"),
+        (["demo", "--comfyui", "~nobody-of-this-name"], "cannot be a path ("),
         (["demo", "--prompt", ""], "--prompt: nothing was given"),
         (["demo", "--comfyui", ""], "--comfyui: nothing was given"),
         (["test", "--compat", "--comfyui", "."], "--compat makes the older ComfyUI versions and tests on all of them"),
@@ -171,11 +187,13 @@ def refused_by(main: Callable[[list[str]], int], asked: list[str], capsys: pytes
 def test_dev_prepares_nothing_for_what_cannot_be(
     asked: list[str], said: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prepare(*_: Any) -> None:
-        raise AssertionError("something was prepared")
+    def begin(*_: Any) -> None:
+        raise AssertionError("something was begun")
 
-    monkeypatch.setattr(commands, "prepare", prepare)
-    monkeypatch.setattr(commands, "run_compatibility", prepare)
+    for work in ("create_venv", "make_tree"):
+        monkeypatch.setattr(runtime, work, begin)
+    for work in ("copy_english_pages", "run_compatibility"):
+        monkeypatch.setattr(commands, work, begin)
     assert said in refused_by(commands.main, asked, capsys)
 
 
@@ -185,7 +203,7 @@ def test_dev_prepares_nothing_for_what_cannot_be(
         (["--servers", "http://127.0.0.1:9", "--patience", "-5"], "--patience: '-5' is not a number of seconds"),
         (["--servers", "http://127.0.0.1:9", "--patience", "nan"], "--patience: 'nan' is not a number of seconds"),
         (["--servers", "http://127.0.0.1:9", "--row-seconds", "-1"], "--row-seconds: '-1' is not a number of seconds"),
-        (["--ray", "--workers", "0"], "--workers: '0' is not a whole number from 1 on"),
+        (["--ray", "--workers", "0"], "--workers: '0' is not a whole number from 1 to 1000000000"),
         (["--ray", "--python", "none"], "--python: there is no file 'none'"),
         (["--ray", "--base", "none"], "--base: there is no folder 'none'"),
     ],
@@ -203,6 +221,9 @@ def test_batch_refuses_what_no_run_can_have(
         (["--servers", "http://127.0.0.1:9", "--cpu"], "--cpu is for --ray"),
         (["--servers", "http://127.0.0.1:9", "--workers", "2"], "--workers is for --ray"),
         (["--servers", "http://127.0.0.1:9", "--comfyui-argument=--fast"], "--comfyui-argument is for --ray"),
+        (["--servers", "http://127.0.0.1:9", "--comfyui", "place"], "--comfyui is for --ray"),
+        (["--servers", "http://127.0.0.1:9", "--python", "a.json"], "--python is for --ray"),
+        (["--servers", "http://127.0.0.1:9", "--base", "place"], "--base is for --ray"),
         (["--ray", "--patience", "5"], "--patience is for --servers"),
     ],
 )
@@ -214,11 +235,31 @@ def test_batch_leaves_no_option_unread(
     assert said in said_last and "Leave it out. Nothing was queued." in said_last.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{}", "has a field without a name"),
+        ("con/{row}", "has a part between slashes that no file or folder can be called"),
+        ("{row}/", "has a part between slashes"),
+        ("a/ /{row}", "has a part between slashes"),
+        ("{row:0900000000d}", "makes a field 900000000 wide; a name has at most 200 bytes"),
+    ],
+)
+def test_a_template_that_names_no_file_is_refused_before_workers_are_asked(name: str, said: str) -> None:
+    with pytest.raises(Problem, match=said):
+        template_of(name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="quotes differ there")
+def test_a_command_that_is_recommended_can_be_typed() -> None:
+    assert shlex.split(batch._quoted(Path("my clips/it's"))) == ["my clips/it's"]
+
+
 def test_a_folder_named_twice_is_named_once(place: Path) -> None:
     options = argparse.Namespace(out=Path("one"), named_out=Path("two"))
     with pytest.raises(Problem, match="Two folders were named, 'one' and 'two'; name one."):
         batch._folder(options)
-    options.named_out = Path("one")
+    options.named_out = place / "one"
     assert batch._folder(options) == Path("one")
 
 
@@ -226,14 +267,16 @@ BENCHMARKS = {
     "cards": (["--frames", "130"], "the nearest good value is 129"),
     "gpu": (["--minutes", "-1"], "--minutes: '-1' is not a number from 0 on"),
     "loading": (["--core", "--dtype", "bf16"], "--dtype: ComfyUI's own loader takes a file as it is stored"),
-    "many_clips": (["--rows", "0"], "--rows: '0' is not a whole number from 1 on"),
+    "many_clips": (["--rows", "0"], "--rows: '0' is not a whole number from 1 to 1000000000"),
     "mmdit": (["--latents", "5x16"], "--latents: '5x16' is not three whole numbers"),
     "parallel": (["--time", "1"], "--time 1: nothing is shared; the nearest good value is 2"),
-    "previews": (["--device", "cuda:99"], "--device: there is no device 'cuda:99' here ("),
-    "stdit3": (["--device", "gpu"], "--device: there is no device 'gpu' here"),
+    "previews": (["--device", "cuda:99"], "--device: there is no device 'cuda:99' here; there is cpu"),
+    "stdit3": (["--device", "meta"], "--device: there is no device 'meta' here; there is cpu"),
+    "demo_clip": (["--template", "Open-Sora 01 Text to vido"], "near are ['Open-Sora 01 Text to video'"),
+    "caches": (["--report", "--out", "none.json"], "--report: 'none.json' has no result of 1.2, 1.3"),
     "vae": (["--version"], "--version: expected at least one argument"),
     "vae_tiles": (["--dtype", "float"], "--dtype: invalid choice: 'float'"),
-}  # those that need no ComfyUI
+}
 EACH = """
 import contextlib, io, json, runpy, sys
 from pathlib import Path
