@@ -44,6 +44,7 @@ ACHIEVABLE = 790e12
 """bfloat16 operations per second an H100 SXM or H200 reaches in large matrix products."""
 
 REDUCED = replace(RELEASED, hidden_size=384, num_heads=3, depth=1, depth_single_blocks=2)
+PATCH = RELEASED.patch_size
 TEXT_TOKENS = {"reduced": 64, "full": 512}
 ROWS = list(Branch)
 
@@ -82,7 +83,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=option.count, default=3)
     parser.add_argument("--threads", type=option.threads, default=1, help="CPU threads")
     parser.add_argument("--alone", action="store_true", help="without the rewrite (for sizes it has no memory for)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.latents and (options.latents[1] % PATCH or options.latents[2] % PATCH):
+        frames, *sides = options.latents
+        near = "x".join(map(str, (frames, *(side + side % PATCH for side in sides))))
+        parser.error(f"argument --latents: rows and columns are multiples of {PATCH}; the nearest good value is {near}")
+    return options
 
 
 class Bench:

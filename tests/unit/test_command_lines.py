@@ -268,7 +268,7 @@ BENCHMARKS = {
     "gpu": (["--minutes", "-1"], "--minutes: '-1' is not a number from 0 on"),
     "loading": (["--core", "--dtype", "bf16"], "--dtype: ComfyUI's own loader takes a file as it is stored"),
     "many_clips": (["--rows", "0"], "--rows: '0' is not a whole number from 1 to 1000000000"),
-    "mmdit": (["--latents", "5x16"], "--latents: '5x16' is not three whole numbers"),
+    "mmdit": (["--latents", "5x15x3"], "multiples of 2; the nearest good value is 5x16x4"),
     "parallel": (["--time", "1"], "--time 1: nothing is shared; the nearest good value is 2"),
     "previews": (["--device", "cuda:99"], "--device: there is no device 'cuda:99' here; there is cpu"),
     "stdit3": (["--device", "meta"], "--device: there is no device 'meta' here; there is cpu"),

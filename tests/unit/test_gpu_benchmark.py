@@ -46,3 +46,10 @@ def test_without_time_left_jobs_are_named_and_not_begun(tmp_path: Path) -> None:
     code, record, said = run(tmp_path, "--minutes", "0", "--only", "rows")
     assert code == 0 and {job["state"] for job in record["jobs"]} == {"no time"}
     assert len(record["jobs"]) == 4 and "no time" in said
+
+
+def test_a_word_that_names_no_job_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+    command = [sys.executable, str(PACK_ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--only", "1.2,typo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 2 and "no job's name holds 'typo'" in done.stderr
+    assert "1.2 480p 51 frames: step cache" in done.stderr and list(tmp_path.iterdir()) == []
