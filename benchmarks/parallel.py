@@ -235,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--count", type=option.count, choices=(2, 3), help="count with so many processes")
-    what.add_argument("--time", type=option.count, metavar="DEVICES", help="time a step on so many GPUs, 2 or more")
+    what.add_argument("--time", type=option.whole, metavar="DEVICES", help="time a step on so many GPUs, 2 or more")
     options = parser.parse_args()
     if options.time is not None:
         try:

@@ -96,6 +96,11 @@ def count(given: str) -> int:
     return _whole(given, 1, MOST)
 
 
+def whole(given: str) -> int:
+    """At least 0."""
+    return _whole(given, 0, MOST)
+
+
 def threads(given: str) -> int:
     """As many as there are processors, or fewer."""
     return _whole(given, 1, os.cpu_count() or 1)

@@ -15,7 +15,9 @@ from .plan import Plan, plans_of
 from .traffic import Link, seconds_of_call
 
 FARTHEST = 64
-"""How far from the ranks that were asked for a number that fits is looked for."""
+"""How far above the ranks that were asked for a number that fits is looked for."""
+MOST = 4096
+"""From where it is looked for below them; no model has as many rows and heads."""
 ELEMENT = 2
 """Bytes of a number: 16 bits, as GPUs compute it."""
 
@@ -82,9 +84,9 @@ def _best(plans: Iterable[Plan], batch: int, clip: Clip, ranks: int, link: Link 
 
 
 def _refusal(batch: int, clip: Clip, ranks: int) -> str:
-    near = range(max(1, ranks - FARTHEST), ranks + FARTHEST)
-    good = [number for number in near if number != ranks and plans_of(batch, clip, number)]
-    below, above = [n for n in good if n < ranks][-1:], [n for n in good if n > ranks][:1]
-    nearest = " or ".join(map(str, [*below, *above])) or "1"
+    sides = range(min(ranks - 1, MOST), 0, -1), range(ranks + 1, ranks + FARTHEST)
+    nearest = " or ".join(
+        str(good) for side in sides if (good := next((n for n in side if plans_of(batch, clip, n)), None))
+    )
     rows = f"{batch} row{'s' if batch > 1 else ''}"
     return f"{ranks} ranks cannot share {rows} of this model, whose heads they do not divide; use {nearest}."

@@ -221,7 +221,9 @@ def test_the_table_tells_every_clip_number_of_devices_and_link() -> None:
     assert all(nvlink >= pcie >= network for nvlink, pcie, network in zip(*faster, strict=True))
 
 
-@pytest.mark.parametrize(("asked", "good"), [("7", ["6", "12"]), ("8", ["6", "12"]), ("1", ["2"]), ("0", ["2"])])
+@pytest.mark.parametrize(
+    ("asked", "good"), [("7", ["6", "12"]), ("8", ["6", "12"]), ("1000000", ["12"]), ("1", ["2"]), ("0", ["2"])]
+)
 def test_devices_that_cannot_share_the_timed_step_are_refused_with_the_nearest(
     asked: str, good: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
