@@ -19,7 +19,7 @@ LAYOUTS = {
 FIELDS = {"row": "the row's number, 1 is the first", "repeat": "how many earlier rows have the same prompt"}
 MORE = "~"  # stands before the number of a second file of one row: name~2.mp4
 MAX_BYTES = 200  # of one part of a path; systems take 255, and a temporary name and an ending are added
-WIDTH = re.compile(r"[0-9]+")
+WIDTH = re.compile(r"(?<![.0-9])[0-9]+")  # of a field; what follows a point cuts it
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*~]')
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 

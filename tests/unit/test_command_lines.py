@@ -250,6 +250,11 @@ def test_a_template_that_names_no_file_is_refused_before_workers_are_asked(name:
         template_of(name)
 
 
+@pytest.mark.parametrize("name", ["{row:05d}", "{prompt:.400}", "{cfg:.2f}-{row}", "a/{row}", "vbench"])
+def test_a_template_that_names_files_is_taken(name: str) -> None:
+    assert "{" in template_of(name)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="quotes differ there")
 def test_a_command_that_is_recommended_can_be_typed() -> None:
     assert shlex.split(batch._quoted(Path("my clips/it's"))) == ["my clips/it's"]
