@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..opensora_models.releases.groups import FRAMES_PER_LATENT, GROUP_FRAMES
@@ -45,6 +44,7 @@ from .progress import Progress
 from .refused import Refused
 from .rendering import render_frames
 from .scenes import SceneConfig, draw_scene
+from .weights_files import weights_in
 
 Autoencoder = OpenSora12 | OpenSora13 | OpenSora20
 NETWORKS: dict[str, Callable[..., Autoencoder]] = {"1.2": OpenSora12, "1.3": OpenSora13, "2.0": OpenSora20}
@@ -400,24 +400,27 @@ def main(arguments: list[str]) -> None:
         "--calibrate", action="store_true", help=f"do {CALIBRATION} steps apart and tell the whole time"
     )
     options = parser.parse_args(arguments)
+    option.check_use(parser, options, "until", not options.calibrate, "--calibrate tells the time of all steps")
     config, lpips = RECIPES[options.release], options.lpips and load_lpips(options.lpips)
     encoder = None
     if options.encoder is not None:
-        encoder = encoder_of(load_file(options.encoder))
+        encoder = encoder_of(weights_in(options.encoder))
         check_encoder(encoder, config, options.encoder)
-        option.say_what_comes_late("--encoder", options.folder)
     if options.calibrate:
-        calibrate(partial(calibration_run, config, lpips), [stage.steps for stage in config.stages])
+        calibrate(partial(calibration_run, config, lpips, encoder), [stage.steps for stage in config.stages])
     else:
+        if encoder is not None:
+            option.say_what_comes_late("--encoder", options.folder)
         train(config, options.folder, options.until, lpips, encoder)
 
 
 def calibration_run(
-    config: AutoencoderConfig, lpips: LPIPS | None, steps: Sequence[int], folder: Path
-) -> Iterator[None]:
+    config: AutoencoderConfig, lpips: LPIPS | None, encoder: Mapping[str, Tensor] | None, steps: Sequence[int],
+    folder: Path,
+) -> Iterator[None]:  # fmt: skip
     """A run with so many steps in every stage; each step taken is one item."""
     stages = tuple(replace(stage, steps=count) for stage, count in zip(config.stages, steps, strict=True))
-    run = Run(replace(config, stages=stages), folder, lpips)
+    run = Run(replace(config, stages=stages), folder, lpips, encoder)
     for _, stage, inner in stage_steps(run.config):
         run.update(stage, inner)
         yield

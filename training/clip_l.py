@@ -19,6 +19,7 @@ from ..opensora_models.mmdit.config import MMDiTConfig
 from ..opensora_models.text.clip_config import WORDS
 from ..opensora_models.text.padding import CLIP_END, CLIP_LENGTH
 from .flow_recipes import FlowConfig
+from .refused import Refused
 from .text_encoder import Tokenizer
 
 
@@ -86,14 +87,18 @@ class PairTokenizer(Tokenizer):
     def __init__(self, t5: Path, clip: Path) -> None:
         super().__init__(t5)
         if not (clip / "vocab.json").is_file():
-            raise ValueError(f"There is no vocab.json in '{clip}'; give ComfyUI's sd1_tokenizer folder.")
+            raise Refused(f"There is no vocab.json in '{clip}'; give ComfyUI's sd1_tokenizer folder.")
         self._clip_folder = clip
 
     @cached_property
     def _clip(self) -> Any:
         from transformers import CLIPTokenizer
 
-        return CLIPTokenizer.from_pretrained(str(self._clip_folder))
+        try:
+            return CLIPTokenizer.from_pretrained(str(self._clip_folder))
+        except Exception as error:  # transformers raises no narrower one
+            folder = self._clip_folder
+            raise Refused(f"'{folder}' holds no tokenizer ({error}); give ComfyUI's sd1_tokenizer folder.") from None
 
     def clip_ids(self, text: str) -> list[int]:
         """Ids of ``text`` with CLIP's start and end token."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .adversarial import DiscriminatorLoss, GeneratorLoss, Kind
 from .discriminator import PatchDiscriminator, released_config
 from .lpips import LPIPS
+from .weights_files import fill, weights_in
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,8 @@ class Critic(nn.Module):
 
 
 def load_lpips(path: Path) -> LPIPS:
-    """LPIPS with weights from a safetensors file holding ``net.*`` and ``lin*`` under upstream's names."""
+    """LPIPS with weights from a safetensors file holding ``net.*`` and ``lin*`` under upstream's names; Refused if it
+    holds others."""
     network = LPIPS()
-    missing, unexpected = network.load_state_dict(load_file(path), strict=False)
-    lost = [name for name in missing if not name.startswith("scaling_layer.")]
-    if lost or unexpected:
-        name = (lost or unexpected)[0]
-        raise ValueError(f"'{path.name}' does not hold LPIPS weights: '{name}' is {'missing' if lost else 'unknown'}.")
+    fill(network, weights_in(path), path, own=("scaling_layer.",))
     return network

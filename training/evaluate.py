@@ -125,7 +125,7 @@ def generated(
 def parser() -> argparse.ArgumentParser:
     """Options of this module."""
     made = argparse.ArgumentParser(prog="python -m training evaluate", description=__doc__.splitlines()[0])
-    made.add_argument("--models", type=option.models, default=Path("demo/models"), help="folder of the exported files")
+    made.add_argument("--models", type=option.models, help=f"folder of the exported files; none: {option.SHIPPED}")
     made.add_argument("--flow", type=option.run, help="run of the diffusion model, instead of the exported one")
     made.add_argument(
         "--autoencoder", type=option.run, help="run of the autoencoder; none: the exported one, or beside --flow the"
@@ -158,17 +158,23 @@ def main(arguments: list[str]) -> None:
     options = made.parse_args(arguments)
     option.check_phase(made, options, RECIPES[options.release])
     option.check_frames(made, options.frames, options.release)
-    recipe = AUTOENCODERS[options.release]
+    has_run = options.flow is not None
+    option.check_use(made, options, "models", not has_run, "--flow is measured instead")
+    option.check_use(
+        made, options, "code", has_run and options.autoencoder is None, "latents are told beside --flow alone, where no"
+        " --autoencoder makes the pictures"
+    )  # fmt: skip
+    recipe, models = AUTOENCODERS[options.release], options.models or option.SHIPPED
     rows = (list(set_aside()) if options.set_aside else options.prompts or list(held_out()))[: options.count]
     code, model = code_in(options.code, options.release), None
     if options.flow is None:
-        pair = exported_pair(options.models, options.release)
+        pair = exported_pair(models, options.release)
     else:
         pair = averaged(RECIPES[options.release], options.flow, options.phase)
     if options.autoencoder is not None:
         model = averaged_autoencoder(recipe, options.autoencoder)
     elif options.flow is None:
-        model = exported_autoencoder(options.models, options.release)
+        model = exported_autoencoder(models, options.release)
     tokenizer = tokenizer_of(RECIPES[options.release], options.tokenizer)
     captions = as_trained(prompts_for(rows), options.release)
     config, bucket = SamplingConfig(guidance=options.guidance), replace(CLIP, frames=options.frames)

@@ -82,11 +82,10 @@ def main(arguments: list[str]) -> None:
     flow = recipe_of(options)
     option.check_phase(parser, options, flow)
     recipe = AUTOENCODERS[flow.version]
-    write_autoencoder(
-        options.out, averaged_autoencoder(recipe, options.autoencoder), recipe, steps_done(options.autoencoder)
-    )
-    steps = steps_done(options.flow, options.phase)
-    write_pair(options.out, averaged(flow, options.flow, options.phase), flow, steps)
+    # Both runs are read before a file is written: one that cannot be used leaves the folder as it was.
+    autoencoder, pair = averaged_autoencoder(recipe, options.autoencoder), averaged(flow, options.flow, options.phase)
+    write_autoencoder(options.out, autoencoder, recipe, steps_done(options.autoencoder))
+    write_pair(options.out, pair, flow, steps_done(options.flow, options.phase))
 
 
 def write_autoencoder(models: Path, model: Autoencoder, recipe: AutoencoderConfig, steps: int) -> None:

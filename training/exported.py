@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..opensora_models.mmdit.config import MMDiTConfig
@@ -18,7 +17,7 @@ from .flow_recipes import RECIPES
 from .latents import LatentCode
 from .mmdit_pair import MMDiTPair, pair_of
 from .pair import Pair
-from .refused import Refused
+from .weights_files import fill, weights_in
 
 NETWORK_FILE = "diffusion_models/opensora-tiny-v{}.safetensors"
 CLIP_FILE = "text_encoders/opensora-tiny-clip-l.safetensors"
@@ -27,44 +26,35 @@ AUTOENCODER_FILE = "vae/opensora-tiny-vae-v{}.safetensors"
 NOT_EXPORTED = ("clock.", "shape_reader.", "clip_l.")  # of training alone; made from a seed
 
 
-def exported_weights(models: Path, release: str) -> dict[str, Tensor]:
-    """Float32 weights under the names of :class:`.pair.Pair`, from a models folder such as ``demo/models``."""
-    return exported_network(models / NETWORK_FILE.format(release), release) | exported_text_encoder(models)
-
-
 def exported_network(file: Path, release: str) -> dict[str, Tensor]:
-    """Those of them that are the diffusion model's, from its file; ``release`` is any of the same family."""
-    key = from_mmdit_key if isinstance(RECIPES[release].network, MMDiTConfig) else from_checkpoint_key
-    return {f"network.{key(name)}": value.float() for name, value in _loaded(file).items()}
+    """Float32 weights of a diffusion model under the names of :class:`.pair.Pair`, from its file. ``release`` is any of
+    the same family."""
+    return {f"network.{name}": value.float() for name, value in _network(file, release).items()}
 
 
 def exported_text_encoder(models: Path) -> dict[str, Tensor]:
-    """Those of them that are the T5's, from its file in a models folder."""
-    return {f"text_encoder.{name}": value.float() for name, value in _loaded(models / TEXT_FILE).items()}
+    """Those of the T5 in a models folder such as ``demo/models``."""
+    return {f"text_encoder.{name}": value.float() for name, value in weights_in(models / TEXT_FILE).items()}
 
 
 def exported_pair(models: Path, release: str) -> Pair | MMDiTPair:
-    """The diffusion model of a models folder with its text encoders; ValueError if the files lack a weight."""
-    pair = pair_of(RECIPES[release])
-    missing, _ = pair.load_state_dict(exported_weights(models, release), strict=False)
-    lost = [name for name in missing if not name.startswith(NOT_EXPORTED)]
-    if lost:
-        raise ValueError(f"'{NETWORK_FILE.format(release)}' has no {lost[0]}; it was made by another recipe.")
+    """The diffusion model of a models folder with its text encoders; Refused if its files are of another recipe."""
+    pair, file = pair_of(RECIPES[release]), models / NETWORK_FILE.format(release)
+    fill(pair.network, _network(file, release), file)
+    fill(pair.text_encoder, weights_in(models / TEXT_FILE), models / TEXT_FILE)
     return pair.eval()
 
 
 def exported_autoencoder(models: Path, release: str) -> Autoencoder:
-    """The autoencoder of a models folder."""
-    model = empty_autoencoder(AUTOENCODERS[release])
-    weights = _loaded(models / AUTOENCODER_FILE.format(release))
-    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    """The autoencoder of a models folder; Refused if its file is of another recipe."""
+    model, file = empty_autoencoder(AUTOENCODERS[release]), models / AUTOENCODER_FILE.format(release)
+    fill(model, weights_in(file), file)
     return model.eval()
 
 
-def _loaded(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise Refused(f"There is no '{file}'.")
-    return load_file(file)
+def _network(file: Path, release: str) -> dict[str, Tensor]:
+    key = from_mmdit_key if isinstance(RECIPES[release].network, MMDiTConfig) else from_checkpoint_key
+    return {key(name): value for name, value in weights_in(file).items()}
 
 
 def add_code_option(parser: ArgumentParser) -> None:

@@ -258,22 +258,25 @@ def main(arguments: list[str]) -> None:
     before = {} if options.before is None else exported_text_encoder(options.before)
     if options.start is not None:
         before |= started_from(options.start, config)
-        option.say_what_comes_late("--start", options.folder)
     tokenizer = tokenizer_of(config, options.tokenizer, options.clip_tokenizer)
+    code = code_in(options.code, config.version)
     if options.calibrate:
-        calibrate(partial(calibration_run, config, tokenizer, before), [phase.steps for phase in config.phases])
+        calibrate(partial(calibration_run, config, tokenizer, before, code), [phase.steps for phase in config.phases])
     else:
-        train(config, options.folder, tokenizer, before, code_in(options.code, config.version))
+        if options.start is not None:
+            option.say_what_comes_late("--start", options.folder)
+        train(config, options.folder, tokenizer, before, code)
 
 
 def calibration_run(
-    config: FlowConfig, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None, steps: Sequence[int], folder: Path
-) -> Iterator[None]:
+    config: FlowConfig, tokenizer: Tokenizer, before: Mapping[str, Tensor] | None, code: LatentCode | None,
+    steps: Sequence[int], folder: Path,
+) -> Iterator[None]:  # fmt: skip
     """A run with so many steps in every phase; each step taken is one item."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     phases = tuple(replace(phase, steps=count) for phase, count in zip(config.phases, steps, strict=True))
-    run = Run(replace(config, phases=phases), folder, tokenizer, before, threads)
+    run = Run(replace(config, phases=phases), folder, tokenizer, before, threads, code)
     while run.done < run.config.steps:
         number, step = run.config.phase_at(run.done)
         if step == 0:  # clips of a bank are drawn once in a run, so that most steps find them there

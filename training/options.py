@@ -15,14 +15,15 @@ from .progress import CHECKPOINT_NAME, log
 
 Value = TypeVar("Value")
 
+SHIPPED = Path("demo/models")
 EXPORTED = ("diffusion_models", "text_encoders", "vae")
 """Folders of which a models folder has at least one."""
 
 sheet = new_file(".png")
 
 __all__ = [
-    "amount", "check_frames", "check_phase", "clip_tokenizer", "count", "file", "given_as", "models", "new_folder",
-    "run", "say_what_comes_late", "seed", "sheet", "tokenizer",
+    "amount", "check_frames", "check_phase", "check_use", "clip_tokenizer", "count", "file", "given_as", "models",
+    "new_folder", "run", "say_what_comes_late", "seed", "sheet", "tokenizer",
 ]  # fmt: skip
 
 
@@ -83,6 +84,12 @@ def check_phase(parser: ArgumentParser, options: Namespace, recipe: FlowConfig) 
         parser.error(f"argument --phase: {options.phase} is none of the recipe's; its last is {phases}")
     if not (options.flow / f"phase-{options.phase}.pt").is_file():
         parser.error(f"argument --phase: '{options.flow}' has not come to the end of phase {options.phase}")
+
+
+def check_use(parser: ArgumentParser, options: Namespace, name: str, is_read: bool, why: str) -> None:
+    """Ends the program where an option was given that nothing reads, and says ``why`` it is not."""
+    if getattr(options, name) is not None and not is_read:
+        parser.error(f"--{name} has no use here: {why}")
 
 
 def check_frames(parser: ArgumentParser, frames: int, release: str) -> None:

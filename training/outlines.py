@@ -12,7 +12,6 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -118,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     """Of this module's command line."""
     made = argparse.ArgumentParser(prog="python -m training outlines", description=__doc__.splitlines()[0])
     made.add_argument("--release", choices=sorted(RECIPES), default="1.3", help="which Open-Sora")
-    made.add_argument("--models", type=option.models, default=Path("demo/models"), help="folder of the exported files")
+    made.add_argument("--models", type=option.models, help=f"folder of the exported files; none: {option.SHIPPED}")
     made.add_argument("--flow", type=option.run, help="run of the diffusion model, instead of the exported one")
     made.add_argument(
         "--phase", type=option.count, help="end of this phase of that run, counted from 1; none: the last checkpoint"
@@ -146,15 +145,15 @@ def main(arguments: list[str]) -> None:
     options = made.parse_args(arguments)
     release, recipe = options.release, RECIPES[options.release]
     option.check_phase(made, options, recipe)
+    reads_models = options.flow is None or options.autoencoder is None
+    option.check_use(made, options, "models", reads_models, "--flow and --autoencoder are measured instead")
+    models = options.models or option.SHIPPED
     rows = rows_of(options.shape, options.held_out)[: options.count]
     if options.autoencoder is None:
-        model = exported_autoencoder(options.models, release)
+        model = exported_autoencoder(models, release)
     else:
         model = averaged_autoencoder(AUTOENCODERS[release], options.autoencoder)
-    if options.flow is None:
-        pair = exported_pair(options.models, release)
-    else:
-        pair = averaged(recipe, options.flow, options.phase)
+    pair = exported_pair(models, release) if options.flow is None else averaged(recipe, options.flow, options.phase)
     tokenizer, code = tokenizer_of(recipe, options.tokenizer), LatentCode(model)
     placed = recipe.phases[-1].batches.bank_scenes
     scenes = [scene for seed in options.seed for scene in drawn_scenes(rows, placed, seed)]

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -49,10 +50,10 @@ class Progress:
         return self.folder / CHECKPOINT_NAME
 
     def read(self) -> dict[str, Any]:
-        """The last checkpoint, without touching the log; ValueError if there is none."""
+        """The last checkpoint, without touching the log; Refused if there is none or it is broken."""
         if not self.checkpoint.exists():
-            raise ValueError(f"There is no checkpoint in '{self.folder}'; run the training first.")
-        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            raise Refused(f"There is no checkpoint in '{self.folder}'; run the training first.")
+        return _read(self.checkpoint)
 
     def check(self, weights: Mapping[str, Tensor], model: nn.Module) -> None:
         """Raises :class:`.refused.Refused` unless the weights of a checkpoint are of ``model``."""
@@ -65,11 +66,11 @@ class Progress:
         _write_whole(self.folder / f"{name}.pt", state)
 
     def kept(self, name: str) -> dict[str, Any]:
-        """A state written by :meth:`keep`; ValueError if there is none."""
+        """A state written by :meth:`keep`; Refused if there is none or it is broken."""
         path = self.folder / f"{name}.pt"
         if not path.exists():
-            raise ValueError(f"There is no {path.name} in '{self.folder}'; let the training run on first.")
-        return torch.load(path, map_location="cpu", weights_only=True)
+            raise Refused(f"There is no {path.name} in '{self.folder}'; let the training run on first.")
+        return _read(path)
 
     def write(self, step: int, **values: float) -> None:
         """Append one line to the log."""
@@ -103,6 +104,16 @@ class Progress:
                 values = [line[name] for line in part if name in line]
                 curves.setdefault(name, []).append((part[-1]["step"], sum(values) / len(values)))
         return dict(sorted(curves.items()))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+        raise Refused(f"'{path}' cannot be read as a checkpoint ({type(error).__name__}).") from None
+    if not isinstance(state, dict) or "step" not in state:
+        raise Refused(f"'{path}' is no checkpoint of a training run.")
+    return state
 
 
 def _write_whole(path: Path, state: Mapping[str, Any]) -> None:

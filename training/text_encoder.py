@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .refused import Refused
+
 BUCKETS = 32  # of relative positions: half for each direction, half of those exact
 MAX_DISTANCE = 128
 NORM_EPS = 1e-6
@@ -142,8 +144,11 @@ class Tokenizer:
 
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise ValueError(f"There is no tokenizer.json in '{folder}'; give ComfyUI's t5_tokenizer folder.")
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            raise Refused(f"There is no tokenizer.json in '{folder}'; give ComfyUI's t5_tokenizer folder.")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises no narrower one
+            raise Refused(f"'{path}' is no tokenizer ({error}); give ComfyUI's t5_tokenizer folder.") from None
         self._known: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:

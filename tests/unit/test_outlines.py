@@ -104,7 +104,7 @@ def test_exported_files_come_back_and_are_measured(
     weights = load_file(path)
     lost = weights.popitem()[0]
     save_file(weights, path)
-    with pytest.raises(ValueError, match=f"has no network.*{lost.split('.')[-1]}; it was made by another recipe"):
+    with pytest.raises(ValueError, match=f"lacks '.*{lost.split('.')[-1]}': its weights are those of another network"):
         exported.exported_pair(tmp_path, "1.3")
 
 

@@ -6,18 +6,23 @@ import argparse
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from opensora.training import autoencoder
+from opensora.training import autoencoder, export, flow
 from opensora.training import options as option
+from opensora.training.clip_l import PairTokenizer
 from opensora.training.evaluate import read_rows
+from opensora.training.exported import NETWORK_FILE, exported_autoencoder
 from opensora.training.flow_recipes import RECIPES
+from opensora.training.latents import LatentCode
 from opensora.training.progress import CHECKPOINT_NAME, Progress
 from opensora.training.refused import Refused
+from opensora.training.text_encoder import Tokenizer
 from support.pack import PACK_ROOT
 from support.shipped import DEMO
 
@@ -84,6 +89,10 @@ def place(tmp_path: Path, any_tokenizer: str, monkeypatch: pytest.MonkeyPatch) -
         ("flow", ["--clip-tokenizer", "none"], "--clip-tokenizer: there is no vocab.json in 'none'"),
         ("autoencoder", ["--until", "0"], "--until: '0' is not a whole number from 1 to 1000000000"),
         ("autoencoder", ["--lpips", "none"], "--lpips: there is no file 'none'"),
+        ("autoencoder", ["--calibrate", "--until", "5"], "--until has no use here: --calibrate tells the time of all"),
+        ("evaluate", ["--flow", "run"], "--models has no use here: --flow is measured instead"),
+        ("evaluate", ["--code", str(DEMO)], "--code has no use here: latents are told beside --flow alone"),
+        ("outlines", ["--flow", "run", "--autoencoder", "run"], "--models has no use here: --flow and --autoencoder"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line_and_nothing_is_made(
@@ -134,12 +143,23 @@ def saved(folder: Path, model: torch.nn.Module) -> Path:
         ("evaluate", ["--flow", "other"], "The run in 'other' is of another release, kind or recipe"),
         ("evaluate", ["--models", str(DEMO), "--release", "1.2", "--autoencoder", "other"], "The run in 'other' is of"),
         ("evaluate", ["--models", "partial"], "There is no 'partial/diffusion_models/opensora-tiny-v1.3.safetensors'."),
+        ("evaluate", ["--models", "garbage"], "tiny-v1.3.safetensors' cannot be read as a safetensors file"),
+        ("autoencoder", ["new", "--encoder", "short.txt"], "'short.txt' cannot be read as a safetensors file"),
+        ("autoencoder", ["new", "--lpips", "short.txt"], "'short.txt' cannot be read as a safetensors file"),
+        ("autoencoder", ["new", "--lpips", f"{DEMO}/vae/opensora-tiny-vae-v1.2.safetensors"], "of another network or"),
+        ("flow", ["run", "--before", str(DEMO)], f"'run/{CHECKPOINT_NAME}' cannot be read as a checkpoint (EOFError)"),
+        ("flow", ["words", "--before", str(DEMO)], f"'words/{CHECKPOINT_NAME}' cannot be read as a checkpoint (Unpick"),
+        ("flow", ["row", "--before", str(DEMO)], f"'row/{CHECKPOINT_NAME}' is no checkpoint of a training run."),
     ],
 )  # fmt: skip
 def test_what_is_of_something_else_is_refused(
     command: str, asked: list[str], said: str, place: Path, monkeypatch: pytest.MonkeyPatch, any_tokenizer: str
 ) -> None:
-    (place / "partial" / "vae").mkdir(parents=True)
+    for folder in ("partial/vae", "garbage/diffusion_models", "words", "row"):
+        (place / folder).mkdir(parents=True)
+    (place / "garbage" / NETWORK_FILE.format("1.3")).write_text("garbage", encoding="utf-8")
+    (place / "words" / CHECKPOINT_NAME).write_text("words", encoding="utf-8")
+    torch.save([1], place / "row" / CHECKPOINT_NAME)
     saved(place / "other", torch.nn.Linear(2, 2))
     module = importlib.import_module(f"opensora.training.{command}")
     if command != "autoencoder":
@@ -148,6 +168,38 @@ def test_what_is_of_something_else_is_refused(
     with pytest.raises(Refused) as refused:
         module.main(asked)
     assert said in str(refused.value).replace("\\", "/")
+
+
+def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path, any_tokenizer: str) -> None:
+    with pytest.raises(Refused, match=r"tokenizer.json' is no tokenizer \(.*\); give ComfyUI's t5_tokenizer folder."):
+        Tokenizer(Path(any_tokenizer))
+    (tmp_path / "vocab.json").write_text("garbage", encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    pair = object.__new__(PairTokenizer)  # without a T5 beside it
+    pair._clip_folder = tmp_path
+    with pytest.raises(Refused, match=r"holds no tokenizer \(.*\); give ComfyUI's sd1_tokenizer folder."):
+        pair.clip_ids("a red circle")
+
+
+def test_nothing_is_exported_where_one_of_two_runs_cannot_be(place: Path) -> None:
+    recipe = autoencoder.RECIPES["1.3"]
+    autoencoder.train(replace(recipe, stages=(replace(recipe.stages[0], steps=0),)), place / "good")
+    with pytest.raises(Refused, match="cannot be read as a checkpoint"):
+        export.main(["out", "--autoencoder", "good", "--flow", "run"])
+    assert not (place / "out").exists()
+
+
+def test_a_calibration_reads_what_the_run_would(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    for module in (autoencoder, flow):
+        monkeypatch.setattr(module, "calibrate", lambda taking, parts: asked.append(taking.args))
+    monkeypatch.setattr(flow, "tokenizer_of", lambda *_: None)
+    encoder = str(DEMO / "vae" / "opensora-tiny-vae-v1.3.safetensors")
+    autoencoder.main(["new", "--calibrate", "--encoder", encoder])
+    words = ["--tokenizer", "t5_tokenizer", "--before", str(DEMO)]
+    flow.main(["new", *words, "--calibrate", "--code", str(DEMO)])
+    (*_, kept), (*_, code) = asked
+    assert len(kept) > 10 and torch.equal(code.weight, LatentCode(exported_autoencoder(DEMO, "1.3")).weight)
 
 
 def test_an_encoder_that_fits_starts_a_run_and_is_not_read_again(
