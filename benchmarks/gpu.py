@@ -67,7 +67,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", type=option.words, default=[], metavar="WORD,WORD")
     parser.add_argument("--comfyui", type=option.folder, metavar="PATH", help="a ComfyUI to measure as well")
     parser.add_argument("--out", type=option.new_file(".json"), default=Path("gpu.json"), help="where the results go")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.comfyui is not None and not (options.comfyui / "main.py").is_file():
+        parser.error(f"argument --comfyui: there is no ComfyUI in '{options.comfyui}': it has no main.py")
+    return options
 
 
 def place_of(device: torch.device) -> Place:

@@ -23,7 +23,11 @@ USUAL_PORT = 8188  # ComfyUI's own
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status for the shell."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        where = "; what is meant for pytest or ComfyUI stands after --" if options.command in (_test, _serve) else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{where}")
     try:
         return int(options.command(options))
     except Problem as problem:
@@ -107,6 +111,8 @@ def _translations(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if any(argument.split("=")[0] == "--port" for argument in options.arguments):
+        raise Problem("The port is waited for and told here: write --port before the --.")
     runtime = _runtime(options)
     port = options.port or (USUAL_PORT if port_is_free(USUAL_PORT) else free_port())
     server = make_server(runtime, port, options.arguments)

@@ -19,7 +19,7 @@ from ..console import Problem, say
 from .driver import Driver, Ended
 from .engines import engine
 from .inputs import read_workflow
-from .ledger import FOLDER, Ledger, Lock, check_folder, is_driven
+from .ledger import FOLDER, Ledger, Lock, check_folder, has_ledger, is_driven
 from .naming import DEFAULT, template_of
 from .outputs import recover
 from .plan import BadRows, enter, make_plan
@@ -74,7 +74,11 @@ def _sentence(error: OSError) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="batch.py", description="Makes every row of a table with a workflow.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="make all rows, or go on with it")
+    # Options that take any number of values would take the two files as well, were these not in front of them.
+    run = commands.add_parser(
+        "run", help="make all rows, or go on with it",
+        usage="batch.py run WORKFLOW.json TABLE --out DIR (--servers URL [URL ...] | --ray [ADDRESS]) [OPTION ...]",
+    )  # fmt: skip
     run.add_argument("workflow", type=option.path, metavar="WORKFLOW.json", help="in API form: menu File, Export (API)")
     run.add_argument(
         "table", type=option.path, metavar="TABLE", help=".csv, .tsv, .jsonl, or .txt with one prompt a line"
@@ -184,6 +188,8 @@ def _look_first(options: argparse.Namespace) -> None:
     if table.faults and not table.rows:
         raise BadRows(table.faults)
     check_folder(options.out)
+    if has_ledger(options.out):
+        Ledger(options.out).close()
 
 
 def _one_at_a_time(teller: Teller) -> Callable[[str, object], None]:

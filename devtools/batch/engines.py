@@ -15,7 +15,7 @@ from typing import Any
 from ..console import Problem
 from ..places import REPOSITORY
 from .ray_engine import Actors, Devices, RayWorker, connect, count_devices
-from .servers import PATIENCE_SECONDS, ServerWorker, checked_url
+from .servers import PATIENCE_SECONDS, ServerWorker, checked_url, machine_of
 from .work import Worker, WorkerLost
 
 Engine = tuple[list[Worker], dict[str, Any]]  # the workers, and what their ComfyUI tells of its nodes
@@ -48,7 +48,11 @@ def _check_read(options: argparse.Namespace) -> None:
 
 def _servers(options: argparse.Namespace) -> Engine:
     """Those that do not answer now are waited for like those that go away later; one must answer."""
-    urls = list(dict.fromkeys(map(checked_url, options.servers)))
+    urls = [checked_url(server) for server in options.servers]
+    known: dict[str, str] = {}
+    for url in urls:
+        if (twice := known.setdefault(machine_of(url), url)) is not url:
+            raise Problem(f"{twice} and {url} are one server; name it once.")
     patience = PATIENCE_SECONDS if options.patience is None else options.patience
     workers = [ServerWorker(url, options.row_seconds, patience) for url in urls]
     silent = []

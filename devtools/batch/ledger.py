@@ -129,6 +129,11 @@ def check_folder(out: Path) -> None:
         raise Problem(f"{there} may not be written to; name another folder for the results: --out DIR.")
 
 
+def has_ledger(out: Path) -> bool:
+    """Whether something was made into this folder before."""
+    return (out / FOLDER / FILE).is_file()
+
+
 def is_driven(out: Path) -> bool:
     """Whether a driver works in this folder of results."""
     try:
@@ -145,7 +150,7 @@ class Ledger:
         """Problem where the folder has none, unless it is to be made."""
         self.out = out
         self.path = path = out / FOLDER / FILE
-        if not make and not path.is_file():
+        if not make and not has_ledger(out):
             raise Problem(f"{out} has no ledger: nothing was made into it yet.")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._guard = threading.RLock()

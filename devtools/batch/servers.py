@@ -38,6 +38,13 @@ def checked_url(given: str) -> str:
     return f"http://{parts.netloc}{parts.path.rstrip('/')}"
 
 
+def machine_of(url: str) -> str:
+    """The same for two addresses that are certainly one server's."""
+    parts = urlsplit(url)
+    host = "127.0.0.1" if parts.hostname in ("localhost", "::1") else parts.hostname
+    return f"{host}:{parts.port or 80}{parts.path}"
+
+
 class ServerWorker:
     """See :class:`.work.Worker`."""
 

@@ -17,6 +17,7 @@ import pytest
 
 from opensora.devtools import commands, option_types, runtime
 from opensora.devtools.batch import commands as batch
+from opensora.devtools.batch.ledger import FILE, FOLDER
 from opensora.devtools.batch.naming import template_of
 from opensora.devtools.console import Problem
 from support.pack import PACK_ROOT
@@ -182,6 +183,10 @@ def refused_by(main: Callable[[list[str]], int], asked: list[str], capsys: pytes
         (["demo", "--comfyui", ""], "--comfyui: nothing was given"),
         (["test", "--compat", "--comfyui", "."], "--compat makes the older ComfyUI versions and tests on all of them"),
         (["test", "--compat", "--comfyui-version", "0.18"], "--compat makes the older ComfyUI versions"),
+        (["test", "-k", "words"], "unrecognized arguments: -k; what is meant for pytest or ComfyUI stands after --"),
+        (["demo", "-k"], "unrecognized arguments: -k"),
+        (["serve", "--", "--port", "8189"], "write --port before the --"),
+        (["serve", "--", "--port=8189"], "write --port before the --"),
     ],
 )
 def test_dev_prepares_nothing_for_what_cannot_be(
@@ -233,6 +238,37 @@ def test_batch_leaves_no_option_unread(
     monkeypatch.setattr(batch, "_look_first", lambda options: None)
     said_last = refused_by(batch.main, ["run", "a.json", "a.txt", "--out", "made", *asked], capsys)
     assert said in said_last and "Leave it out. Nothing was queued." in said_last.replace("\n", " ")
+
+
+def test_a_server_under_two_names_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batch, "_look_first", lambda options: None)
+    asked = ["run", "a.json", "a.txt", "--out", "made", "--servers", "http://127.0.0.1:9", "http://127.0.0.2:9"]
+    for same in ("127.0.0.1:9/", "http://LocalHost:9", "http://[::1]:9"):
+        said = refused_by(batch.main, [*asked, same], capsys)
+        assert "http://127.0.0.1:9 and http://" in said and "are one server; name it once." in said
+    assert "No server answers" in refused_by(batch.main, asked, capsys)
+
+
+def test_a_broken_ledger_is_told_before_workers_are_asked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "a.json").write_text('{"1": {"class_type": "A", "inputs": {}}}', encoding="utf-8")
+    (place / "a.txt").write_text("a red circle\n", encoding="utf-8")
+    (place / "made" / FOLDER).mkdir(parents=True)
+    (place / "made" / FOLDER / FILE).write_text("no ledger" * 200, encoding="utf-8")
+    asked = ["run", "a.json", "a.txt", "--out", "made", "--servers", "http://127.0.0.1:9"]
+    assert "cannot be used: file is not a database" in refused_by(batch.main, asked, capsys)
+
+
+def test_the_usage_names_files_before_options_that_would_take_them(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        batch.main(["run", "--out", "made", "--servers", "http://127.0.0.1:9", "a.json", "a.txt"])
+    said = capsys.readouterr().err
+    assert (
+        "usage: batch.py run WORKFLOW.json TABLE --out DIR (--servers" in said and "are required: WORKFLOW.json" in said
+    )
 
 
 @pytest.mark.parametrize(

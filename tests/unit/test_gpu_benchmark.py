@@ -53,3 +53,9 @@ def test_a_word_that_names_no_job_is_refused_with_the_names_there_are(tmp_path: 
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 2 and "no job's name holds 'typo'" in done.stderr
     assert "1.2 480p 51 frames: step cache" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_comfyui_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(PACK_ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--comfyui", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 2 and "it has no main.py" in done.stderr and list(tmp_path.iterdir()) == []
