@@ -11,7 +11,7 @@ from support.translations import COMPLETE, DOCS, key_of, read_locale
 if TYPE_CHECKING:
     from browser.conftest import Page
 
-pytestmark = [pytest.mark.server, pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 
 GROWING = {"pictures"}
@@ -28,7 +28,7 @@ def test_the_page_speaks_every_complete_language(each_page: Page) -> None:
         language: {name: path.read_text(encoding="utf-8").splitlines()[0][2:] for name, path in of_nodes.items()}
         for language, of_nodes in pages.items()
     }
-    visit = each_page.browser.visit("languages", seconds=360, headings=headings)
+    visit = each_page.browser.visit("languages", headings=headings)
     assert {node["type"]: node["title"] for node in visit.value["en"]} == {
         name: info["display_name"] for name, info in ours.items()
     }

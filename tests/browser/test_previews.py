@@ -11,7 +11,7 @@ from support.workflows import page_workflows, read
 if TYPE_CHECKING:
     from conftest import Page
 
-pytestmark = [pytest.mark.server, pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 OF_THE_PAGE = "graph accessed before initialization"
 """What the page says of itself at every load, whatever runs; run.cjs leaves out those of the first."""
@@ -25,7 +25,7 @@ def test_a_clip_moves_while_it_is_sampled_and_leaves_nothing(
     graph = read(next(path for path in page_workflows() if path.stem == "Open-Sora 01 Text to video"))
     # A second window and a page that is loaded again are slow and the same everywhere.
     more = not vue and "newest" not in request.node.callspec.id
-    visit = each_page.browser.visit("previews", seconds=560, graph=graph, vue=vue, more=more)
+    visit = each_page.browser.visit("previews", graph=graph, vue=vue, more=more)
     found = visit.value
     assert [line for line in visit.errors if OF_THE_PAGE not in line] == []
     loop = found["loop"]

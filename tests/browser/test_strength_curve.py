@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.browser import SCENARIO_SECONDS
-
 if TYPE_CHECKING:
     from conftest import Page
 
 NAME = "Open-Sora 29 Strength over clip"
-pytestmark = [pytest.mark.server, pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "Nodes 2.0"])
 def test_a_curve_is_changed_saved_loaded_and_run(each_page: Page, vue: bool) -> None:
     visit = each_page.browser.visit(
         "curve", name=NAME, type="OSoraStrengthCurve", points="strength_points", written="0:0, 1:0.7", pull=0.3,
-        vue=vue, seconds=2 * SCENARIO_SECONDS,
+        vue=vue,
     )  # fmt: skip
     found = visit.value
     assert visit.errors == visit.failed == []

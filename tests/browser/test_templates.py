@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from support.browser import Browser
     from support.server import BareServer, TestServer
 
-pytestmark = [pytest.mark.server, pytest.mark.browser, pytest.mark.timeout(900)]  # one fixture runs them all
+pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 SMALLEST_ZOOM = 0.6  # below it the words on a node cannot be read
 VIDEOS = (".mp4", ".webm")
@@ -111,13 +111,10 @@ NAMES = [path.stem for path in page_workflows()]
 @pytest.fixture(scope="session")
 def run(newest_browser: Browser, bare_server: BareServer) -> dict[str, Any]:
     """Every template, opened and run in the newest page with Nodes 2.0."""
-    from support.browser import SCENARIO_SECONDS
-
     write_persons_video(bare_server.base / "input")
     results = {name: None for name in NEED_OWN_FILES}
     visit = newest_browser.visit(
         "templates", names=NAMES, nodes2=True, results=results, label="newest page, Nodes 2",
-        seconds=SCENARIO_SECONDS * len(NAMES),
     )  # fmt: skip
     bare_server.check_log()
     assert visit.errors == visit.failed == []

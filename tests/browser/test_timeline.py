@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opensora.training.reading import follow, read_clip
-from support.browser import SCENARIO_SECONDS
 from support.videos import frames_and_rate
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def test_the_timeline_is_dragged_and_its_text_keeps_its_form(each_page: Page, vu
 
 def test_the_timeline_bears_rough_hands(each_page: Page, request: pytest.FixtureRequest) -> None:
     newest = request.node.callspec.params["each_page"] == "newest page"
-    visit = each_page.browser.visit("timeline_stranger", vue=newest, seconds=2 * SCENARIO_SECONDS)
+    visit = each_page.browser.visit("timeline_stranger", vue=newest)
     found = visit.value
     assert visit.errors == []
     assert found["films"] == 2 and "data:image/png" in found["drawing"], (
@@ -74,10 +73,9 @@ def test_the_timeline_bears_rough_hands(each_page: Page, request: pytest.Fixture
     assert found["inside"] == [moved, {**moved, "at": 5}] and found["insideFilms"] == 1, "in a subgraph as outside"
 
 
-@pytest.mark.timeout(900)
 def test_the_timeline_runs_and_shows_what_became_of_it(each_page: Page, request: pytest.FixtureRequest) -> None:
     newest = request.node.callspec.params["each_page"] == "newest page"
-    visit = each_page.browser.visit("timeline_run", name=NAME, vue=newest, seconds=2 * SCENARIO_SECONDS)
+    visit = each_page.browser.visit("timeline_run", name=NAME, vue=newest)
     found = visit.value
     assert visit.errors == visit.failed == []
     plan, moved = json.loads(found["opened"]), json.loads(found["moved"])

@@ -9,11 +9,11 @@ import pytest
 if TYPE_CHECKING:
     from browser.conftest import Page
 
-pytestmark = [pytest.mark.server, pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 
 def test_what_a_node_says_stays_while_it_is_true(each_page: Page) -> None:
-    visit = each_page.browser.visit("told", seconds=360, speaks="2.0", silent="1.2")
+    visit = each_page.browser.visit("told", speaks="2.0", silent="1.2")
     for kind, found in visit.value.items():
         [text] = found["said"]
         assert "2.0" in text, kind

@@ -22,7 +22,6 @@ WORKFLOW = PACK_ROOT / "workflows" / "api" / "Open-Sora 01 Text to video.json"
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc"),
     pytest.mark.skipif(comfyui_root() is None, reason="no ComfyUI"),
 ]
