@@ -8,8 +8,6 @@ module.exports = async (page, tools) => {
       await window.app.loadGraphData(graph);
       return (await window.app.graphToPrompt()).output;
     }, workflow);
-    await page.waitForTimeout(500);
-    await tools.shot(`workflow-${name}`);
   }
   return prompts;
 };
