@@ -49,7 +49,7 @@ def decoded(native: SimpleNamespace, models: Path, output: Path) -> bytes:
     from opensora.opensora_models.native.outputs import next_output
 
     vae = native.vae.load_vae(models / "vae" / "random-vae-v1.2.safetensors")
-    latents = randn(1, 4, 15, 4, 4)
+    latents = randn(1, 4, 15, 2, 2)
     hidden = SimpleNamespace(prompt=None, extra_pnginfo=None)
     kept = native.decoding.keep_latent(
         vae, {"samples": latents}, lambda: next_output("a/clip", ".latent", hidden), {}, None
