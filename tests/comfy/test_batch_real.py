@@ -14,8 +14,9 @@ import pytest
 
 from opensora.devtools.server import ComfyServer, prepare_base
 from support.comfyui import comfyui_root
-from support.drivers import done, driver, processes, ray_python, until
+from support.drivers import done, driver, processes, ray_python
 from support.pack import PACK_ROOT
+from support.patience import until
 
 ROWS = 40
 WORKFLOW = PACK_ROOT / "workflows" / "api" / "Open-Sora 01 Text to video.json"
@@ -59,10 +60,10 @@ def test_servers_and_the_driver_are_killed(tmp_path: Path) -> None:
             stack.callback(server.stop)
         list(pool.map(lambda server: server.start(), servers))
         with driver(Path(sys.executable), arguments, tmp_path) as process:
-            until(lambda: done(tmp_path) >= 8, 300)
+            until(lambda: done(tmp_path) >= 8)
             for pid in processes(str(servers[0].base), "main.py"):
                 os.kill(pid, signal.SIGKILL)
-            until(lambda: done(tmp_path) >= 20, 300)
+            until(lambda: done(tmp_path) >= 20)
             process.kill()
         with driver(Path(sys.executable), arguments, tmp_path) as process:
             assert process.wait(300) == 0, (tmp_path / "driver.log").read_text()
@@ -77,17 +78,17 @@ def test_two_workers_on_ray_are_killed_and_the_driver_too(tmp_path: Path) -> Non
     arguments = [*job(tmp_path), "--ray", "--workers", "2", "--cpu", "--comfyui", str(comfyui_root())]
     arguments += ["--python", sys.executable, "--base", str(base)]
     with driver(python, arguments, tmp_path) as process:
-        until(lambda: done(tmp_path) >= 8, 400)
+        until(lambda: done(tmp_path) >= 8)
         victims = [pid for pid in processes(str(base), "main.py") if pid not in processes(str(base), "leash.py")]
         assert victims, "no ComfyUI was started"
         os.kill(victims[0], signal.SIGKILL)
-        until(lambda: done(tmp_path) >= 20, 400)
+        until(lambda: done(tmp_path) >= 20)
         process.kill()
-    until(lambda: not processes(str(base), "main.py"), 60)  # no ComfyUI outlives its driver
+    until(lambda: not processes(str(base), "main.py"))  # no ComfyUI outlives its driver
     with driver(python, arguments, tmp_path) as process:
         assert process.wait(600) == 0, (tmp_path / "driver.log").read_text()
     check(tmp_path)
-    until(lambda: not processes(str(base), "main.py"), 60)
+    until(lambda: not processes(str(base), "main.py"))
     told = [json.loads(line) for line in (tmp_path / "driver.log").read_text().splitlines() if line.startswith("{")]
     names = [event["name"] for event in told if event["event"] == "row" and event["state"] == "done"]
     assert len(names) == len(set(names)), "a row was made twice"

@@ -20,7 +20,7 @@ def test_every_clip_runs_through_comfyui_without_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     command = [sys.executable, str(PACK_ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--out", str(out)]
     command += ["--comfyui", str(comfyui_root()), "--only", "ComfyUI,1.2 720p 51 frames: fused"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert out.is_file(), done.stderr[-2000:]
     jobs = json.loads(out.read_text(encoding="utf-8"))["jobs"]
     assert {job["name"]: job.get("error") for job in jobs if job["state"] != "done"} == {} and done.returncode == 0

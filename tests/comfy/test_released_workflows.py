@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ import pytest
 
 from support import random_ltx
 from support.pack import PACK_ROOT
+from support.patience import until
 from support.random_flux import save_flux
 from support.server import PromptFailed
 from support.videos import frames_and_rate
@@ -53,8 +53,6 @@ README = (PACK_ROOT / "README.md").read_text(encoding="utf-8")
 FRAMES = 17
 ENDLESS = 1000
 """Steps of a run that others wait behind until it is stopped."""
-PATIENCE = 30.0
-"""Seconds until it must have left the list."""
 
 WORKFLOWS = {path.stem: path for path in released_workflows()}
 OTHERS = ("Open-Sora 61 LTX-Video",)
@@ -133,11 +131,8 @@ def test_each_is_accepted_as_it_is(stand_ins: None, server: TestServer) -> None:
         first = next(path for name, path in WORKFLOWS.items() if name not in OTHERS)
         server.watch(made_small(api_of(first), ENDLESS), queue)
     assert {name: answer["node_errors"] for name, answer in answers.items()} == dict.fromkeys(WORKFLOWS, {})
-    waiting, until = server.get("/queue"), time.monotonic() + PATIENCE
-    while waiting["queue_running"] and time.monotonic() < until:  # what was stopped is told before it leaves the list
-        time.sleep(0.1)
-        waiting = server.get("/queue")
-    assert waiting["queue_running"] == waiting["queue_pending"] == []
+    until(lambda: not server.get("/queue")["queue_running"])  # what was stopped is told before it leaves the list
+    assert server.get("/queue")["queue_pending"] == []
     assert not any(server.get(f"/history/{answer['prompt_id']}") for answer in answers.values())
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from opensora.devtools.places import BROWSER, HOME, find_browser
 from support.pack import PACK_ROOT
+from support.patience import HANGS_SECONDS
 
 SCENARIOS = PACK_ROOT / "tests" / "browser"
 ARTEFACTS = HOME / "artefacts"
 DRIVER = BROWSER / "node_modules" / "playwright-core"
-HANGS_SECONDS = 1700  # less than what ends a test, so that its scenario is named; a busy machine must not fail
 
 # The page asks for these and lives without them: an optional style sheet, settings or data nobody saved yet, and the
 # models of the workflow it opens by itself on a first visit.

@@ -7,8 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,14 +26,6 @@ def processes(mark: str, *more: str) -> list[int]:
                 if all(text in line for text in (mark, *more)):
                     found.append(int(path.name))
     return found
-
-
-def until(true: Callable[[], bool], seconds: float) -> None:
-    """Wait for it."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never became true"
-        time.sleep(0.2)
 
 
 @contextlib.contextmanager

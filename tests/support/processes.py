@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from support.patience import HANGS_SECONDS
+
 PRELUDE = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
@@ -28,17 +30,17 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def output(process: subprocess.Popen[str], seconds: float = 120) -> str:
+def output(process: subprocess.Popen[str]) -> str:
     """What a process printed; it must end well."""
-    printed, errors = process.communicate(timeout=seconds)
+    printed, errors = process.communicate(timeout=HANGS_SECONDS)
     assert process.returncode == 0, errors[-3000:]
     return printed
 
 
-def gone(pids: Iterable[int], seconds: float = 10.0) -> bool:
-    """Whether all of these processes have ended, or do so soon."""
-    pids, until = list(pids), time.monotonic() + seconds
-    while any(map(_lives, pids)) and time.monotonic() < until:
+def gone(pids: Iterable[int]) -> bool:
+    """Whether all of these processes have ended; waits for it."""
+    pids, end = list(pids), time.monotonic() + HANGS_SECONDS
+    while any(map(_lives, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     return not any(map(_lives, pids))
 

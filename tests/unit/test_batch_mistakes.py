@@ -231,7 +231,7 @@ def test_something_else_that_listens_is_no_server(tmp_path: Path, said: Say, ans
 def test_servers_are_spoken_to_directly_whatever_proxy_is_named(tmp_path: Path, server: FakeComfyUI) -> None:
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "no_proxy": ""}
     command = [sys.executable, str(REPOSITORY / "batch.py"), *job(tmp_path, "seed\n1\n"), "--servers", server.url]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -247,7 +247,7 @@ def test_a_terminal_that_lacks_the_characters_shows_them_some_other_way(tmp_path
                 arguments = job(tmp_path, rows.replace("x", seed))
                 named = [*arguments, form, "--name", "{prompt}", "--servers", server.url]
                 command = [sys.executable, str(REPOSITORY / "batch.py"), *named]
-                done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+                done = subprocess.run(command, env=environment, capture_output=True)
                 assert done.returncode == status and b"Traceback" not in done.stderr, done.stderr
                 if form == "--json":
                     assert all(map(json.loads, done.stdout.splitlines()))

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,8 @@ from opensora.devtools.batch.table import Row, read_table
 from opensora.devtools.console import Problem
 from support.drivers import processes
 from support.fake_comfyui import OBJECT_INFO, WORKFLOW
+from support.patience import until
 from support.processes import python
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end, "it never became true"
-        time.sleep(0.02)
 
 
 def entries(count: int) -> list[Entry]:

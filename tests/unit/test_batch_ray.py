@@ -19,7 +19,8 @@ from opensora.devtools.batch.work import Job, RowFailed, SentFile, WorkerLost
 from opensora.devtools.console import Problem
 from opensora.devtools.places import REPOSITORY
 from support import fake_comfyui
-from support.drivers import done, driver, processes, ray_python, until
+from support.drivers import done, driver, processes, ray_python
+from support.patience import until
 
 
 class RayError(Exception):
@@ -160,14 +161,14 @@ def test_on_a_real_ray_a_comfyui_and_the_driver_are_killed(tmp_path: Path) -> No
     arguments = ["run", str(tmp_path / "workflow.json"), str(tmp_path / "t.csv"), "--out", str(tmp_path / "out")]
     arguments += ["--json", "--ray", "--workers", "2", "--cpu", "--comfyui", str(root), "--python", sys.executable]
     with driver(python, arguments, tmp_path) as process:
-        until(lambda: done(tmp_path) >= 10, 120)
+        until(lambda: done(tmp_path) >= 10)
         os.kill([p for p in processes(str(root), "main.py") if p not in processes("leash.py")][0], signal.SIGKILL)
-        until(lambda: done(tmp_path) >= 25, 120)
+        until(lambda: done(tmp_path) >= 25)
         process.kill()
-    until(lambda: not processes(str(root), "main.py"), 60)  # no ComfyUI outlives its driver
+    until(lambda: not processes(str(root), "main.py"))  # no ComfyUI outlives its driver
     with driver(python, arguments, tmp_path) as process:
         assert process.wait(120) == 0, (tmp_path / "driver.log").read_text()
-    until(lambda: not processes(str(root), "main.py"), 60)
+    until(lambda: not processes(str(root), "main.py"))
     files = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_file())
     assert files == [f"{number:05d}.mp4" for number in range(1, ROWS + 1)]
     told = [json.loads(line) for line in (tmp_path / "driver.log").read_text().splitlines() if line.startswith("{")]
@@ -184,7 +185,7 @@ def test_a_row_costs_little_and_the_driver_does_not_grow(on_ray: bool, workers: 
     python = ray_python() if on_ray else Path(sys.executable)
     script = REPOSITORY / "benchmarks" / "many_clips.py"
     command = [str(python), str(script), "--rows", str(rows), "--workers", str(workers), *["--ray"][: int(on_ray)]]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    printed = subprocess.run(command, capture_output=True, text=True)
     assert printed.returncode == 0, printed.stderr
     found = json.loads(printed.stdout.splitlines()[-1])
     assert found["rows"] == rows and found["grown_mb"] < 20

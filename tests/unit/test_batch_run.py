@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from opensora.devtools.batch import board, commands
 from opensora.devtools.batch.ledger import FOLDER, Ledger, Lock
 from opensora.devtools.places import REPOSITORY
 from support.fake_comfyui import WORKFLOW, FakeComfyUI
+from support.patience import until
 
 
 def files_of(folder: Path, rows: str, table: str = "table.csv") -> list[str]:
@@ -57,13 +57,6 @@ def states(folder: Path) -> dict[str, int]:
         return {state: number for state, number in ledger.counts().items() if number}
     finally:
         ledger.close()
-
-
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never became true"
-        time.sleep(0.01)
 
 
 def test_every_row_becomes_one_file_with_its_settings_inside(tmp_path: Path) -> None:
@@ -232,7 +225,7 @@ def test_a_driver_killed_again_and_again_makes_every_row_once(tmp_path: Path) ->
             driver.send_signal(signal.SIGKILL)
             driver.communicate()
         driver = drive(arguments, one, two)
-        printed, _ = driver.communicate(timeout=60)
+        printed, _ = driver.communicate()
         assert driver.returncode == 0, printed
         assert json.loads(printed.splitlines()[-1])["counts"]["done"] == 40
         assert len(results(tmp_path)) == 40
@@ -246,7 +239,7 @@ def test_ctrl_c_gives_back_what_is_under_way(tmp_path: Path) -> None:
         driver = drive(files_of(tmp_path, seeds(3)), server)
         until(lambda: bool(server.begun))
         driver.send_signal(signal.SIGINT)
-        driver.communicate(timeout=30)
+        driver.communicate()
         assert driver.returncode == 130 and server.interrupts == 1
     assert states(tmp_path) == {"waiting": 3}
 
@@ -256,7 +249,7 @@ def test_cancel_ends_a_run_from_outside(tmp_path: Path) -> None:
         driver = drive(files_of(tmp_path, seeds(200)), server)
         until(lambda: len(server.made) > 1)
         assert commands.main(["cancel", str(tmp_path / "out")]) == 0
-        driver.communicate(timeout=30)
+        driver.communicate()
         found = states(tmp_path)
         assert (
             driver.returncode == 1 and found["done"] + found["cancelled"] == 200 and set(found) == {"done", "cancelled"}
@@ -274,7 +267,7 @@ def test_rows_retried_from_outside_are_taken_by_the_run_that_goes_on(tmp_path: P
         until(lambda: len(server.made) > 1)
         mended.set()
         assert commands.main(["retry", "--failed", "--out", str(tmp_path / "out")]) == 0
-        driver.communicate(timeout=60)
+        driver.communicate()
         assert driver.returncode == 0 and states(tmp_path) == {"done": 30}
 
 

@@ -17,7 +17,7 @@ def run(folder: Path, *more: str) -> tuple[int, dict[str, Any], str]:
     """One dry run in a process of its own, as a person starts it: exit status, record, what it said."""
     out = folder / "gpu.json"
     command = [sys.executable, str(PACK_ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--out", str(out), *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert out.is_file(), done.stderr[-2000:]
     return done.returncode, json.loads(out.read_text(encoding="utf-8")), done.stdout
 
@@ -50,12 +50,12 @@ def test_without_time_left_jobs_are_named_and_not_begun(tmp_path: Path) -> None:
 
 def test_a_word_that_names_no_job_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
     command = [sys.executable, str(PACK_ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--only", "1.2,typo"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "no job's name holds 'typo'" in done.stderr
     assert "1.2 480p 51 frames: step cache" in done.stderr and list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_without_comfyui_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(PACK_ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--comfyui", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "it has no main.py" in done.stderr and list(tmp_path.iterdir()) == []

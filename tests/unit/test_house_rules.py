@@ -240,6 +240,26 @@ def test_the_rule_sees_two_measured_times(code: str) -> None:
     assert not any(map(_which_took_longer, ast.walk(ast.parse('a["seconds"] == 2 * a["row"] > 0'))))
 
 
+def _sets_a_limit(node: ast.AST) -> bool:
+    """Whether a test waits for a number of seconds of its own; those of ``support.patience`` are for all."""
+    if isinstance(node, ast.keyword) and node.arg == "timeout":
+        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return ast.unparse(node.left) == "time.monotonic()" and isinstance(node.right, ast.Constant)
+    return isinstance(node, ast.Attribute) and ast.unparse(node) == "pytest.mark.timeout"
+
+
+@pytest.mark.parametrize("path", sources("tests"), ids=named)
+def test_no_test_has_a_time_limit_that_a_slow_machine_reaches(path: Path) -> None:
+    assert [node.lineno for node in ast.walk(tree(path)) if _sets_a_limit(node)] == []
+
+
+@pytest.mark.parametrize("code", ["a.run(b, timeout=60)", "end = time.monotonic() + 20", "pytest.mark.timeout(400)"])
+def test_the_rule_sees_time_limits(code: str) -> None:
+    assert any(map(_sets_a_limit, ast.walk(ast.parse(code))))
+    assert not any(map(_sets_a_limit, ast.walk(ast.parse("a.run(timeout=HANGS_SECONDS)"))))
+
+
 @pytest.mark.parametrize("path", sources("devtools"), ids=named)
 def test_devtools_need_only_the_standard_library(path: Path) -> None:
     import sys

@@ -24,7 +24,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     processes = [python(CHILD, folder, rank) for rank in range(SIZE)]
     try:
         for process in processes:
-            output(process, 180)
+            output(process)
     finally:
         for process in processes:
             process.kill()

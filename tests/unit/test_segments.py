@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from opensora.opensora_models.sampling.segments import (
     keep_statistics,
     make_segments,
 )
+from support.patience import until
 
 COUNT = 4
 OVERLAP = 5
@@ -98,9 +98,7 @@ here.run(Path(sys.argv[3]), slow)
 def test_a_killed_process_leaves_whole_segments_and_the_next_one_goes_on(tmp_path: Path) -> None:
     here = Path(__file__).resolve().parent
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(here.parent), str(here), str(tmp_path)])
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "inside").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
+    until(lambda: (tmp_path / "inside").exists() or process.poll() is not None)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert sorted(path.name for path in tmp_path.glob("segment_*")) == [

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
@@ -25,6 +24,7 @@ from opensora.opensora_models.vae.recognition import plain_network, recognise
 from opensora.opensora_models.vae.statistics import V12_STATISTICS, exchange_with
 from opensora.opensora_models.vae.video_file import FORMATS, GroupedVideo, VideoJob, exact_rate, unfinished_videos
 from support import random_weights
+from support.patience import until
 from support.vaes import decode_into
 
 MP4 = FORMATS["mp4 (h264)"]
@@ -250,9 +250,7 @@ def test_a_killed_run_continues_at_the_first_missing_group(tmp_path: Path) -> No
     assert decode_into(tmp_path / "whole") == [0, 1, 2, 3, 4, 5]
     broken = tmp_path / "broken"
     worker = subprocess.Popen([sys.executable, "-c", WORKER, str(Path(__file__).parents[1]), str(broken)])
-    deadline = time.monotonic() + 120
-    while not (broken / "00001.mp4").is_file() and worker.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: (broken / "00001.mp4").is_file() or worker.poll() is not None)
     os.kill(worker.pid, signal.SIGKILL)
     assert worker.wait() == -signal.SIGKILL
     kept = GroupedVideo(broken, MP4, exact_rate(24), 18).done()
