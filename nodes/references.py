@@ -173,10 +173,20 @@ class Reference(OpenSoraNode):
         placing = Placing(placement, start, frames, strength, segment, resize)
         if latent is not None:
             check_encoded_for(clip_latent, word_of(latent), "reference latent")
+            tell(not_read(placement, image is not None, second_image is not None))
             return io.NodeOutput(chain.add(latent_references(latent, clip, placing), ()))
         found, notes = encode_pictures(vae, (image, second_image), clip, placing)
         tell(*notes)
         return io.NodeOutput(chain.add(found, notes))
+
+
+def not_read(placement: str, has_image: bool, has_second: bool) -> str:
+    """What to tell of inputs beside a latent, which is placed whole and at its position; "" where there are none."""
+    unread = ["image"] * has_image + ["second_image"] * has_second
+    unread += [f"placement '{placement}'"] * (placement not in (FIRST, AT_POSITION))
+    if not unread:
+        return ""
+    return f"A latent is connected, which is placed whole, at the position: not used beside it: {', '.join(unread)}."
 
 
 def in_latent_frames(clip: ClipSize, position: int, unit: str) -> int:

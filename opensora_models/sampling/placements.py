@@ -187,10 +187,11 @@ def _keyframes(count: int, clip_length: int, release: Release | None) -> list[Pi
     """Pictures spread over the clip: over its latent frames, or in 1.2 over the starts of its groups."""
     step = (release.given.align if release is not None else None) or 1
     places = list(range(0, clip_length, step))
-    if count > len(places):
+    most = len(places) - (release is not None and not release.given.frame_mask)  # where frames are given, one is made
+    if count > most:
         raise ValueError(
-            f"{count} keyframes do not fit into a clip with {len(places)} places; "
-            f"the nearest good value is {len(places)}."
+            f"{count} keyframes do not fit into a clip with {len(places)} places"
+            f"{', one of which is left to make' * (most < len(places))}; the nearest good value is {most}."
         )
     span = (len(places) - 1) / max(1, count - 1)
     return [Piece(0, number, 1, places[round(number * span)]) for number in range(count)]

@@ -54,7 +54,8 @@ def check_numbers(latents: Tensor) -> None:
     """ValueError if latents hold values that are not numbers."""
     if not bool(torch.isfinite(latents).all()):
         raise ValueError(
-            "These latents hold values that are not numbers (NaN or infinite); sample again with fp32 or bf16."
+            "These latents hold values that are not numbers (NaN or infinite); sample again, with fp32 or bf16 if "
+            "weights or sums were fp16 or fp8."
         )
 
 

@@ -329,3 +329,23 @@ def test_tables_that_come_with_the_pack_fit_the_models_they_are_named_after(capl
         (patched,) = StepCache.execute(model, name, 60, "1", 1, 0.35).result
         assert has_step_cache(patched)
     assert "measure its own" not in caplog.text
+
+
+def test_a_cache_that_replaces_another_says_so(tiny_models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    once = cached(load(tiny_models, "1.2"), "100000")
+    assert "step cache already" not in caplog.text
+    assert not has_step_cache(with_step_cache(once, None)) and "step cache already" not in caplog.text
+    cached(once, "110000")
+    assert "The MODEL has a step cache already, which this one replaces." in caplog.text
+
+
+@pytest.mark.parametrize("name", ["EasyCacheNode", "LazyCacheNode"])
+def test_a_cache_of_core_beside_it_is_told(name: str, tiny_models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from comfy_extras import nodes_easycache
+
+    core, model = getattr(nodes_easycache, name), load(tiny_models, "1.2")
+    cores = core.execute(model, 0.2, 0.15, 0.95, False).result[0]
+    sample(cores, empty("1.2"), steps=STEPS)
+    assert "neither knows" not in caplog.text
+    sample(cached(cores, "110100"), empty("1.2"), steps=STEPS)
+    assert "EasyCache or LazyCache leaves steps of this run out as well" in caplog.text

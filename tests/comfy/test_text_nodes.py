@@ -384,3 +384,11 @@ def test_a_word_for_version_12_is_refused_with_a_number(executor: Executor) -> N
     built = node("OSoraPromptBuilder", prompt="x", version="1.2", aesthetic="excelent", motion="", camera_motion="off")
     objection = executor.validate({"built": built} | collect("built"))
     assert objection and "the number for 'excellent' is 6.5" in objection
+
+
+def test_an_ending_that_another_release_was_trained_with_is_told(clip: Any) -> None:
+    from opensora.opensora_models.native.text.encoding import encode_both
+
+    said = encode_both(clip, "a cat. 24 FPS. 4 motion score.", "a dog", None).report
+    assert "as texts of Open-Sora 2.0 do, which Open-Sora 1.2 was not trained with; connect the MODEL" in said
+    assert "not trained with" not in encode_both(clip, "a cat. motion score: 4.", "a dog", None).report

@@ -99,6 +99,18 @@ def test_true_length_and_its_refusal(executor: Executor) -> None:
         executor.run(loaded("1.2", frames=20) | {"images": streamed(num_frames=40)}, ("images", 0))
 
 
+def test_a_refused_decode_leaves_no_unfinished_video(executor: Executor) -> None:
+    import folder_paths
+
+    store = Path(folder_paths.get_output_directory()) / "opensora_unfinished"
+    refused = {"num_frames": loaded("1.2", frames=20) | {"video": to_video(num_frames=40)}}
+    refused["latents"] = loaded("1.3", frames=1) | {"other": loaded("1.2")["vae"], "video": to_video(vae=["other", 0])}
+    for name, prompt in refused.items():
+        with pytest.raises(NodeError, match={"num_frames": "nearest good value is 21", "latents": "16 channels"}[name]):
+            executor.run(prompt, ("video", 0))
+        assert not list(store.glob("*")), name
+
+
 def test_latents_of_another_version_are_refused(executor: Executor) -> None:
     prompt = loaded("1.3", frames=1) | {"other": loaded("1.2")["vae"]}
     for kind in (streamed(), decode("VAEDecode")):

@@ -164,3 +164,10 @@ def test_crop_keeps_proportions_and_the_middle_and_pad_keeps_everything() -> Non
     padded, _ = fit_pictures(framed, 64, 64, "pad")
     assert torch.equal(padded[:, 16:48], framed)
     assert float(padded[:, :16].max()) == 0.0
+
+
+def test_keyframes_leave_a_frame_to_make_where_frames_are_given_whole() -> None:
+    with pytest.raises(ValueError, match="5 places, one of which is left to make; the nearest good value is 4"):
+        plan(p.KEYFRAMES, (5, 0), 5, "2.0", take=0, at=0)
+    assert [piece.target for piece in plan(p.KEYFRAMES, (4, 0), 5, "2.0", take=0, at=0)] == [0, 1, 3, 4]
+    assert len(plan(p.KEYFRAMES, (5, 0), 5, "1.3", take=0, at=0)) == 5

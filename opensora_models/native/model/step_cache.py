@@ -24,6 +24,10 @@ GUIDANCE_CACHE = "opensora_guidance_cache"
 PLACES = (WrappersMP.PREPARE_SAMPLING, WrappersMP.SAMPLER_SAMPLE, WrappersMP.CALC_COND_BATCH)
 
 
+CORES_CACHE = "easycache"
+"""Under which core's own caches hold what they keep of a run."""
+
+
 @dataclass(frozen=True)
 class CachedRun:
     """ComfyUI's wrapper around ``Sampler.sample``. Holds settings only: what is kept belongs to one run."""
@@ -44,6 +48,11 @@ class CachedRun:
     @contextmanager
     def _caches(self, options: dict[str, Any], levels: Sequence[float]) -> Iterator[None]:
         caches = self._of(levels)
+        if caches and CORES_CACHE in options:
+            tell(
+                "ComfyUI's EasyCache or LazyCache leaves steps of this run out as well, and neither knows of what the "
+                "other has left out; use one of them."
+            )
         options.update(caches)
         try:
             yield
@@ -67,6 +76,8 @@ class CachedRun:
 
 def with_step_cache(model: ModelPatcher, run: CachedRun | None) -> ModelPatcher:
     """A copy of ``model`` whose runs leave steps out as ``run`` says; None takes such a cache away again."""
+    if run is not None and has_step_cache(model):
+        tell("The MODEL has a step cache already, which this one replaces.")
     patched = model.clone()
     for place in PLACES:
         patched.remove_wrappers_with_key(place, KEY)

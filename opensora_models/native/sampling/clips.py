@@ -349,6 +349,11 @@ def sample_clip(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=run.seed,
     ).to(start)
+    if not bool(done.isfinite().all()):
+        tell(
+            "The run made values that are not numbers (NaN or infinite). Load the model with fp32 or bf16 if weights "
+            "or sums are fp16 or fp8; else look at what is connected to the MODEL, context windows for example."
+        )
     return {**latent, "samples": _keep(start, done, latent.get("noise_mask"))}
 
 

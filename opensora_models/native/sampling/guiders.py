@@ -117,6 +117,11 @@ class OpenSoraGuider(comfy.samplers.CFGGuider):
         positive, negative = _texts(positive), _texts(negative)
         check_text(self.model_patcher, positive, negative)
         given = given_values(positive)
+        if not given and given_values(negative):
+            tell(
+                "The negative prompt holds given frames and the prompt does not, so they are not used as they should "
+                "be: connect both outputs of the node that placed them."
+            )
         self.has_given = bool(given)
         rows = {Branch.PROMPT.value: positive, Branch.NOTHING.value: negative}
         if given:

@@ -18,8 +18,8 @@ from torch import Tensor
 from ...messages.quoting import shown_path
 from ...releases.release import Release
 from ...sampling.given_input import untrained
-from ...sampling.masks import KEPT, Span
-from ...sampling.segments import check_overlap, join, make_segments
+from ...sampling.masks import KEPT, Span, listed
+from ...sampling.segments import check_overlap, join, kept_latents, make_segments
 from ...storage.locks import one_writer
 from ...storage.segment_store import ADVICE, SegmentStore
 from ...text.segments import SEGMENT_KEY, conditioning_of_segment
@@ -106,7 +106,8 @@ def sample_long_video(inputs: Inputs, video: LongVideo, about: str = "") -> tupl
     )
     release = clip.known_release
     if video.segments > 1:
-        tell(*_overlap_notes(release, inputs, video, clip))
+        tell(*_overlap_notes(release, inputs, video, clip), _cut_note(release, video, clip))
+    tell(_unused_texts(inputs.positive, video.segments))
     inputs = replace(inputs, latent=latent_for(inputs.latent, inputs.model))
     with _store(inputs, video, about) as store:
         clips = make_segments(
@@ -137,6 +138,34 @@ def _overlap_notes(release: Release, inputs: Inputs, video: LongVideo, clip: Cli
             "they are, only a frame mask lets them change."
         )
     return notes
+
+
+def _cut_note(release: Release, video: LongVideo, clip: ClipSize) -> str:
+    """What to tell of made latent frames that are cut off, so that whole groups are left; "" where none are."""
+    group, fresh = release.latents.lengths.counting.group, clip.latent_frames - video.overlap
+    made = clip.latent_frames + (video.segments - 1) * fresh
+    parts = kept_latents(video.segments, clip.latent_frames, video.overlap, group)
+    cut = made - sum(part.end - part.start for part in parts)
+    if not parts or not cut:
+        return ""
+    lost = cut // fresh
+    vain = "" if not lost else f" The last {'segment is' if lost == 1 else f'{lost} segments are'} made in vain."
+    better = "" if clip.latent_frames % group else f" An overlap of {group} or a multiple of it loses none."
+    return (
+        f"The last {cut} of {made} latent frames are cut off, so that whole groups of {group} are left.{vain}{better}"
+    )
+
+
+def _unused_texts(conditioning: Conditioning, segments: int) -> str:
+    """What to tell of texts for segments that the video does not have; "" where there are none."""
+    first = {values[SEGMENT_KEY] for _, values in conditioning if SEGMENT_KEY in values}
+    late = sorted(number for number in first if number >= segments)
+    if not late:
+        return ""
+    return (
+        f"The text{'s' * (len(late) > 1)} from segment {listed(late)} on, counted from 0, "
+        f"{'are' if len(late) > 1 else 'is'} not used: the video has {segments} segment{'s' * (segments > 1)}."
+    )
 
 
 def _texts_of(conditioning: Conditioning, segment: int) -> Conditioning:

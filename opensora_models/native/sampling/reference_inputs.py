@@ -9,19 +9,21 @@ from typing import Any
 import comfy.sampler_helpers
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 
 from ...releases.groups import SPATIAL_FACTOR
 from ...releases.known import RELEASES
 from ...releases.release import Release
 from ...sampling.fitting import Fit, fit_pictures
-from ...sampling.masks import KEPT, Span, format_strategy, moved, parse_strategy
-from ...sampling.placements import plan, unused
+from ...sampling.masks import KEPT, Span, format_strategy, listed, moved, parse_strategy
+from ...sampling.placements import EDIT, plan, unused
 from ...sampling.references import (
     Placed,
     Reference,
     apply_strategy,
     called,
+    check_room_for,
     check_strength,
     lay_out,
     strategy_text,
@@ -30,7 +32,8 @@ from ...sampling.references import (
 from ...vae.guards import check_pictures
 from ..messages import tell
 from .clips import RELEASE_KEY, ClipSize, clip_size, latent_for
-from .guiders import Conditioning, with_given_frames
+from .guiders import GIVEN_FRAMES as GIVEN_NUMBERS
+from .guiders import GIVEN_LATENT, GIVEN_PICTURES, Conditioning, given_values, with_given_frames
 
 FRAME_MASK = "frame mask"
 GIVEN_FRAMES = "given frames"
@@ -71,7 +74,8 @@ def encode_pictures(
     if vae is None:
         raise ValueError("Pictures are encoded by the Open-Sora VAE, none was given; connect one.")
     release = clip.release
-    check_strength(placing.strength, release)
+    if placing.placement != EDIT:  # refused as a whole where frames have no strength
+        check_strength(placing.strength, release)
     counts = tuple(0 if batch is None else batch.shape[0] for batch in pictures)
     pieces = plan(
         placing.placement, (counts[0], counts[1]), clip.latent_frames, clip.version, take=placing.take, at=placing.at
@@ -158,7 +162,7 @@ def place_references(
     """Put references into a clip.
 
     Args:
-        positive, negative: the prompts; empty where none is connected.
+        positive, negative: the prompts; empty where none is connected. Frames they are given already stay.
         method: ``frame mask`` writes them into the latent with a noise mask, ``given frames`` (1.3, 2.0) into both
             conditionings; ``automatic`` takes the first for 1.2 and for edited references, else the second.
         strategy: a mask strategy that replaces the references' own places; empty keeps them.
@@ -180,8 +184,31 @@ def place_references(
         return PlacedClip(masked, positive, negative, laid.strategy, notes, first.spans)
     if not positive or not negative:
         raise ValueError("Given frames travel in the conditioning; connect both positive and negative.")
-    positive, negative = (with_given_frames(each, filled, frames, first.pictures) for each in (positive, negative))
-    return PlacedClip(latent, positive, negative, laid.strategy, notes, first.spans)
+    given, more = _beside_earlier(positive, filled, first, clip.release)
+    positive, negative = (with_given_frames(each, *given) for each in (positive, negative))
+    return PlacedClip(latent, positive, negative, laid.strategy, (*notes, *more), first.spans)
+
+
+def _beside_earlier(
+    positive: Conditioning, filled: Tensor, placed: Placed, release: Release | None
+) -> tuple[tuple[Tensor, list[int], list[int]], list[str]]:
+    """What :func:`.guiders.with_given_frames` takes, frames that the prompt is given already among it, and sentences.
+
+    ``filled`` [B, C, T, h, w] holds the frames that are ``placed``; they win over earlier ones in the same place.
+    """
+    known, frames, pictures = given_values(positive), list(placed.frames), list(placed.pictures)
+    if not known:
+        return (filled, frames, pictures), []
+    earlier = known[GIVEN_LATENT]
+    if earlier.shape[1:] != filled.shape[1:]:
+        return (filled, frames, pictures), ["The frames given before are of another size of clip and are not used."]
+    stay = [frame for frame in known[GIVEN_NUMBERS] if frame not in frames]
+    check_room_for(len(frames) + len(stay), filled.shape[2], release)
+    filled = filled.clone()
+    filled[:, :, stay] = repeat_to_batch_size(earlier, len(filled))[:, :, stay].to(filled)
+    pictures += [frame for frame in known.get(GIVEN_PICTURES, ()) if frame in stay]
+    note = [f"Latent frames given before, {listed(stay)}, stay as well."] if stay else []
+    return (filled, sorted([*frames, *stay]), sorted(pictures)), note
 
 
 def check_references(

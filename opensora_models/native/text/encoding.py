@@ -112,8 +112,15 @@ def encode_both(clip: Any, prompt: str, negative_prompt: str, model: Any | None,
 
 
 def _missing_suffixes(prompt: str, release: Release) -> str:
-    """What to tell of a prompt that lacks the words every training text of its release ends in; "" if it has them."""
+    """What to tell of a prompt that lacks the words every training text of its release ends in, or ends in those of
+    another; "" where all is well."""
     texts = [part.text for part in split_prompt(prompt) if part.text.strip()]
+    if not release.text.suffixes and any(map(ends_as_trained, texts)):
+        other = next(each.title for each in RELEASES.values() if each.text.suffixes)
+        return (
+            f"The prompt ends in frame rate or motion score as texts of {other} do, which {release.title} was not "
+            "trained with; connect the MODEL to Open-Sora Prompt Builder, which then adds what fits."
+        )
     if not release.text.suffixes or all(map(ends_as_trained, texts)):
         return ""
     return (

@@ -223,6 +223,9 @@ def decode_to_video(
     latent_file: OutputFile, metadata: Mapping[str, Any] | None,
 ) -> OutputFile:  # fmt: skip
     """Decode a clip [1, C, T, h, w] straight into a file beside its latents; goes on with a job that was cut off."""
+    # What is refused here leaves no unfinished video behind.
+    check_latents(samples, vae.network.version, vae.network.latent_channels)
+    tell_length_decoded(vae.network, samples.shape[2], num_frames)
     kind, rate = FORMATS[form], exact_rate(frame_rate)
     store = Path(folder_paths.get_output_directory()) / UNFINISHED
     plan = chosen_plan(vae, tile)
