@@ -19,7 +19,7 @@ from ..opensora_models.native.sampling.long_video import (
 from ..opensora_models.native.sampling.reference_inputs import AUTOMATIC, METHODS, ReferenceChain
 from ..opensora_models.text.segments import MAX_SEGMENTS
 from .door import OpenSoraNode
-from .references import STRENGTH, references_input
+from .references import STRENGTH, references_input, report_with
 from .sampling import preset_inputs, run_inputs
 from .sigmas import CATEGORY
 
@@ -148,4 +148,6 @@ class LongVideoSampler(OpenSoraNode):
         inputs = Inputs(model, positive, negative, latent, references or ReferenceChain(), vae)
         run = ClipRun(steps, seed, cfg, image_cfg, guidance, renoise_given=renoise_given)
         video = LongVideo(segments, overlap, run, overlap_strength, drift_control, seeds, method, resume)
-        return io.NodeOutput(*sample_long_video(inputs, video, words_of(workflow_metadata(cls.hidden))))
+        joined, how = sample_long_video(inputs, video, words_of(workflow_metadata(cls.hidden)))
+        said = [line for line in report_with(inputs.chain).splitlines() if line not in how]
+        return io.NodeOutput(joined, "\n".join([how, *said]))

@@ -146,6 +146,6 @@ def make_segments(
                 if store:
                     writer.start(partial(store.save, index, clip), STORING_SECONDS)
             else:
-                logger.info("Segment %d of %d was finished earlier and is taken from the store.", index + 1, count)
+                logger.info("Segment %d was finished earlier and is taken from the store.", index)
             clips.append(clip)
     return clips

@@ -157,82 +157,6 @@ def test_the_strategy_text_replaces_places_and_comes_back(native: SimpleNamespac
     assert torch.equal(placed.latent["samples"][0, :, 0], chain.references[1].latent[:, 0])
 
 
-def test_frames_given_before_stay_beside_those_of_another_node(native: SimpleNamespace) -> None:
-    """As a mask that is there does; where both have a frame, the later one is given."""
-    latent = {"samples": empty("1.3", batch=2)}
-    clip, given = native.clips.clip_size(latent), native.guiders.given_values
-
-    def placed(positive: Any, negative: Any, *references: Any) -> Any:
-        return native.inputs.place_references(chain_of(native, *references), latent, clip, positive, negative)
-
-    first, last, other = (picture(native, "1.3", seed, target_start=at) for seed, at in ((3, 0), (4, -1), (5, 0)))
-    before = placed(conditioning(), conditioning(5, 2), first)
-    both, together = placed(before.positive, before.negative, last), placed(conditioning(), [[None, {}]], first, last)
-    for each in (both.positive, both.negative):
-        assert given(each)["opensora_given_frames"] == given(each)["opensora_given_pictures"] == [0, 4]
-        assert torch.equal(given(each)["opensora_given_latent"], given(together.positive)["opensora_given_latent"])
-    assert both.notes[-1] == "Latent frames given before, 0, stay as well." and before.notes == together.notes[:1]
-    assert torch.equal(given(before.positive)["opensora_given_latent"][0, :, 4], torch.zeros(16, 8, 10))
-    over = placed(both.positive, both.negative, other)
-    assert given(over.positive)["opensora_given_frames"] == [0, 4] and "before, 4, stay" in over.notes[-1]
-    assert torch.equal(given(over.positive)["opensora_given_latent"][1, :, 0], other.latent[:, 0])
-
-
-def test_frames_given_before_count_where_some_must_be_made(native: SimpleNamespace) -> None:
-    latent, clip = v2_clip(native, frames=2)
-    place = native.inputs.place_references
-    first, last = (native.references.Reference(torch.ones(16, 1, 4, 6), target_start=at) for at in (0, -1))
-    before = place(chain_of(native, first), latent, clip, conditioning(), conditioning(5, 2))
-    with pytest.raises(ValueError, match="fill all 2 latent frames"):
-        place(chain_of(native, last), latent, clip, before.positive, before.negative)
-    wide = {**latent, "samples": torch.zeros(1, 16, 2, 6, 6)}
-    other = native.references.Reference(torch.ones(16, 1, 6, 6))
-    size = native.clips.clip_size(wide)
-    replaced = place(chain_of(native, other), wide, size, before.positive, before.negative)
-    assert replaced.notes[-1] == "The frames given before are of another size of clip and are not used."
-
-
-def test_frames_given_to_the_negative_prompt_alone_are_told(
-    native: SimpleNamespace, tiny_models: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    latent = {"samples": empty("1.3")}
-    placed = native.inputs.place_references(
-        chain_of(native, picture(native, "1.3")), latent, native.clips.clip_size(latent), conditioning(), conditioning()
-    )
-    model, run = load(tiny_models, "1.3"), native.clips.ClipRun(steps=1, seed=7, cfg=4.0)
-    native.clips.sample_clip(model, placed.positive, placed.negative, latent, run)
-    assert "connect both outputs" not in caplog.text
-    native.clips.sample_clip(model, conditioning(), placed.negative, latent, run)
-    assert "The negative prompt holds given frames and the prompt does not" in caplog.text
-
-
-def test_a_run_that_makes_no_numbers_says_so(
-    native: SimpleNamespace, tiny_models: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    latent, run = {"samples": empty("1.2")}, native.clips.ClipRun(steps=1, seed=7, cfg=4.0)
-    model = load(tiny_models, "1.2")
-    native.clips.sample_clip(model, conditioning(), conditioning(), latent, run)
-    assert "not numbers" not in caplog.text
-    monkeypatch.setattr(native.clips.OpenSoraGuider, "sample", lambda *_, **__: latent["samples"] * float("nan"))
-    native.clips.sample_clip(model, conditioning(), conditioning(), latent, run)
-    assert "The run made values that are not numbers" in caplog.text
-
-
-def test_what_stands_beside_a_latent_reference_is_told() -> None:
-    from opensora.nodes.references import AT_POSITION, FIRST, not_read
-
-    assert not_read(FIRST, False, False) == not_read(AT_POSITION, False, False) == ""
-    assert not_read("last frame", True, True).endswith("beside it: image, second_image, placement 'last frame'.")
-
-
-def test_20_refuses_to_edit_a_clip_before_it_asks_for_another_strength(native: SimpleNamespace) -> None:
-    _, clip = v2_clip(native)
-    for strength in (0.0, 0.5):
-        placing = native.inputs.Placing("edit whole clip", strength=strength)
-        with pytest.raises(ValueError, match="cannot edit some of them: encode the clip with your VAE"):
-            native.inputs.encode_pictures(V2Vae(), (film(17), None), clip, placing)
-
-
 def test_given_frames_without_conditioning_are_refused(native: SimpleNamespace) -> None:
     latent = {"samples": empty("1.3")}
     with pytest.raises(ValueError, match="connect both positive and negative"):
@@ -343,7 +267,7 @@ def test_texts_of_segments_that_are_not_made_are_told(long: Long, caplog: pytest
     long.make(resume=False, segments=4, positive=texts)
     assert "not used: the video has" not in caplog.text
     long.make(resume=False, segments=1, positive=texts)
-    assert "The texts from segment 1, 3 on, counted from 0, are not used: the video has 1 segment." in caplog.text
+    assert "The texts from segments 1, 3 on are not used: the video has 1 segment, counted from 0." in caplog.text
 
 
 def test_latent_frames_that_are_cut_off_are_told(long: Long, caplog: pytest.LogCaptureFixture) -> None:

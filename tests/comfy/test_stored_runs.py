@@ -94,7 +94,8 @@ def test_an_unchanged_run_is_taken_from_the_store_and_that_is_told(
     assert torch.equal(first, second)
     (folder,) = (tmp_path / native.long.STORE_FOLDER).iterdir()
     assert len(said) == 1 and said[0] in report
-    assert "segment 1, 2 of 2" in said[0] and folder.name in said[0] and "opensora_segments" in said[0]
+    assert "segments 0 to 1, counted from 0, of 2" in said[0]
+    assert folder.name in said[0] and "opensora_segments" in said[0]
 
 
 def test_segments_of_the_first_version_are_made_anew_and_that_is_told(

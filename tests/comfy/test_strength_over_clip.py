@@ -179,7 +179,7 @@ def test_a_long_video_has_the_curve_over_each_segments_own_frames(
     assert not torch.equal(joined["samples"][0, :, -5], last[:, 0])
     assert not torch.equal(joined["samples"], other["samples"]) and "taken from" not in report
     assert "Made by an earlier run" in again, "the same curve is the same run"
-    assert "Segment 2: Reference 0 fills latent frames 5 to 9, edited with a strength that falls from 1 to 0." in said
+    assert "Segment 1: Reference 0 fills latent frames 5 to 9, edited with a strength that falls from 1 to 0." in said
 
 
 def _with_chain(inputs: Inputs, chain: ReferenceChain) -> tuple[Any, ...]:

@@ -39,7 +39,7 @@ LOG_ONLY = {
         "If this %s is killed",
     ): "the last bits of a run that may be repeated",
     # A node shows it elsewhere.
-    ("opensora_models/sampling/segments.py", "Segment %d of %d was"): "Long Video tells which segments it took, once",
+    ("opensora_models/sampling/segments.py", "Segment %d was"): "Long Video tells which segments it took, once",
     ("opensora_models/native/vae/decoding.py", "Latents saved to"): "the option is on the node, or the path an output",
     ("opensora_models/native/vae/decoding.py", "Unfinished videos of"): "Stored Work lists and clears them",
     ("opensora_models/native/stored.py", "Removed '%s'"): "Stored Work tells the first and how many more",

@@ -106,8 +106,8 @@ def sample_long_video(inputs: Inputs, video: LongVideo, about: str = "") -> tupl
     )
     release = clip.known_release
     if video.segments > 1:
-        tell(*_overlap_notes(release, inputs, video, clip), _cut_note(release, video, clip))
-    tell(_unused_texts(inputs.positive, video.segments))
+        tell(*_overlap_notes(release, inputs, video, clip), *_what_is_cut(release, video, clip))
+    tell(*_unused_texts(inputs.positive, video.segments))
     inputs = replace(inputs, latent=latent_for(inputs.latent, inputs.model))
     with _store(inputs, video, about) as store:
         clips = make_segments(
@@ -140,32 +140,32 @@ def _overlap_notes(release: Release, inputs: Inputs, video: LongVideo, clip: Cli
     return notes
 
 
-def _cut_note(release: Release, video: LongVideo, clip: ClipSize) -> str:
-    """What to tell of made latent frames that are cut off, so that whole groups are left; "" where none are."""
+def _what_is_cut(release: Release, video: LongVideo, clip: ClipSize) -> list[str]:
+    """A sentence on latent frames that are made and cut off, so that whole groups are left."""
     group, fresh = release.latents.lengths.counting.group, clip.latent_frames - video.overlap
     made = clip.latent_frames + (video.segments - 1) * fresh
     parts = kept_latents(video.segments, clip.latent_frames, video.overlap, group)
     cut = made - sum(part.end - part.start for part in parts)
     if not parts or not cut:
-        return ""
+        return []
     lost = cut // fresh
     vain = "" if not lost else f" The last {'segment is' if lost == 1 else f'{lost} segments are'} made in vain."
     better = "" if clip.latent_frames % group else f" An overlap of {group} or a multiple of it loses none."
-    return (
+    return [
         f"The last {cut} of {made} latent frames are cut off, so that whole groups of {group} are left.{vain}{better}"
-    )
+    ]
 
 
-def _unused_texts(conditioning: Conditioning, segments: int) -> str:
-    """What to tell of texts for segments that the video does not have; "" where there are none."""
+def _unused_texts(conditioning: Conditioning, segments: int) -> list[str]:
+    """A sentence on texts for segments that the video does not have."""
     first = {values[SEGMENT_KEY] for _, values in conditioning if SEGMENT_KEY in values}
     late = sorted(number for number in first if number >= segments)
     if not late:
-        return ""
-    return (
-        f"The text{'s' * (len(late) > 1)} from segment {listed(late)} on, counted from 0, "
-        f"{'are' if len(late) > 1 else 'is'} not used: the video has {segments} segment{'s' * (segments > 1)}."
+        return []
+    texts = (
+        f"The texts from segments {listed(late)} on are" if len(late) > 1 else f"The text from segment {late[0]} on is"
     )
+    return [f"The {texts} not used: the video has {segments} segment{'s' * (segments > 1)}, counted from 0."]
 
 
 def _texts_of(conditioning: Conditioning, segment: int) -> Conditioning:
@@ -198,7 +198,7 @@ def _tell_places(inputs: Inputs, placed: PlacedClip, clip: ClipSize, index: int,
     known = untrained(placed.spans, clip.latent_frames, clip.known_release) if taken else []
     places = [sentence for sentence in placed.notes[len(inputs.chain.notes) :] if sentence not in known]
     said = (*places, *_covered(placed, taken))
-    tell(*(f"Segment {index + 1}: {sentence}" for sentence in said), level=logging.INFO)
+    tell(*(f"Segment {index}: {sentence}" for sentence in said), level=logging.INFO)
 
 
 def _covered(placed: PlacedClip, taken: int) -> list[str]:
@@ -318,16 +318,15 @@ def _parts(inputs: Inputs, video: LongVideo) -> dict[str, Any]:
 
 def _report(video: LongVideo, clip: ClipSize, joined: Tensor, store: SegmentStore | None) -> str:
     """How the video was made. Segments that an earlier run has made are told on the node as well."""
-    lines = [
-        f"{video.segments} segments of {clip.latent_frames} latent frames, overlapping by {video.overlap}, "
-        f"joined to {joined.shape[2]} latent frames."
-    ]
+    count, length = video.segments, clip.latent_frames
+    how = f"{count} segments of {length} latent frames, overlapping by {video.overlap}, joined to {joined.shape[2]}"
+    lines = [f"{how if count > 1 else f'1 segment of {length}'} latent frames."]
     if store is not None:
         place = f"{store.folder.name} below output/{STORE_FOLDER}"
         lines.append(f"Finished segments are kept in {place}.")
         if store.taken:
-            numbers = ", ".join(str(index + 1) for index in store.taken)
-            taken = f"Made by an earlier run and taken from {place}: segment {numbers} of {video.segments}."
+            numbers = f"segment{'s' * (len(store.taken) > 1)} {listed(sorted(store.taken))}"
+            taken = f"Made by an earlier run and taken from {place}: {numbers}, counted from 0, of {count}."
             tell(taken)
             lines.append(taken)
     return " ".join(lines)
