@@ -116,7 +116,11 @@ export function snap(start, length, align) {
  */
 export function spanOf(place, entry, available, clip, rules) {
   const whole = available ?? Math.max(place.length + Math.max(place.from, 0), -place.from);
-  const problems = [outside(place.from, whole, "reference"), outside(place.at, clip, "clip"), uneditable(place, rules)];
+  const problems = [
+    outside(place.from, whole, `from which reference ${place.reference} is taken`, "reference"),
+    outside(place.at, clip, `where reference ${place.reference} is to start`, "clip"),
+    uneditable(place, rules),
+  ];
   const problem = problems.find((each) => each) ?? "";
   const from = modulo(place.from, whole);
   const at = modulo(problem ? Math.min(Math.max(place.at, -clip), clip - 1) : place.at, clip);
@@ -167,13 +171,14 @@ function modulo(number, length) {
 /**
  * @param {number} start
  * @param {number} length
+ * @param {string} what
  * @param {string} where
  */
-function outside(start, length, where) {
+function outside(start, length, what, where) {
   if (-length <= start && start < length) return "";
   return (
-    `Latent frame ${start} lies outside the ${where} of ${length} latent frames; ` +
-    `the nearest good value is ${start < 0 ? 0 : length - 1}.`
+    `Latent frame ${start}, ${what}, lies outside the ${where} of ${length} latent frames; the nearest good value ` +
+    `is ${start < 0 ? 0 : length - 1}.`
   );
 }
 

@@ -164,8 +164,9 @@ def place(
             continue
         check_reference(group.reference, len(reference_lengths))
         available = reference_lengths[group.reference]
-        source = _start(group.reference_start, available, align, "reference")
-        target = _start(group.target_start, clip_length, align, "clip")
+        number = group.reference
+        source = _start(group.reference_start, available, align, f"from which reference {number} is taken", "reference")
+        target = _start(group.target_start, clip_length, align, f"where reference {number} is to start", "clip")
         length = min(group.length, clip_length - target, available - source)
         if length < 1:
             raise ValueError(
@@ -201,12 +202,12 @@ def check_reference(number: int, count: int) -> None:
         )
 
 
-def _start(start: int, length: int, align: int | None, where: str) -> int:
+def _start(start: int, length: int, align: int | None, what: str, where: str) -> int:
     if not -length <= start < length:
         nearest = 0 if start < 0 else length - 1
         raise ValueError(
-            f"Latent frame {start} lies outside the {where} of {length} latent frames; "
-            f"the nearest good value is {nearest}."
+            f"Latent frame {start}, {what}, lies outside the {where} of {length} latent frames; the nearest good value "
+            f"is {nearest}."
         )
     return snap_to_group(start % length, length, align)
 

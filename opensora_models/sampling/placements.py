@@ -78,7 +78,7 @@ def plan(
         count = _checked(release, take or first, first, "reference", _room(release, clip_length))
         return [Piece(0, 0, count, at if placement == AT_POSITION else 0)]
     if placement == CONNECT and not second:
-        raise ValueError("To connect two clips a second one is needed; connect the clip that comes after.")
+        raise ValueError("To connect two clips a second one is needed; connect what comes after to second_image.")
     if placement == CONNECT and not take and release is not None and not release.given.anywhere:
         return [Piece(0, first - 1, 1, 0), Piece(1, 0, 1, -1)]
     room = _room(release, clip_length, clips=2 if placement == CONNECT else 1)

@@ -58,7 +58,11 @@ test("a number without a picture is refused before a run", () => {
 
 test("what cannot be used says why", () => {
   const late = spanOf({ ...DEFAULTS, at: 30 }, 0, 1, 20, UNKNOWN);
-  assert.equal(late.problem, "Latent frame 30 lies outside the clip of 20 latent frames; the nearest good value is 19.");
+  assert.equal(
+    late.problem,
+    "Latent frame 30, where reference 0 is to start, lies outside the clip of 20 latent frames; the nearest good value " +
+      "is 19.",
+  );
   assert.equal(late.target, 19);
   assert.match(spanOf({ ...DEFAULTS, strength: 0.3 }, 0, 1, 9, rulesOf("2.0")).problem, /^Open-Sora 2.0 has one time/);
 });

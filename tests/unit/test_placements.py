@@ -65,7 +65,7 @@ def test_more_frames_can_be_taken() -> None:
         (lambda: pieces(p.FORWARDS, 20, take=34), "it has 20; the nearest good value is 17"),
         (lambda: pieces(p.FORWARDS, 9), "of the 9 there are the nearest good value is 1"),
         (lambda: pieces(p.KEYFRAMES, 4), "nearest good value is 3"),
-        (lambda: pieces(p.CONNECT, 17), "connect the clip that comes after"),
+        (lambda: pieces(p.CONNECT, 17), "connect what comes after to second_image"),
         (lambda: pieces(p.FIRST, 0), "connect one"),
     ],
 )
