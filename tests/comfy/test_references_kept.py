@@ -66,6 +66,29 @@ def test_frames_given_before_count_where_some_must_be_made(native: SimpleNamespa
     assert native.guiders.given_values(replaced.positive)["opensora_given_frames"] == [2]
 
 
+def test_a_mask_inside_given_frames_is_told(native: SimpleNamespace) -> None:
+    half = torch.ones(1, 1, 5, 8, 10)
+    half[..., 5:] = 0.0
+    for frame, is_told in ((0, True), (1, False)):
+        mask = torch.ones_like(half)
+        mask[:, :, frame] = half[:, :, frame]
+        latent = {"samples": randn(*empty("1.3").shape), "noise_mask": mask}
+        notes = placed(native, latent, conditioning(), conditioning(5, 2), picture(native)).notes
+        assert ("where it keeps, latent frame 0 stays as it is in the latent" in notes[-1]) is is_told
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_references_that_leave_nothing_to_make_are_told(version: str, native: SimpleNamespace) -> None:
+    latent = {"samples": empty(version)}
+
+    def said(**options: Any) -> str:
+        whole = native.references.Reference(randn(*empty(version).shape[1:], seed=3), **options)
+        return " ".join(placed(native, latent, conditioning(), conditioning(5, 2), whole).notes)
+
+    assert "The references fill all 5 latent frames and leave nothing to make." in said()
+    assert "nothing to make" not in said(length=4) + said(edit_ratio=0.5)
+
+
 def test_frames_given_to_the_negative_prompt_alone_are_told(
     native: SimpleNamespace, tiny_models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

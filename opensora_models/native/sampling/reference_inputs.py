@@ -16,7 +16,7 @@ from ...releases.groups import SPATIAL_FACTOR
 from ...releases.known import RELEASES
 from ...releases.release import Release
 from ...sampling.fitting import Fit, fit_pictures
-from ...sampling.masks import KEPT, Span, format_strategy, listed, moved, parse_strategy
+from ...sampling.masks import FREE, KEPT, Span, format_strategy, listed, moved, parse_strategy
 from ...sampling.placements import EDIT, plan, unused
 from ...sampling.references import (
     Placed,
@@ -185,6 +185,7 @@ def place_references(
     if not positive or not negative:
         raise ValueError("Given frames travel in the conditioning; connect both positive and negative.")
     given, more = _beside_earlier(positive, filled, first, clip.release)
+    more += _under_a_mask(latent, filled.shape, frames)
     positive, negative = (with_given_frames(each, *given) for each in (positive, negative))
     return PlacedClip(latent, positive, negative, laid.strategy, (*notes, *more), first.spans)
 
@@ -209,6 +210,18 @@ def _beside_earlier(
     pictures += [frame for frame in known.get(GIVEN_PICTURES, ()) if frame in stay]
     note = [f"Latent frames given before, {listed(stay)}, stay as well."] if stay else []
     return (filled, sorted([*frames, *stay]), sorted(pictures)), note
+
+
+def _under_a_mask(latent: dict[str, Any], shape: Sequence[int], frames: Sequence[int]) -> list[str]:
+    """A sentence on given frames of which the latent's own noise mask keeps something else."""
+    if latent.get("noise_mask") is None:
+        return []
+    own = comfy.sampler_helpers.prepare_mask(latent["noise_mask"], shape, "cpu")[:, :1]
+    kept = [frame for frame in frames if bool((own[:, :, frame] < FREE).any())]
+    return [
+        f"The noise mask of the latent counts for more than what is given: where it keeps, latent frame "
+        f"{listed(kept)} stays as it is in the latent."
+    ] * bool(kept)
 
 
 def check_references(
@@ -257,8 +270,15 @@ def _lay_out(
     edited = any(ratio != KEPT for ratio in clips[0].mask[list(clips[0].frames)].tolist())
     chosen = _method(method, release, edited)
     notes = without_curves(chain.references, groups) + _as_they_are(clips[0], edited and chosen == GIVEN_FRAMES)
+    notes += _all_kept(clips[0])
     text = format_strategy(groups) if groups else strategy_text(references, samples.shape[2], snap)
     return _Laid(clips, chosen, text, tuple(notes))
+
+
+def _all_kept(placed: Placed) -> list[str]:
+    """A sentence where references keep every frame of a clip."""
+    frames = "the only latent frame" if len(placed.mask) == 1 else f"all {len(placed.mask)} latent frames"
+    return [f"The references fill {frames} and leave nothing to make."] * (not placed.mask.any())
 
 
 def _as_they_are(placed: Placed, unused: bool) -> list[str]:
