@@ -267,7 +267,7 @@ def test_texts_of_segments_that_are_not_made_are_told(long: Long, caplog: pytest
     long.make(resume=False, segments=4, positive=texts)
     assert "not used: the video has" not in caplog.text
     long.make(resume=False, segments=1, positive=texts)
-    assert "The texts from segments 1, 3 on are not used: the video has 1 segment, counted from 0." in caplog.text
+    assert "The texts from segments 1, 3 on are not used: the video has 1 segment, counted from 0." in caplog.messages
 
 
 def test_latent_frames_that_are_cut_off_are_told(long: Long, caplog: pytest.LogCaptureFixture) -> None:

@@ -162,9 +162,7 @@ def _unused_texts(conditioning: Conditioning, segments: int) -> list[str]:
     late = sorted(number for number in first if number >= segments)
     if not late:
         return []
-    texts = (
-        f"The texts from segments {listed(late)} on are" if len(late) > 1 else f"The text from segment {late[0]} on is"
-    )
+    texts = f"text from segment {late[0]} on is" if len(late) == 1 else f"texts from segments {listed(late)} on are"
     return [f"The {texts} not used: the video has {segments} segment{'s' * (segments > 1)}, counted from 0."]
 
 
