@@ -391,7 +391,7 @@ def test_a_calibration_takes_its_steps_apart_and_counts_all(tmp_path: Path) -> N
 
     def taking(steps: list[int], folder: Path):
         taken.append(steps)
-        yield from flow.calibration_run(config, Words(), None, steps, folder)
+        yield from flow.calibration_run(config, Words(), None, None, steps, folder)
 
     calibration_steps, calibration.CALIBRATION = calibration.CALIBRATION, 4
     try:
