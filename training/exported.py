@@ -23,7 +23,6 @@ NETWORK_FILE = "diffusion_models/opensora-tiny-v{}.safetensors"
 CLIP_FILE = "text_encoders/opensora-tiny-clip-l.safetensors"
 TEXT_FILE = "text_encoders/opensora-tiny-t5.safetensors"
 AUTOENCODER_FILE = "vae/opensora-tiny-vae-v{}.safetensors"
-NOT_EXPORTED = ("clock.", "shape_reader.", "clip_l.")  # of training alone; made from a seed
 
 
 def exported_network(file: Path, release: str) -> dict[str, Tensor]:
